@@ -1,0 +1,65 @@
+"""Task arithmetic in JAX: task vectors as pytrees, tangent-space and attention-only fine-tuning of CLIP.
+
+`import tajax` brings the core, pure functions over parameter trees. `tajax.models`, `tajax.data` and the
+rest are imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from tajax.linearize import linear_responses, linearize
+from tajax.task_vectors import (
+    analogy,
+    apply_task_vector,
+    combine,
+    cosine_similarity,
+    dot,
+    negate,
+    norm,
+    task_vector,
+)
+from tajax.trees import param_mask
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "analogy",
+    "apply_task_vector",
+    "combine",
+    "cosine_similarity",
+    "dot",
+    "linear_responses",
+    "linearize",
+    "negate",
+    "norm",
+    "param_mask",
+    "task_vector",
+]
+
+_ON_DEMAND = frozenset(
+    {
+        "checkpoints",
+        "config",
+        "data",
+        "evaluate",
+        "finetune",
+        "models",
+        "optim",
+        "parallel",
+        "report",
+        "results",
+    }
+    | {"workflows"}
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"tajax.{name}")
+    raise AttributeError(f"module 'tajax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ON_DEMAND])

@@ -1,0 +1,108 @@
+"""Models linearised in their parameters: the first-order Taylor expansion around θ₀."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from tajax import trees
+from tajax.types import ApplyFn, Mask, Params
+
+Trained = dict[str, Array]
+
+
+def linearize(apply_fn: ApplyFn, params0: Params, *, mask: Mask | None = None) -> ApplyFn:
+    """The tangent model at θ₀, f_lin(θ, x) = f(θ₀, x) + J(x) (θ − θ₀), with J the Jacobian at θ₀.
+
+    Args:
+        apply_fn: f, any JAX function of parameters and inputs, differentiable in the parameters.
+        params0: θ₀.
+        mask: leaves to expand in, all of them by default. The others stay at θ₀ whatever the tangent model
+            is given: they cost nothing and their gradient is exactly zero.
+
+    Returns:
+        A function with the signature of `apply_fn`, affine in its parameters, that equals it at θ₀ and has
+        its gradient there. A call costs one forward pass and one tangent pass, about twice `apply_fn`.
+
+    Raises:
+        ValueError: the mask has other paths than `params0`; on the call, that the parameters have.
+
+    Source:
+        Ortiz-Jimenez, Favero and Frossard 2023, "Task Arithmetic in the Tangent Space", §3.
+
+    Example:
+        >>> square = linearize(lambda params, x: x * params["w"] ** 2, {"w": jnp.array(3.0)})
+        >>> square({"w": jnp.array(4.0)}, jnp.array(1.0))  # 9 + 6 (4 − 3)
+        Array(15., dtype=float32, weak_type=True)
+    """
+    split(params0, mask)  # a bad mask is an error here, not inside somebody's jit
+
+    def tangent_model(params: Params, *inputs: Array) -> Array:
+        theta0, restore = split(params0, mask)
+        trees.check_same_tree(params0, params, what=("params0", "params"))
+        theta = trees.flatten_paths(params)
+        step = {path: (theta[path] - leaf).astype(leaf.dtype) for path, leaf in theta0.items()}
+        outputs, tangents = jax.jvp(lambda trained: apply_fn(restore(trained), *inputs), (theta0,), (step,))
+        return jax.tree.map(jnp.add, outputs, tangents)
+
+    return tangent_model
+
+
+def linear_responses(
+    apply_fn: ApplyFn, params0: Params, taus: Sequence[Params], *inputs: Array
+) -> tuple[Float[Array, " *out"], Float[Array, " T *out"]]:
+    """Outputs at θ₀ and the first-order response to each task vector, (f(θ₀), [J τ₁, …, J τ_T]).
+
+    Outputs of the tangent model for any coefficients follow without another pass: f(θ₀) + Σ_t c_t J τ_t.
+
+    Args:
+        apply_fn: f.
+        params0: θ₀.
+        taus: T trees with the paths and shapes of `params0`.
+        *inputs: what f takes after the parameters.
+
+    Returns:
+        f(θ₀) and the responses, stacked on a leading axis T. The cost is one forward and T tangent passes.
+
+    Raises:
+        ValueError: there are no vectors, or one differs from `params0` in a path or shape.
+
+    Example:
+        >>> f = lambda params, x: x * params["w"] ** 2
+        >>> taus = [{"w": jnp.array(1.0)}, {"w": jnp.array(-0.5)}]
+        >>> linear_responses(f, {"w": jnp.array(3.0)}, taus, jnp.ones(1))
+        (Array([9.], dtype=float32), Array([[ 6.],
+               [-3.]], dtype=float32))
+    """
+    trees.check_taus(taus)
+    theta0, restore = split(params0, None)
+    steps = []
+    for t, tau in enumerate(taus):
+        trees.check_same_tree(params0, tau, what=("params0", f"task vector {t}"))
+        flat = trees.flatten_paths(tau)
+        steps.append({path: jnp.asarray(flat[path]).astype(leaf.dtype) for path, leaf in theta0.items()})
+    outputs, push = jax.linearize(lambda trained: apply_fn(restore(trained), *inputs), theta0)
+    return outputs, jax.tree.map(lambda *responses: jnp.stack(responses), *map(push, steps))
+
+
+def split(params: Params, mask: Mask | None) -> tuple[Trained, Callable[[Trained], Params]]:
+    """The trained leaves by path, and the function that puts such leaves back among the constant ones.
+
+    Leaves that are not floating point are constant. See `trees.mask_by_path` for what raises.
+
+    Example:
+        >>> theta, restore = split({"w": jnp.ones(1), "index": 7}, None)
+        >>> restore({"w": theta["w"] + 1})
+        {'index': 7, 'w': Array([2.], dtype=float32)}
+    """
+    flat, structure = trees.flatten_paths(params), jax.tree.structure(params)
+    chosen = trees.mask_by_path(params, mask)
+
+    def restore(trained: Trained) -> Params:
+        return jax.tree.unflatten(structure, [trained.get(path, leaf) for path, leaf in flat.items()])
+
+    return {path: jnp.asarray(leaf) for path, leaf in flat.items() if chosen[path]}, restore

@@ -1,0 +1,1 @@
+"""Merging methods: many task vectors, one model."""

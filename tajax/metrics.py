@@ -1,0 +1,108 @@
+"""Accuracy as sums that merge, and the ratios the papers report."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
+
+from tajax.losses import cross_entropy
+
+
+class Tally(NamedTuple):
+    """Sums over the examples seen so far; counts are integers, so accuracy does not see the batching."""
+
+    correct: Int[Array, ""]
+    """int32: examples whose largest logit is the label's."""
+    loss_sum: Float[Array, ""]
+    """float32: sum of cross-entropies."""
+    count: Int[Array, ""]
+    """int32: examples, padding excluded."""
+
+
+def tally(logits: Float[Array, "B K"], labels: Int[Array, " B"], mask: Bool[Array, " B"]) -> Tally:
+    """The sums of one batch. Rows with a False mask count for nothing, whatever they hold.
+
+    An example with NaN logits is counted as wrong (and makes the loss NaN).
+
+    Example:
+        >>> logits = jnp.array([[2.0, 0.0], [2.0, 0.0], [jnp.nan, 0.0]])
+        >>> tally(logits, jnp.array([0, 1, 1]), jnp.array([True, True, False]))._replace(loss_sum=None)
+        Tally(correct=Array(1, dtype=int32), loss_sum=None, count=Array(2, dtype=int32))
+    """
+    losses = cross_entropy(logits, labels)
+    hits = (jnp.argmax(logits, axis=-1) == labels) & ~jnp.isnan(losses) & mask
+    return Tally(
+        correct=jnp.sum(hits, dtype=jnp.int32),
+        loss_sum=jnp.sum(jnp.where(mask, losses, 0)).astype(jnp.float32),
+        count=jnp.sum(mask, dtype=jnp.int32),
+    )
+
+
+def add(a: Tally, b: Tally) -> Tally:
+    """The tally of both sets of examples together."""
+    return Tally(*(x + y for x, y in zip(a, b, strict=True)))
+
+
+def compute(sums: Tally) -> dict[str, float | int]:
+    """Means from sums: `top1` in [0, 1], mean `loss`, and the `count` they are over. Waits for the device.
+
+    Raises:
+        ValueError: there is no example to average over.
+
+    Example:
+        >>> compute(Tally(np.int32(3), np.float32(2.0), np.int32(4)))
+        {'top1': 0.75, 'loss': 0.5, 'count': 4}
+    """
+    count = int(sums.count)
+    if count == 0:
+        raise ValueError("no example was counted: the split is empty, or every row is masked")
+    return {"top1": int(sums.correct) / count, "loss": float(sums.loss_sum) / count, "count": count}
+
+
+def normalized_accuracy(merged: ArrayLike, single: ArrayLike) -> np.ndarray:
+    """Accuracy of the merged model relative to the single-task model's, of the same regime.
+
+    Args:
+        merged: accuracies of the merged model, any shape, for example one per task.
+        single: accuracies of the single-task models; broadcasts against `merged`.
+
+    Returns:
+        The ratios, float64. Average over tasks afterwards: it is the mean of ratios that is reported.
+
+    Raises:
+        ValueError: a single-task accuracy is zero.
+
+    Example:
+        >>> normalized_accuracy([0.6, 0.9], [0.8, 0.9]).mean().item()
+        0.875
+    """
+    merged, single = np.asarray(merged, np.float64), np.asarray(single, np.float64)
+    if (single <= 0).any():
+        raise ValueError(f"single-task accuracy must be positive to normalise by it; got {single.tolist()}")
+    return merged / single
+
+
+def nonlinear_advantage(
+    acc_nonlinear: ArrayLike, acc_linear: ArrayLike, num_classes: ArrayLike
+) -> np.ndarray:
+    """What the non-linear model gains over the linear one, (a_nonlin − a_lin) / (1 − 1/K).
+
+    Ortiz-Jimenez et al. 2023. The denominator is the range between chance and perfection.
+
+    Raises:
+        ValueError: a task has fewer than two classes.
+
+    Example:
+        >>> nonlinear_advantage(0.75, 0.5, 2).item()
+        0.5
+    """
+    num_classes = np.asarray(num_classes)
+    if (num_classes < 2).any():
+        raise ValueError(f"a task needs at least 2 classes; got num_classes={num_classes.tolist()}")
+    gain = np.asarray(acc_nonlinear, np.float64) - np.asarray(acc_linear, np.float64)
+    return np.asarray(gain / (1 - 1 / num_classes))

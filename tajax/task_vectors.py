@@ -1,0 +1,187 @@
+"""Task vectors: differences of parameters, and the arithmetic on them (Ilharco et al. 2023).
+
+All of it works on any pytree, under `jit`, `grad` and `vmap`, and on sharded arrays. A task vector is a float
+tree: its leaves are float32 or wider whatever the dtype of the parameters, so that adding many vectors to
+bfloat16 weights rounds once. Leaves of the parameters that are not floating point, such as position indices,
+are never moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Num
+
+from tajax import trees
+from tajax.types import Params
+
+
+def task_vector(pretrained: Params, finetuned: Params) -> Params:
+    """What fine-tuning changed, τ = θ₁ − θ₀ (Ilharco et al. 2023, §2).
+
+    Args:
+        pretrained: θ₀.
+        finetuned: θ₁, a tree with the paths and shapes of `pretrained`.
+
+    Returns:
+        τ, a tree like `pretrained`, in float32 or wider. It is zero at leaves that are not floating point.
+
+    Raises:
+        ValueError: the trees differ, or a leaf that is not floating point changed. Names the first such path.
+
+    Example:
+        >>> task_vector({"w": jnp.ones(2)}, {"w": jnp.array([1.0, 3.0])})
+        {'w': Array([0., 2.], dtype=float32)}
+    """
+    trees.check_same_tree(pretrained, finetuned, what=("pretrained", "finetuned"))
+    _check_constants(pretrained, finetuned)
+
+    def difference(before: ArrayLike, after: ArrayLike) -> Array:
+        if not trees.is_float(before):
+            return jnp.zeros(jnp.shape(before), jnp.float32)
+        return _widen(after) - _widen(before)
+
+    return trees.map_leaves(difference, pretrained, finetuned)
+
+
+def apply_task_vector(pretrained: Params, tau: Params, scaling_coef: ArrayLike = 1.0) -> Params:
+    """Parameters moved along a task vector, θ + λτ (Ilharco et al. 2023, §2).
+
+    Args:
+        pretrained: θ, usually the pre-trained parameters.
+        tau: τ, a tree with the paths and shapes of `pretrained`.
+        scaling_coef: λ, a scalar. 1 restores the fine-tuned model, a negative value forgets the task.
+
+    Returns:
+        A new tree with the dtypes of `pretrained`; sums are taken in float32 or wider.
+
+    Raises:
+        ValueError: the trees differ. The message names the first path that does.
+
+    Example:
+        >>> apply_task_vector({"w": jnp.ones(2)}, {"w": jnp.full(2, 4.0)}, scaling_coef=0.5)
+        {'w': Array([3., 3.], dtype=float32)}
+    """
+
+    def move(theta: ArrayLike, step: ArrayLike) -> ArrayLike:
+        if not trees.is_float(theta):
+            return theta
+        wide = _widen(theta)
+        return (wide + _scaled(scaling_coef, _widen(step))).astype(jnp.asarray(theta).dtype)
+
+    return trees.map_leaves(move, pretrained, tau)
+
+
+def combine(taus: Sequence[Params], coefs: Sequence[ArrayLike] | Float[Array, " T"] | None = None) -> Params:
+    """A linear combination of task vectors, Σ_t c_t τ_t.
+
+    Args:
+        taus: T trees with the same paths and shapes.
+        coefs: c [T], one for each; all ones by default.
+
+    Returns:
+        A tree like the first, in float32 or wider.
+
+    Raises:
+        ValueError: there are no vectors, not as many coefficients as vectors, or the trees differ.
+        TypeError: `taus` is one tree instead of a sequence of them.
+
+    Example:
+        >>> combine([{"w": jnp.ones(2)}, {"w": jnp.arange(2.0)}], coefs=[1.0, -2.0])
+        {'w': Array([ 1., -1.], dtype=float32)}
+    """
+    trees.check_taus(taus)
+    if coefs is None:
+        coefs = [1.0] * len(taus)
+    length = coefs.shape if isinstance(coefs, jax.Array) else (len(coefs),)
+    if length != (len(taus),):
+        raise ValueError(
+            f"{len(taus)} task vectors need {len(taus)} coefficients, one each; got shape {length}"
+        )
+
+    def weighted_sum(*leaves: ArrayLike) -> Array:
+        return sum(_scaled(c, _widen(leaf)) for c, leaf in zip(coefs, leaves, strict=True))
+
+    return trees.map_leaves(weighted_sum, *taus, what=("task vector 0", "another task vector"))
+
+
+def negate(tau: Params) -> Params:
+    """The opposite of a task vector, −τ: it forgets the task (Ilharco et al. 2023, §3)."""
+    return jax.tree.map(lambda leaf: -leaf, tau)
+
+
+def analogy(a: Params, b: Params, c: Params) -> Params:
+    """What is to c as b is to a: c + (b − a), of task vectors or of parameters (Ilharco et al. 2023, §5).
+
+    Returns:
+        A tree with the dtypes of `c`.
+
+    Raises:
+        ValueError: the trees differ. The message names the first path that does.
+
+    Example:
+        >>> analogy({"w": jnp.zeros(1)}, {"w": jnp.full(1, 2.0)}, {"w": jnp.ones(1)})
+        {'w': Array([3.], dtype=float32)}
+    """
+    return apply_task_vector(c, task_vector(a, b))
+
+
+def dot(a: Params, b: Params) -> Num[Array, ""]:
+    """Inner product of two task vectors over all entries, in float32 or wider.
+
+    Raises:
+        ValueError: the trees differ. The message names the first path that does.
+
+    Example:
+        >>> dot({"w": jnp.ones(2), "b": 1.0}, {"w": jnp.full(2, 3.0), "b": -1.0})
+        Array(5., dtype=float32)
+    """
+    products = trees.map_leaves(lambda x, y: jnp.sum(_widen(x) * _widen(y)), a, b, what=("a", "b"))
+    return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+
+
+def norm(tau: Params) -> Num[Array, ""]:
+    """Euclidean norm over all entries, ‖τ‖, in float32 or wider.
+
+    Example:
+        >>> norm({"w": jnp.array([3.0]), "b": jnp.array(4.0)})
+        Array(5., dtype=float32)
+    """
+    return jnp.sqrt(dot(tau, tau))
+
+
+def cosine_similarity(a: Params, b: Params) -> Num[Array, ""]:
+    """Cosine of the angle between two task vectors, ⟨a, b⟩ / ‖a‖‖b‖ in [−1, 1]; NaN if either is zero.
+
+    Raises:
+        ValueError: the trees differ. The message names the first path that does.
+
+    Example:
+        >>> cosine_similarity({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([-2.0, 0.0])})
+        Array(-1., dtype=float32)
+    """
+    return dot(a, b) / (norm(a) * norm(b))
+
+
+def _widen(leaf: ArrayLike) -> Array:
+    array = jnp.asarray(leaf)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _scaled(coef: ArrayLike, leaf: Array) -> Array:
+    return jnp.asarray(coef).astype(leaf.dtype) * leaf
+
+
+def _check_constants(before: Params, after: Params) -> None:
+    later = trees.flatten_paths(after)
+    for path, leaf in trees.flatten_paths(before).items():
+        traced = isinstance(leaf, jax.core.Tracer) or isinstance(later[path], jax.core.Tracer)
+        if not trees.is_float(leaf) and not traced and not bool(jnp.all(leaf == later[path])):
+            raise ValueError(
+                f"{path!r} is {trees.dtype_of(leaf)} and differs between pretrained and finetuned: it has no"
+                " direction to move along. Leave it out of both trees"
+            )

@@ -1,0 +1,325 @@
+"""Parameter trees by path: flattening, comparison, and the rules that choose which leaves are trained.
+
+A path is the leaf's key path joined by slashes, `image/blocks/attn/query/kernel`. Any pytree has such paths:
+dictionaries, lists, dataclasses, NNX states, Equinox modules.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+
+from tajax.types import Mask, Params
+
+RULES: Mapping[str, str] = MappingProxyType(
+    {
+        "all": r".*",
+        "attention": r"attn/(query|key|value|out)/kernel",
+        "attention_with_bias": r"attn/(query|key|value|out)/(kernel|bias)",
+        "mlp": r"mlp/(fc_in|fc_out)/kernel",
+        "linear_layers": r"attn/(query|key|value|out)/kernel|mlp/(fc_in|fc_out)/kernel",
+        "biases": r"bias",
+        "layer_norms": r"ln_[^/]+/(scale|bias)",
+    }
+)
+"""Named rules for `param_mask`. `attention`, `mlp` and `linear_layers` are kernels without biases;
+`biases` are all of them, those of layer norms included."""
+
+
+def flatten_paths(tree: Params) -> dict[str, ArrayLike]:
+    """The leaves of a tree by path, in the order of `jax.tree.leaves`.
+
+    Raises:
+        ValueError: two leaves have the same path, as in `{"a/b": x, "a": {"b": y}}`.
+
+    Example:
+        >>> flatten_paths({"mlp": {"bias": 1, "kernel": 2}, "scale": [3, 4]})
+        {'mlp/bias': 1, 'mlp/kernel': 2, 'scale/0': 3, 'scale/1': 4}
+    """
+    flat: dict[str, ArrayLike] = {}
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        path = jax.tree_util.keystr(key_path, simple=True, separator="/")
+        if path in flat:
+            raise ValueError(f"two leaves share the path {path!r}; rename one of them")
+        flat[path] = leaf
+    return flat
+
+
+def unflatten_paths(flat: Mapping[str, ArrayLike]) -> Params:
+    """Nested dictionaries from paths: the inverse of `flatten_paths` for trees of dictionaries.
+
+    Raises:
+        ValueError: a path is both a leaf and the parent of another.
+
+    Example:
+        >>> unflatten_paths({"mlp/bias": 1, "mlp/kernel": 2, "scale": 3})
+        {'mlp': {'bias': 1, 'kernel': 2}, 'scale': 3}
+    """
+    if list(flat) == [""]:
+        return flat[""]
+    tree: dict[str, Params] = {}
+    parents: dict[str, dict[str, Params]] = {"": tree}
+    for path, leaf in flat.items():
+        node, walked = tree, ""
+        *above, name = path.split("/")
+        for part in above:
+            walked = f"{walked}/{part}" if walked else part
+            if walked not in parents:
+                if part in node:
+                    raise ValueError(f"path {walked!r} is a leaf, and also the parent of {path!r}")
+                node[part] = parents[walked] = {}
+            node = parents[walked]
+        if name in node:
+            raise ValueError(f"path {path!r} is a leaf, and also the parent of another")
+        node[name] = leaf
+    return tree
+
+
+def check_same_tree(a: Params, b: Params, *, what: tuple[str, str] = ("pretrained", "task vector")) -> None:
+    """Raises unless both trees have the same paths, with the same shapes.
+
+    Containers and dtypes may differ: a `FrozenDict` agrees with a `dict`, bfloat16 with float32.
+
+    Args:
+        a: the tree to hold the other against.
+        b: the tree to check; leaves may be `jax.ShapeDtypeStruct` in either.
+        what: what to call the two in the message.
+
+    Raises:
+        ValueError: the message names the first path that differs.
+
+    Example:
+        >>> check_same_tree({"w": np.ones(3)}, {"w": np.ones(2)})
+        Traceback (most recent call last):
+        ...
+        ValueError: 'w' has shape (3,) in pretrained but (2,) in task vector
+    """
+    flat_a, flat_b = flatten_paths(a), flatten_paths(b)
+    for present, absent, (name, other) in ((flat_a, flat_b, what), (flat_b, flat_a, what[::-1])):
+        missing = [path for path in present if path not in absent]
+        if missing:
+            raise ValueError(
+                f"{missing[0]!r} is in {name} but not in {other}"
+                f" ({len(missing)} such {'path' if len(missing) == 1 else 'paths'},"
+                f" of {len(present)} in {name} and {len(absent)} in {other})"
+                + _nearest(missing[0], absent, f". Nearest paths in {other}: ")
+            )
+    for path, leaf in flat_a.items():
+        if np.shape(leaf) != np.shape(flat_b[path]):
+            raise ValueError(
+                f"{path!r} has shape {np.shape(leaf)} in {what[0]} but {np.shape(flat_b[path])} in {what[1]}"
+            )
+
+
+def map_leaves(
+    fn: Callable[..., ArrayLike],
+    tree: Params,
+    *rest: Params,
+    what: tuple[str, str] = ("pretrained", "task vector"),
+) -> Params:
+    """`fn(leaf, *leaves of the rest)` over trees matched by path; the result has the containers of `tree`.
+
+    Unlike `jax.tree.map` it does not mind other containers, and says which path differs when one does.
+
+    Raises:
+        ValueError: the trees differ, as in `check_same_tree`.
+    """
+    for other in rest:
+        check_same_tree(tree, other, what=what)
+    flats = [flatten_paths(other) for other in rest]
+    leaves = [fn(leaf, *(flat[path] for flat in flats)) for path, leaf in flatten_paths(tree).items()]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def check_finite(tree: Params, what: str) -> None:
+    """Raises if any entry is NaN or infinite. Waits for the device; not for use under `jit`.
+
+    Raises:
+        ValueError: names the first path with such an entry, and how many there are.
+
+    Example:
+        >>> check_finite({"b": np.zeros(2), "w": np.array([1.0, np.nan])}, "task vector of mnist")
+        Traceback (most recent call last):
+        ...
+        ValueError: task vector of mnist: 1 of the 2 entries of 'w' is not finite (1 of 2 leaves affected)
+    """
+    bad = {path: jnp.sum(~jnp.isfinite(leaf)) for path, leaf in flatten_paths(tree).items() if is_float(leaf)}
+    counts = {path: int(count) for path, count in jax.device_get(bad).items() if count}
+    for path, count in counts.items():
+        size = math.prod(np.shape(flatten_paths(tree)[path]))
+        raise ValueError(
+            f"{what}: {count} of the {size} entries of {path!r} {'is' if count == 1 else 'are'} not finite"
+            f" ({len(counts)} of {len(flatten_paths(tree))} leaves affected)"
+        )
+
+
+def check_taus(taus: Sequence[Params]) -> None:
+    """Raises unless `taus` is a sequence with at least one task vector in it.
+
+    Raises:
+        ValueError: it is empty.
+        TypeError: it is one tree, whose keys would be taken for vectors.
+    """
+    if isinstance(taus, Mapping) or not isinstance(taus, Sequence):
+        raise TypeError(
+            f"expected a list of task vectors, got one {type(taus).__name__}; write [tau] for one of them"
+        )
+    if not taus:
+        raise ValueError("the list of task vectors is empty")
+
+
+def is_float(leaf: ArrayLike) -> bool:
+    """Whether a leaf can be trained: real or complex floating point, not an integer, a bool or a PRNG key."""
+    return jnp.issubdtype(dtype_of(leaf), jnp.inexact)
+
+
+def dtype_of(leaf: ArrayLike) -> DTypeLike:
+    """The dtype JAX gives a leaf: an array, a Python number, or a `jax.ShapeDtypeStruct`.
+
+    Raises:
+        TypeError: the leaf is no number, such as an activation function kept in a module.
+    """
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is not None:
+        return dtype
+    try:
+        return jnp.result_type(leaf)
+    except TypeError:
+        raise TypeError(
+            f"a leaf is {leaf!r} of type {type(leaf).__name__}, not an array."
+            " Keep the arrays apart first, for example with `nnx.state` or `equinox.filter`"
+        ) from None
+
+
+def param_mask(params: Params, rule: str | Sequence[str] | Mapping[str, bool]) -> Mask:
+    """Which leaves are trained, as a pytree of bool like `params`.
+
+    A pattern is a regular expression that must match the whole path of a leaf, or all of it that follows a
+    slash: `query/kernel` finds `image/blocks/attn/query/kernel`. Leaves that are not floating point are never
+    trained.
+
+    Args:
+        params: the tree; leaves may be arrays or `jax.ShapeDtypeStruct`.
+        rule: a name in `RULES`; or one pattern, or several, whose leaves are trained; or a mapping from
+            pattern to bool in which the first match decides and every leaf must be claimed.
+
+    Raises:
+        ValueError: a pattern is no regular expression or claims no leaf, or the mapping leaves one unclaimed.
+        TypeError: the rule is none of the above.
+
+    Example:
+        >>> params = {"attn": {"key": {"kernel": 1.0, "bias": 0.0}}, "ln_1": {"scale": 1.0}}
+        >>> param_mask(params, "attention")
+        {'attn': {'key': {'bias': False, 'kernel': True}}, 'ln_1': {'scale': False}}
+        >>> param_mask(params, {"ln_.*": False, ".*": True})
+        {'attn': {'key': {'bias': True, 'kernel': True}}, 'ln_1': {'scale': False}}
+    """
+    if isinstance(rule, str):
+        verdicts = {RULES.get(rule, rule): True}
+    elif isinstance(rule, Mapping):
+        verdicts = dict(rule)
+    elif isinstance(rule, Sequence) and all(isinstance(pattern, str) for pattern in rule):
+        verdicts = dict.fromkeys(rule, True)
+    else:
+        raise TypeError(
+            f"a trainable rule is a string, strings, or a mapping from string to bool; got {rule!r}"
+        )
+    if not all(isinstance(verdict, bool) for verdict in verdicts.values()):
+        raise TypeError(f"a trainable rule maps each pattern to True or False; got {rule!r}")
+    if not verdicts:
+        raise ValueError(
+            f"the trainable rule is empty; choose one of {', '.join(RULES)}, or give path patterns"
+        )
+
+    flat = flatten_paths(params)
+    paths = [path for path, leaf in flat.items() if is_float(leaf)]
+    total = isinstance(rule, Mapping)
+    claims: dict[str, bool] = {}
+    for pattern, verdict in verdicts.items():
+        matched = _matching(pattern, paths)
+        claimed = [path for path in matched if path not in claims] if total else matched
+        if not claimed:
+            raise ValueError(
+                _no_match(rule if isinstance(rule, str) else pattern, paths, shadowed=bool(matched))
+            )
+        claims.update(dict.fromkeys(claimed, verdict))
+    unclaimed = [path for path in paths if path not in claims]
+    if total and unclaimed:
+        raise ValueError(
+            f"the trainable rule says nothing about {unclaimed[0]!r} ({len(unclaimed)} of {len(paths)}"
+            " parameters are unclaimed); end it with '.*': False to freeze the rest"
+        )
+    return jax.tree.unflatten(jax.tree.structure(params), [claims.get(path, False) for path in flat])
+
+
+def count_params(params: Params, mask: Mask | None = None) -> int:
+    """How many numbers a tree holds, or those of them that a mask trains.
+
+    Example:
+        >>> count_params({"b": np.zeros(3), "w": np.zeros((2, 3))}, {"b": True, "w": False})
+        3
+    """
+    flat = flatten_paths(params)
+    chosen = dict.fromkeys(flat, True) if mask is None else mask_by_path(params, mask)
+    return sum(math.prod(np.shape(leaf)) for path, leaf in flat.items() if chosen[path])
+
+
+def mask_by_path(params: Params, mask: Mask | None) -> dict[str, bool]:
+    """The verdict of a mask on every leaf that can be trained; all True without a mask, False if not float.
+
+    Raises:
+        ValueError: the mask has other paths than the parameters.
+        TypeError: a leaf of the mask is not a bool.
+    """
+    flat = flatten_paths(params)
+    verdicts: Mapping[str, ArrayLike] = dict.fromkeys(flat, True)
+    if mask is not None:
+        verdicts = flatten_paths(mask)
+        check_same_tree(dict.fromkeys(flat, True), dict(verdicts), what=("params", "mask"))
+    for path, verdict in verdicts.items():
+        if not isinstance(verdict, bool | np.bool_):
+            raise TypeError(f"the mask at {path!r} is {verdict!r}; each leaf of a mask is one Python bool")
+    return {path: bool(verdicts[path]) and is_float(leaf) for path, leaf in flat.items()}
+
+
+def _matching(pattern: str, paths: Sequence[str]) -> list[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"trainable rule {pattern!r} is no regular expression: {error}") from error
+
+    def matches(path: str) -> bool:
+        starts = [0, *(slash.end() for slash in re.finditer("/", path))]
+        return any(compiled.fullmatch(path, start) for start in starts)
+
+    return [path for path in paths if matches(path)]
+
+
+def _no_match(rule: str, paths: Sequence[str], *, shadowed: bool) -> str:
+    if shadowed:
+        return f"trainable rule {rule!r} claims nothing: patterns before it match the same leaves. Move it up"
+    message = f"trainable rule {rule!r} matches none of the {len(paths)} parameters."
+    message += _nearest(rule, paths, "\nNearest paths: ", end=".")
+    message += _nearest(rule, RULES, "\nDid you mean ", count=1, end="?", quote=True)
+    return message + f"\nNamed rules: {', '.join(RULES)}."
+
+
+def _nearest(
+    word: str,
+    choices: Sequence[str] | Mapping[str, object],
+    lead: str,
+    *,
+    count: int = 2,
+    end: str = "",
+    quote: bool = False,
+) -> str:
+    found = difflib.get_close_matches(word, list(choices), n=count, cutoff=0.5)
+    return lead + ", ".join(repr(name) if quote else name for name in found) + end if found else ""

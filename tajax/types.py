@@ -1,0 +1,66 @@
+"""The types that pass between the rooms of tajax: parameters, models as functions, batches, heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, PyTree, UInt8
+
+Params: TypeAlias = PyTree[ArrayLike]
+"""Parameters, or a task vector: any pytree of arrays, usually nested dictionaries."""
+
+Mask: TypeAlias = PyTree[bool]
+"""One Python bool per leaf of a parameter tree: True where the leaf is trained."""
+
+
+class ApplyFn(Protocol):
+    """A model as a pure function, `(params, *inputs) -> outputs`, with the batch as the leading axis."""
+
+    def __call__(self, params: Params, /, *inputs: Array) -> Array:
+        """Outputs [B, ...] of the model at `params`."""
+        ...
+
+
+class MergeFn(Protocol):
+    """A merging method, `(pretrained, taus, *, ...) -> params`; its own options are keyword-only."""
+
+    def __call__(self, pretrained: Params, taus: Sequence[Params], /, **options: object) -> Params:
+        """The merged parameters: a tree like `pretrained`, with its dtypes."""
+        ...
+
+
+class Batch(NamedTuple):
+    """Labelled images bound for the device. Rows with a False mask are padding and count for nothing."""
+
+    image: UInt8[Array, "B H W 3"]
+    """Pixels after resize and crop, before normalisation."""
+    label: Int[Array, " B"]
+    """Class index, int32. Any value in padded rows."""
+    mask: Bool[Array, " B"]
+    """False in padded rows."""
+
+
+class Head(NamedTuple):
+    """A frozen linear classifier on L2-normalised features.
+
+    K may exceed `num_classes`, so that one compiled program serves tasks with different numbers of classes.
+    """
+
+    weights: Float[Array, "E K"]
+    """float32; the temperature is already multiplied in. Columns from `num_classes` on are padding."""
+    num_classes: Int[Array, ""]
+    """int32 scalar: how many of the K columns are classes."""
+
+
+class Preprocessing(NamedTuple):
+    """How an image becomes the input of an encoder."""
+
+    size: int
+    """Side of the square input, in pixels."""
+    mean: tuple[float, ...]
+    """Per channel, on the scale where white is 1."""
+    std: tuple[float, ...]
+    """Per channel, on the same scale."""
