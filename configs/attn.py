@@ -1,0 +1,18 @@
+"""Task addition with attention-only fine-tuning: W_q, W_k, W_v and W_o move (Jin et al. 2024).
+
+Bundled model and tasks; then OpenAI's ViT-B/32 and the papers' eight tasks (b16, l14 likewise):
+
+    python -m tajax.main --config=configs/attn.py
+    python -m tajax.main --config=configs/attn.py:b32
+"""
+
+from ml_collections import ConfigDict
+
+from tajax.config import default_config, with_variant
+
+
+def get_config(variant: str = "tiny") -> ConfigDict:
+    """The run for one of the variants tiny, b32, b16, l14."""
+    config = default_config()
+    config.regime = "attention"
+    return with_variant(config, variant)

@@ -1,0 +1,18 @@
+"""Task addition in the tangent space of the attention weights alone.
+
+Bundled model and tasks; then OpenAI's ViT-B/32 and the papers' eight tasks (b16, l14 likewise):
+
+    python -m tajax.main --config=configs/linear_attn.py
+    python -m tajax.main --config=configs/linear_attn.py:b32
+"""
+
+from ml_collections import ConfigDict
+
+from tajax.config import default_config, with_variant
+
+
+def get_config(variant: str = "tiny") -> ConfigDict:
+    """The run for one of the variants tiny, b32, b16, l14."""
+    config = default_config()
+    config.regime = "linear_attention"
+    return with_variant(config, variant)

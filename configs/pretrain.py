@@ -1,0 +1,18 @@
+"""Contrastive pre-training of the bundled small CLIP.
+
+The result stands in tajax/assets/tiny-clip; its card names sources, seed, time and loss curve:
+
+    python -m tajax.main --config=configs/pretrain.py
+"""
+
+from ml_collections import ConfigDict
+
+from tajax.config import default_config, with_variant
+
+
+def get_config(variant: str = "tiny") -> ConfigDict:
+    """The run that made the bundled model; there is one variant, tiny."""
+    config = with_variant(default_config(), variant, among=("tiny",))
+    config.workflow = "pretrain"
+    config.pretrain.natural = "../shared/data/pretrain_tinyimagenet50k_jpeg.npz"
+    return config

@@ -1,0 +1,100 @@
+"""tajax: fine-tune CLIP per task, keep the difference as a task vector, add the vectors.
+
+python -m tajax.main --config=configs/attn.py[:VARIANT] [--workdir=DIR] [--config.FIELD=VALUE ...]
+
+This file is kept short: flags to config to workflow. Fields and their defaults stand in tajax/config.py.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from tajax import config as configuration
+
+# Bad input and bad luck that a message explains. Anything else is a defect and keeps its traceback.
+EXPLAINED = (ValueError, TypeError, OSError, FloatingPointError)
+
+
+def workflows() -> Mapping[str, Callable[..., object]]:
+    """The programs, `run(config, workdir, *, overwrite)`; imported late, so that a typo costs little."""
+    from tajax.workflows import pretrain, single_task, task_addition
+
+    return {"single_task": single_task.run, "task_addition": task_addition.run, "pretrain": pretrain.run}
+
+
+def define_flags(argv: Sequence[str]) -> flags.FlagValues:
+    """The command's flags, in a set of their own so that one process can parse several command lines."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file, with a variant after a colon.", flag_values=values, sys_argv=list(argv)
+    )
+    flags.DEFINE_string("workdir", None, "The run's directory; runs/CONFIG_VARIANT.", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Replace a finished run in the way.", flag_values=values)
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this text.", short_name="h", flag_values=values)
+    return values
+
+
+def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, bool]:
+    """Config, directory of the run and whether to overwrite it, from the command line; nothing is written."""
+    known = configuration.flatten(configuration.default_config())
+    found = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "none in ./configs"
+    for arg in argv:
+        if override := re.match(r"--?config\.([^=]+)", arg):
+            configuration.one_of("config field", override[1], known)
+        if (file := re.match(r"--?config=([^:]+)", arg)) and not Path(file[1]).is_file():
+            raise FileNotFoundError(f"no config file {file[1]!r}. Config files here: {found}.")
+    values = define_flags(argv)
+    try:
+        rest = values(argv)
+    except flags.Error as error:  # an error inside a config file arrives with its traceback in the text
+        raise ValueError(re.split(r"\n\s*\w+Error: ", str(error))[-1].strip()) from error
+    if rest[1:] or values.config is None:
+        problem = f"unexpected argument {rest[1]!r}" if rest[1:] else "no config given"
+        raise ValueError(f"{problem}. Usage: tajax --config=FILE[:VARIANT]. Config files here: {found}.")
+    config = values.config
+    configuration.validate(config)
+    stem = Path(values["config"].config_filename.split(":")[0]).stem
+    workdir = values.workdir or Path("runs", "_".join(filter(None, (stem, config.variant))))
+    return config, Path(workdir).expanduser(), values.overwrite
+
+
+def make_writable(workdir: Path) -> None:
+    """Creates the directory and tries a file in it, so that no result is computed that cannot be kept."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=workdir):
+        pass
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one config; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    argv = list(sys.argv if argv is None else argv)
+    if {"--help", "-h", "--helpfull"} & set(argv):
+        print(f"{__doc__}\n{define_flags(argv).get_help()}\nVariants: {', '.join(configuration.VARIANTS)}")
+        return 0
+    try:
+        config, workdir, overwrite = parse(argv)
+        make_writable(workdir)
+        workflows()[config.workflow](config, workdir, overwrite=overwrite)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    except EXPLAINED as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        hint = "" if "--debug" in argv else "\n(--debug shows where this was raised)"
+        print(f"{type(error).__name__}: {error}{hint}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
