@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,8 @@ from jax import Array
 from jaxtyping import Float
 
 from tajax import trees
+from tajax.trees import split
 from tajax.types import ApplyFn, Mask, Params
-
-Trained = dict[str, Array]
 
 
 def linearize(apply_fn: ApplyFn, params0: Params, *, mask: Mask | None = None) -> ApplyFn:
@@ -87,22 +86,3 @@ def linear_responses(
         steps.append({path: jnp.asarray(flat[path]).astype(leaf.dtype) for path, leaf in theta0.items()})
     outputs, push = jax.linearize(lambda trained: apply_fn(restore(trained), *inputs), theta0)
     return outputs, jax.tree.map(lambda *responses: jnp.stack(responses), *map(push, steps))
-
-
-def split(params: Params, mask: Mask | None) -> tuple[Trained, Callable[[Trained], Params]]:
-    """The trained leaves by path, and the function that puts such leaves back among the constant ones.
-
-    Leaves that are not floating point are constant. See `trees.mask_by_path` for what raises.
-
-    Example:
-        >>> theta, restore = split({"w": jnp.ones(1), "index": 7}, None)
-        >>> restore({"w": theta["w"] + 1})
-        {'index': 7, 'w': Array([2.], dtype=float32)}
-    """
-    flat, structure = trees.flatten_paths(params), jax.tree.structure(params)
-    chosen = trees.mask_by_path(params, mask)
-
-    def restore(trained: Trained) -> Params:
-        return jax.tree.unflatten(structure, [trained.get(path, leaf) for path, leaf in flat.items()])
-
-    return {path: jnp.asarray(leaf) for path, leaf in flat.items() if chosen[path]}, restore

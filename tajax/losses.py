@@ -1,4 +1,4 @@
-"""Losses, per example: reductions belong to whoever knows the mask."""
+"""From features to logits to a loss per example; reductions belong to whoever knows the mask."""
 
 from __future__ import annotations
 
@@ -6,6 +6,34 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
+
+from tajax.types import Head
+
+
+def head_logits(features: Float[Array, "B E"], head: Head) -> Float[Array, "B K"]:
+    """Logits of a frozen head, (x / ‖x‖) W, and −inf for the padded classes.
+
+    Args:
+        features: x, any float dtype, not normalised. A zero row gives zero logits.
+        head: W [E, K] and the number of its columns that are classes.
+
+    Returns:
+        Logits [B, K], float32 (float64 for float64 features).
+
+    Example:
+        >>> head = Head(jnp.array([[10.0, 0.0, 0.0], [0.0, 10.0, 0.0]]), jnp.int32(2))
+        >>> head_logits(jnp.array([[3.0, 4.0]]), head)
+        Array([[  6.,   8., -inf]], dtype=float32)
+    """
+    x = features.astype(jnp.promote_types(features.dtype, head.weights.dtype))
+    squares = jnp.sum(x * x, axis=-1, keepdims=True)
+    unit = x * jax.lax.rsqrt(
+        jnp.maximum(squares, 1e-24)
+    )  # a norm of at least 1e-12, finite gradients at zero
+    # Full precision: with a temperature of 100 a bfloat16 product, the default on TPU, moves logits by 0.3.
+    logits = jnp.matmul(unit, head.weights, precision=jax.lax.Precision.HIGHEST)
+    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    return jnp.where(classes < head.num_classes, logits, -jnp.inf)
 
 
 def cross_entropy(logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Float[Array, " B"]:

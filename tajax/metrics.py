@@ -20,7 +20,7 @@ class Tally(NamedTuple):
     """int32: examples whose largest logit is the label's."""
     loss_sum: Float[Array, ""]
     """float32: sum of cross-entropies."""
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # type: ignore[assignment]  # a field, in place of tuple.count
     """int32: examples, padding excluded."""
 
 

@@ -104,7 +104,8 @@ def combine(taus: Sequence[Params], coefs: Sequence[ArrayLike] | Float[Array, " 
         )
 
     def weighted_sum(*leaves: ArrayLike) -> Array:
-        return sum(_scaled(c, _widen(leaf)) for c, leaf in zip(coefs, leaves, strict=True))
+        first, *rest = (_scaled(c, _widen(leaf)) for c, leaf in zip(coefs, leaves, strict=True))
+        return sum(rest, start=first)
 
     return trees.map_leaves(weighted_sum, *taus, what=("task vector 0", "another task vector"))
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from tajax.types import Mask, Params
+from tajax.types import Mask, Params, Trained
 
 RULES: Mapping[str, str] = MappingProxyType(
     {
@@ -268,17 +268,35 @@ def count_params(params: Params, mask: Mask | None = None) -> int:
         3
     """
     flat = flatten_paths(params)
-    chosen = dict.fromkeys(flat, True) if mask is None else mask_by_path(params, mask)
+    chosen = dict.fromkeys(flat, True) if mask is None else _verdicts(params, mask)
     return sum(math.prod(np.shape(leaf)) for path, leaf in flat.items() if chosen[path])
 
 
-def mask_by_path(params: Params, mask: Mask | None) -> dict[str, bool]:
-    """The verdict of a mask on every leaf that can be trained; all True without a mask, False if not float.
+def split(params: Params, mask: Mask | None) -> tuple[Trained, Callable[[Trained], Params]]:
+    """The leaves that a mask trains, by path, and the function that puts such leaves back among the others.
+
+    Differentiate in the first, call the model on what the second returns. Without a mask all leaves that are
+    floating point are trained.
 
     Raises:
         ValueError: the mask has other paths than the parameters.
         TypeError: a leaf of the mask is not a bool.
+
+    Example:
+        >>> theta, restore = split({"w": jnp.ones(1), "index": 7}, None)
+        >>> restore({"w": theta["w"] + 1})
+        {'index': 7, 'w': Array([2.], dtype=float32)}
     """
+    flat, structure, chosen = flatten_paths(params), jax.tree.structure(params), _verdicts(params, mask)
+
+    def restore(trained: Trained) -> Params:
+        return jax.tree.unflatten(structure, [trained.get(path, leaf) for path, leaf in flat.items()])
+
+    return {path: jnp.asarray(leaf) for path, leaf in flat.items() if chosen[path]}, restore
+
+
+def _verdicts(params: Params, mask: Mask | None) -> dict[str, bool]:
+    """Whether each leaf is trained; all are without a mask, except those that are not floating point."""
     flat = flatten_paths(params)
     verdicts: Mapping[str, ArrayLike] = dict.fromkeys(flat, True)
     if mask is not None:

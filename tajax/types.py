@@ -15,6 +15,9 @@ Params: TypeAlias = PyTree[ArrayLike]
 Mask: TypeAlias = PyTree[bool]
 """One Python bool per leaf of a parameter tree: True where the leaf is trained."""
 
+Trained: TypeAlias = dict[str, Array]
+"""The trained leaves alone, by path."""
+
 
 class ApplyFn(Protocol):
     """A model as a pure function, `(params, *inputs) -> outputs`, with the batch as the leading axis."""
