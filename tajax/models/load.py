@@ -1,0 +1,281 @@
+"""Loading and saving CLIPs: the bundled one, Hugging Face directories and hub ids, open_clip safetensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from tajax.models import weights
+from tajax.models.clip import ClipConfig, ImageEncoder, TextEncoder
+from tajax.models.convert import params_from_tensors, tensors_from_params
+from tajax.models.hub import locate
+from tajax.models.tokenizer import ClipTokenizer, load_tokenizer
+from tajax.trees import flatten_paths
+from tajax.types import Params, Preprocessing
+
+__all__ = ["LoadedClip", "load", "save_pretrained"]
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+_BICUBIC = 3  # PIL's number, which preprocessor_config.json carries
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedClip:
+    """A CLIP as values: geometry, parameters, and the pure functions that apply them.
+
+    Attributes:
+        name: What it was loaded by.
+        config: Geometry of both towers.
+        params: `{'image': …, 'text': …, 'logit_scale': []}`, float32 (float64 where computed in float64).
+        preprocessing: Size, mean and deviation of its input images.
+        directory: Where its files, the tokenizer's too, lie.
+        dtype: Dtype of the computation.
+        unroll: Layers unrolled per step of the scan, True for all.
+        remat: Whether layers are recomputed in the backward pass.
+    """
+
+    name: str
+    config: ClipConfig
+    params: Params
+    preprocessing: Preprocessing
+    directory: Path
+    dtype: DTypeLike = jnp.float32
+    unroll: int | bool = 1
+    remat: bool = False
+
+    def encode_image(self, image_params: Params, images: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
+        """Features `[B, E]`, not normalised, of normalised images `[B, H, W, 3]`; an `ApplyFn` over `params['image']`."""
+        encoder = ImageEncoder(self.config.vision, self.dtype, self.unroll, self.remat)
+        return encoder.apply({"params": image_params}, images)
+
+    def encode_text(self, text_params: Params, tokens: Int[Array, "B C"]) -> Float[Array, "B E"]:
+        """Features `[B, E]`, not normalised, of tokens int32 `[B, C]`; an `ApplyFn` over `params['text']`."""
+        encoder = TextEncoder(self.config.text, self.dtype, self.unroll, self.remat)
+        return encoder.apply({"params": text_params}, tokens)
+
+    @functools.cached_property
+    def tokenizer(self) -> ClipTokenizer:
+        """The tokenizer beside the weights, read on first use.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return load_tokenizer(self.directory, context_length=self.config.text.max_position_embeddings)
+
+    @functools.cached_property
+    def image_sha256(self) -> str:
+        """SHA-256 over the image tower's paths, shapes and float32 values: which θ₀ a task vector belongs to."""
+        digest = hashlib.sha256()
+        for path, leaf in sorted(flatten_paths(self.params["image"]).items()):
+            value = np.ascontiguousarray(np.asarray(leaf, "<f4"))
+            digest.update(f"{path}{list(value.shape)}".encode())
+            digest.update(value.data)
+        return digest.hexdigest()
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    revision: str | None = None,
+    unroll: int | bool | None = None,
+    remat: bool = False,
+) -> LoadedClip:
+    """A CLIP and its parameters.
+
+    Args:
+        name_or_path: `"tiny"` for the bundled model; a hub id such as `openai/clip-vit-base-patch32`; a directory in
+            Hugging Face's or open_clip's format; a `.safetensors` file with its configuration beside it.
+        dtype: Dtype of the computation. The parameters stay float32, whatever the file holds, so that task vectors
+            keep their digits; only float64 makes them float64 too.
+        revision: Branch, tag or commit of a hub repository.
+        unroll: Layers unrolled per step of the scan, True for all. None: 1, except on a CPU all of up to 12 layers.
+        remat: Recompute layers in the backward pass, to save memory.
+
+    Raises:
+        FileNotFoundError: nothing there, or no safetensors in it, or a hub id without network. Says what to do.
+        ValueError: a file that is damaged, or tensors that do not fit the configuration; both named.
+        TypeError: `dtype` is not a float.
+    """
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype must be a float, such as float32 or bfloat16, got {dtype}.")
+    if dtype == jnp.float64 and not jax.config.jax_enable_x64:
+        raise ValueError(
+            "dtype float64 needs jax.config.update('jax_enable_x64', True) before anything is computed."
+        )
+    path = locate(name_or_path, revision=revision)
+    tensors, config = weights.read(path)
+    directory = path if path.is_dir() else path.parent
+    param_dtype = jnp.promote_types(dtype, jnp.float32)
+    params = jax.tree.map(lambda x: jnp.asarray(x, param_dtype), params_from_tensors(tensors, config))
+    if unroll is None:
+        unroll = jax.default_backend() == "cpu" and config.vision.num_hidden_layers <= 12 or 1
+    return LoadedClip(
+        name=str(name_or_path),
+        config=config,
+        params=params,
+        preprocessing=_read_preprocessing(directory, config),
+        directory=directory,
+        dtype=dtype,
+        unroll=unroll,
+        remat=remat,
+    )
+
+
+def save_pretrained(
+    directory: str | Path,
+    clip_config: ClipConfig,
+    params: Params,
+    tokenizer: ClipTokenizer,
+    preprocessing: Preprocessing,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    overwrite: bool = False,
+) -> None:
+    """Write a directory that `transformers.CLIPModel.from_pretrained` and `load` open.
+
+    The files are written to a sibling directory that is renamed when it is whole, so an interrupted save leaves nothing
+    half-written under `directory`.
+
+    Args:
+        directory: Where to; its parents are made.
+        clip_config: The geometry.
+        params: `{'image': …, 'text': …, 'logit_scale': []}`.
+        tokenizer: Saved with it.
+        preprocessing: Saved with it.
+        dtype: float32 or float16, of the weights on disk.
+        overwrite: Replace a model that is there. A directory that holds something else is never replaced.
+
+    Raises:
+        FileExistsError: `directory` is taken.
+        ValueError: another dtype; a leaf that does not fit, is not finite, or overflows float16; a tokenizer or
+            preprocessing that belongs to another geometry.
+    """
+    directory, dtype = Path(directory).expanduser().absolute(), np.dtype(dtype)
+    if dtype not in (np.dtype(np.float32), np.dtype(np.float16)):
+        raise ValueError(f"dtype must be float32 or float16, got {dtype}.")
+    _check_fits(clip_config, tokenizer, preprocessing)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        if not overwrite:
+            raise FileExistsError(
+                f"{directory} exists. Choose another directory, or pass overwrite=True to replace it."
+            )
+        if not (directory / "config.json").is_file():
+            raise FileExistsError(
+                f"{directory} holds something other than a model (no config.json): not replaced."
+            )
+    tensors = {}
+    for name, value in tensors_from_params(params, clip_config).items():
+        with np.errstate(over="ignore"):
+            tensors[name] = value.astype(dtype)
+        if not np.isfinite(tensors[name]).all():
+            why = (
+                "is not finite"
+                if not np.isfinite(value).all()
+                else f"overflows {dtype} (max |x| {np.abs(value).max():.3g})"
+            )
+            raise ValueError(f"{name} {why}: not saved to {directory}.")
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        weights.write(partial / "model.safetensors", tensors)
+        _write_json(partial / "config.json", clip_config.to_hf() | {"dtype": dtype.name})
+        _write_json(partial / "preprocessor_config.json", _preprocessor_config(preprocessing))
+        tokenizer.save(partial)
+        _replace(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Rename `new` to `target`; what was there is put back should that fail, and removed once it has not."""
+    if not target.exists():
+        os.rename(new, target)
+        return
+    old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    os.rename(target, old)
+    try:
+        os.rename(new, target)
+    except OSError:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old)
+
+
+def _check_fits(config: ClipConfig, tokenizer: ClipTokenizer, preprocessing: Preprocessing) -> None:
+    text = config.text
+    if preprocessing.size != config.vision.image_size:
+        raise ValueError(
+            f"preprocessing.size is {preprocessing.size}, the image tower takes {config.vision.image_size}."
+        )
+    if tokenizer.vocab_size > text.vocab_size or tokenizer.context_length > text.max_position_embeddings:
+        raise ValueError(
+            f"The tokenizer ({tokenizer.vocab_size} ids, rows of {tokenizer.context_length}) exceeds the text tower "
+            f"({text.vocab_size} ids, rows of {text.max_position_embeddings})."
+        )
+    if text.eos_token_id not in (tokenizer.eos_token_id, 2):
+        raise ValueError(
+            f"The text tower pools at id {text.eos_token_id}, the tokenizer ends texts with {tokenizer.eos_token_id}."
+        )
+
+
+def _preprocessor_config(preprocessing: Preprocessing) -> dict:
+    """What `transformers.CLIPImageProcessor` reads as `preprocessor_config.json`."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": preprocessing.size},
+        "resample": _BICUBIC,
+        "do_center_crop": True,
+        "crop_size": {"height": preprocessing.size, "width": preprocessing.size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+    }
+
+
+def _read_preprocessing(directory: Path, config: ClipConfig) -> Preprocessing:
+    """The preprocessing beside the weights; OpenAI's at the tower's size where none is written down."""
+    size = config.vision.image_size
+    for name, section in (("preprocessor_config.json", None), ("open_clip_config.json", "preprocess_cfg")):
+        if not (directory / name).is_file():
+            continue
+        found = weights.read_json(directory / name)
+        found = found if section is None else found.get(section, {})
+        crop = found.get("crop_size", found.get("size", size))
+        crop = (
+            set(crop.values()) if isinstance(crop, dict) else set(crop) if isinstance(crop, list) else {crop}
+        )
+        if crop != {size}:
+            raise ValueError(
+                f"{directory / name}: images of {sorted(crop)} pixels, but the image tower takes {size}."
+            )
+        if found.get("resample", _BICUBIC) != _BICUBIC or found.get("interpolation", "bicubic") != "bicubic":
+            raise ValueError(f"{directory / name}: only bicubic resampling ({_BICUBIC}) is supported.")
+        mean = found.get("image_mean", found.get("mean", OPENAI_MEAN))
+        std = found.get("image_std", found.get("std", OPENAI_STD))
+        return Preprocessing(size=size, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    return Preprocessing(size=size, mean=OPENAI_MEAN, std=OPENAI_STD)
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
