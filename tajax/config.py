@@ -15,9 +15,11 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ml_collections import ConfigDict, config_dict
+
+Fields: TypeAlias = ConfigDict | Mapping[str, object]
 
 
 class Regime(NamedTuple):
@@ -237,10 +239,9 @@ def validate(config: ConfigDict) -> None:
     regime(config)
     one_of("pretrain.scenes", config.pretrain.scenes, SCENES)
     for field, value in flatten(config).items():
-        holds, wanted = _RANGES.get(field.rpartition(".")[2], (None, ""))
-        if holds is None and _field_type(default, field) is int:
-            holds, wanted = _positive, "1 or more"
-        if holds is not None and value is not None and not holds(value):  # NaN fails every comparison
+        unnamed = _COUNT if _field_type(default, field) is int else _ANYTHING
+        holds, wanted = _RANGES.get(field.rpartition(".")[2], unnamed)
+        if value is not None and not holds(value):  # NaN fails every comparison
             raise ValueError(f"{field} is {value!r}, want {wanted}.")
     _check_trainable(config.trainable)
     _check_tasks(config.tasks)
@@ -249,8 +250,9 @@ def validate(config: ConfigDict) -> None:
     _check_pretrain(config)
 
 
-# By the last part of a field's name. Whole numbers count something: 1 or more unless they stand here.
-_RANGES = {
+_COUNT = (lambda v: v >= 1, "1 or more")  # of whole numbers, unless the table below knows better
+_ANYTHING = (lambda v: True, "")
+_RANGES = {  # by the last part of a field's name
     "seed": (lambda v: v >= 0, "0 or more"),
     "data_workers": (lambda v: v >= 0, "0 or more"),
     "warmup_steps": (lambda v: v >= 0, "0 or more"),
@@ -260,10 +262,6 @@ _RANGES = {
     "natural_fraction": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     "model": (bool, "'tiny', a hub id such as 'openai/clip-vit-base-patch32', or a directory"),
 }
-
-
-def _positive(count: int) -> bool:
-    return count >= 1
 
 
 def _check_fields(config: ConfigDict, default: ConfigDict) -> None:
@@ -349,8 +347,8 @@ def _check_divides(config: ConfigDict, part: str, whole: str) -> None:
         raise ValueError(f"{part} ({values[part]}) does not divide {whole} ({values[whole]}).")
 
 
-def flatten(config: ConfigDict) -> dict[str, object]:
-    """Fields by dotted name, in the order of definition.
+def flatten(config: Fields) -> dict[str, object]:
+    """Fields by dotted name, in the order of definition; of a config or of what `json.loads` made of one.
 
     Example:
         >>> flatten(default_config())["finetune.weight_decay"]
@@ -358,14 +356,14 @@ def flatten(config: ConfigDict) -> dict[str, object]:
     """
     flat: dict[str, object] = {}
     for field, value in config.items():
-        if isinstance(value, ConfigDict):
+        if isinstance(value, (ConfigDict, Mapping)) and field != "trainable":  # its keys are patterns
             flat.update({f"{field}.{inner}": leaf for inner, leaf in flatten(value).items()})
         else:
             flat[field] = value
     return flat
 
 
-def config_hash(config: ConfigDict) -> str:
+def config_hash(config: Fields) -> str:
     """Twelve hexadecimal digits that name what a config computes.
 
     Fields in `OPERATIONAL` do not count, nor whether a whole number is written 1 or 1.0.
@@ -374,7 +372,7 @@ def config_hash(config: ConfigDict) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def diff(config_a: ConfigDict, config_b: ConfigDict) -> dict[str, tuple[object, object]]:
+def diff(config_a: Fields, config_b: Fields) -> dict[str, tuple[object, object]]:
     """Fields in which two configs differ, with both values; None where a config lacks the field.
 
     Example:

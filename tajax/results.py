@@ -1,0 +1,164 @@
+"""The record of a run: JSON lines, one object a line, appended and never rewritten.
+
+Each record says what was measured and where it came from:
+
+    {"stage": "single_task", "task": "digits", "split": "test", "top1": 0.97, "regime": "attention",
+     "seed": 0, "config_hash": "0d134eb23e5d", ...}
+
+Accuracies are fractions in [0, 1]. A run that is killed while it writes leaves at most one torn last line,
+which reading passes over and the next `append` removes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+Record: TypeAlias = dict[str, object]
+
+REQUIRED = ("stage", "config_hash")  # a number without them cannot be traced to what made it
+PACKAGES = ("tajax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+
+def append(path: str | Path, record: Mapping[str, object]) -> None:
+    """Adds one record to the file, on disk when this returns.
+
+    Args:
+        path: the file; it is created if absent, its directory is not.
+        record: JSON values; NumPy and JAX scalars and arrays become plain numbers and lists.
+
+    Raises:
+        ValueError: a number is NaN or infinite, or one of `REQUIRED` is missing.
+        TypeError: a value or key that JSON cannot hold. In each case nothing is written.
+    """
+    missing = [field for field in REQUIRED if field not in record]
+    if missing:
+        raise ValueError(f"record for {path} has no {' and no '.join(map(repr, missing))}: {dict(record)!r}")
+    line = json.dumps(_plain(record, "record"), allow_nan=False) + "\n"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.ftruncate(descriptor, _whole_lines(descriptor))
+        os.write(descriptor, line.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: str | Path) -> list[Record]:
+    """All records of a file in order; none if there is no such file.
+
+    Raises:
+        ValueError: a line other than a torn last one is not a JSON object. The message names file and line.
+    """
+    try:
+        text = Path(path).read_bytes()
+    except FileNotFoundError:
+        return []
+    *lines, _torn = text.split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON ({error}): {line[:80]!r}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number} is not a JSON object: {line[:80]!r}")
+        records.append(record)
+    return records
+
+
+def find(records: Iterable[Record], **fields: object) -> list[Record]:
+    """The records that have all these fields with these values.
+
+    Example:
+        >>> find([{"task": "digits", "top1": 0.9}, {"task": "signs"}], task="digits")
+        [{'task': 'digits', 'top1': 0.9}]
+    """
+    absent = object()
+    return [r for r in records if all(r.get(name, absent) == value for name, value in fields.items())]
+
+
+def provenance() -> Record:
+    """Versions, machine, devices and, in a git checkout of tajax, the revision: what a number depends on.
+
+    Returns:
+        JSON values, to be merged into a record.
+    """
+    import jax  # not above: a report reads records and needs no devices
+
+    devices = jax.local_devices()
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
+    record: Record = {
+        "versions": {"python": platform.python_version(), **versions},
+        "platform": platform.platform(),
+        "device_kind": devices[0].device_kind,
+        "device_count": jax.device_count(),
+        "cpu_count": os.cpu_count(),
+    }
+    revision = _git_revision(Path(__file__).resolve().parents[1])
+    return record | ({"git_revision": revision} if revision else {})
+
+
+def _whole_lines(descriptor: int) -> int:
+    """Length of the file without a torn last line."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        start = max(0, end - 4096)
+        found = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _plain(value: object, where: str) -> object:
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}; keys are strings.")
+        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "dtype"):  # NumPy and JAX, scalars and arrays
+        return _plain(np.asarray(value).tolist(), where)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(
+            f"{where} is {value}: not a result. Find where it comes from instead of recording it."
+        )
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold: {value!r}")
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _git_revision(directory: Path) -> str | None:
+    """Commit of a checkout, with `+` if files in it have changed since; None outside one or without git."""
+    if not (directory / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(directory), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
