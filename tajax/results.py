@@ -23,10 +23,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+import tajax
+
 Record: TypeAlias = dict[str, object]
 
 REQUIRED = ("stage", "config_hash")  # a number without them cannot be traced to what made it
-PACKAGES = ("tajax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
 def append(path: str | Path, record: Mapping[str, object]) -> None:
@@ -96,9 +98,9 @@ def provenance() -> Record:
     import jax  # not above: a report reads records and needs no devices
 
     devices = jax.local_devices()
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     record: Record = {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"tajax": tajax.__version__, "python": platform.python_version(), **versions},
         "platform": platform.platform(),
         "device_kind": devices[0].device_kind,
         "device_count": jax.device_count(),
@@ -139,14 +141,6 @@ def _plain(value: object, where: str) -> object:
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold: {value!r}")
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _git_revision(directory: Path) -> str | None:
