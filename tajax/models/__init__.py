@@ -1,7 +1,9 @@
 """CLIP: both towers in Flax linen, conversion, tokenisation, loading and the zero-shot head."""
 
-from tajax.models.clip import CLIP, ClipConfig, ImageEncoder, TextConfig, TextEncoder, VisionConfig
-from tajax.models.load import LoadedClip, load, save_pretrained
+from tajax.models.clip import CLIP, ImageEncoder, TextEncoder
+from tajax.models.geometry import ClipConfig, TextConfig, VisionConfig
+from tajax.models.heads import pad_head, zero_shot_head
+from tajax.models.load import OPENAI_MEAN, OPENAI_STD, LoadedClip, load, save_pretrained
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer, train_bpe
 
 __all__ = [
@@ -9,12 +11,16 @@ __all__ = [
     "ClipConfig",
     "ClipTokenizer",
     "ImageEncoder",
+    "OPENAI_MEAN",
+    "OPENAI_STD",
     "LoadedClip",
     "TextConfig",
     "TextEncoder",
     "VisionConfig",
     "load",
     "load_tokenizer",
+    "pad_head",
     "save_pretrained",
     "train_bpe",
+    "zero_shot_head",
 ]

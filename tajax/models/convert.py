@@ -1,11 +1,11 @@
 """Tensors of a checkpoint ↔ parameter trees, total in both directions.
 
-One table (`ROWS`) holds every leaf of the tree with its name in a Hugging Face checkpoint and its name in an OpenAI or
-open_clip checkpoint. Reading and writing both walk it: each tensor is claimed once, each shape is checked, and whatever
-is left over or missing is named in the error.
+One table (`ROWS`) holds every leaf of the tree with its name in a Hugging Face checkpoint and its name in an
+OpenAI or open_clip checkpoint. Reading and writing both walk it: each tensor is claimed once, each shape is
+checked, and whatever is left over or missing is named in the error.
 
-A PyTorch linear layer keeps `[out, in]`, a linen kernel `[in, out]`; a convolution `[D, 3, p, p]` here is `[p, p, 3, D]`;
-open_clip stacks W_q, W_k, W_v into one `in_proj` tensor of three equal parts.
+A PyTorch linear layer keeps `[out, in]`, a linen kernel `[in, out]`; a convolution `[D, 3, p, p]` here is
+`[p, p, 3, D]`; open_clip stacks W_q, W_k, W_v into one `in_proj` tensor of three equal parts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tajax.models.clip import CLIP, ClipConfig, TextConfig, VisionConfig
+from tajax.models.clip import CLIP
+from tajax.models.geometry import ClipConfig, TextConfig, VisionConfig
 from tajax.trees import flatten_paths, unflatten_paths
 from tajax.types import Params
 
@@ -131,9 +132,11 @@ def detect_naming(names: Collection[str]) -> str:
     leaders = {"huggingface": ("vision_model.", "text_model."), "open_clip": ("visual.", "transformer.")}
     found = [naming for naming, starts in leaders.items() if any(name.startswith(starts) for name in names)]
     if len(found) != 1:
+        which = "two namings at once" if found else "neither naming"
         raise ValueError(
-            f"The {len(names)} tensors are not named as a CLIP {'twice over' if found else 'of either kind'}: {_few(names)}. "
-            "Expected Hugging Face's ('vision_model.…', 'text_model.…') or open_clip's ('visual.…', 'transformer.…')."
+            f"The {len(names)} tensors follow {which} of a CLIP: {_few(names)}. "
+            "Expected Hugging Face's ('vision_model.…', 'text_model.…') or open_clip's ('visual.…', "
+            "'transformer.…')."
         )
     return found[0]
 
@@ -149,7 +152,8 @@ def params_from_tensors(tensors: Mapping[str, np.ndarray], config: ClipConfig) -
         NumPy leaves with the dtype of their tensors.
 
     Raises:
-        ValueError: tensors are missing, left over, or of another shape. The first few are named, all are counted.
+        ValueError: tensors are missing, left over, or of another shape. The first few are named, all are
+            counted.
     """
     naming = detect_naming(tensors)
     shapes = _leaf_shapes(config)
@@ -235,8 +239,8 @@ def tensors_from_params(
 def infer_config(tensors: Mapping[str, np.ndarray], *, hidden_act: str = "quick_gelu") -> ClipConfig:
     """The geometry of an OpenAI- or open_clip-named checkpoint, told from its shapes.
 
-    Shapes do not tell the activation, nor the number of heads: OpenAI's and LAION's published models have heads of
-    64, but for image towers of width 1280, 1408 and 1664, which have 16 heads.
+    Shapes do not tell the activation, nor the number of heads: OpenAI's and LAION's published models have
+    heads of 64, but for image towers of width 1280, 1408 and 1664, which have 16 heads.
 
     Args:
         tensors: Every tensor by name.
@@ -262,7 +266,8 @@ def infer_config(tensors: Mapping[str, np.ndarray], *, hidden_act: str = "quick_
     def heads(width: int, published: Mapping[int, int]) -> int:
         if width not in published and width % 64:
             raise ValueError(
-                f"Shapes do not tell how many heads split the width {width}: put open_clip_config.json beside the weights."
+                f"Shapes do not tell how many heads split the width {width}: put open_clip_config.json "
+                f"beside the weights."
             )
         return published.get(width, width // 64)
 
@@ -301,7 +306,7 @@ def _is_stacked(row: Row) -> bool:
 
 
 def _sources(row: Row, naming: str, shape: tuple[int, ...]) -> Iterator[tuple[str, int | None]]:
-    """The tensors a leaf is made of, one a layer, each with the part of it that is meant (None: the whole)."""
+    """The tensors a leaf is made of, one a layer, each with the part that is meant (None: the whole)."""
     name, _, part = getattr(row, naming).partition("#")
     for layer in range(shape[0] if _is_stacked(row) else 1):
         yield name.format(layer), int(part) if part else None

@@ -1,4 +1,4 @@
-"""Where a named model's files lie on this machine: the bundled assets, a local path, or the Hugging Face cache."""
+"""Where a named model lies on this machine: the bundled assets, a local path, or the Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors",)
 def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     """The directory or `.safetensors` file behind a bundled name, a path or a hub id.
 
-    A path that exists wins over a hub id of the same spelling. Of a hub repository only the configuration, tokenizer and
-    safetensors files are fetched; `HF_HUB_OFFLINE` and the cache are respected.
+    A path that exists wins over a hub id of the same spelling. Of a hub repository only the configuration,
+    tokenizer and safetensors files are fetched; `HF_HUB_OFFLINE` and the cache are respected.
 
     Args:
         name_or_path: `"tiny"`, a path, or a hub id such as `openai/clip-vit-base-patch32`.
         revision: Branch, tag or commit of a hub repository; only for hub ids.
 
     Raises:
-        FileNotFoundError: no such path, or a hub id that cannot be reached; says what to download, and where to.
+        FileNotFoundError: no such path, or a hub id that cannot be reached; says what to download, and where
+            to.
         ValueError: the name is neither bundled, nor a path, nor shaped like a hub id.
     """
     name = str(name_or_path)
@@ -46,14 +47,15 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
         choices = ", ".join(repr(bundled) for bundled in BUNDLED)
         error = FileNotFoundError if "/" in name or isinstance(name_or_path, Path) else ValueError
         raise error(
-            f"No model {name!r}: it is not a bundled name ({choices}), no such path exists, and a hub id has the form "
+            f"No model {name!r}: it is not a bundled name ({choices}), no such path exists, and a hub id "
+            f"has the form "
             "'owner/name', such as 'openai/clip-vit-base-patch32'."
         )
     return _download(name, revision)
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
-    """Fetch the needed files of a hub repository, Hugging Face's weights if it has them, open_clip's otherwise."""
+    """Fetch what is needed of a hub repository: Hugging Face's weights, or open_clip's where it has none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -69,7 +71,8 @@ def _download(repo_id: str, revision: str | None) -> Path:
         at = f" --revision {revision}" if revision else ""
         raise FileNotFoundError(
             f"Cannot fetch {repo_id!r} from the Hugging Face hub and it is not in the local cache "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). Where there is a "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). Where "
+            f"there is a "
             f"network, run\n    hf download {repo_id}{at} --include '*.json' '*.txt' '*.safetensors' "
             f"--local-dir {directory}\nthen copy {directory}/ here and pass its path in place of the id."
         ) from error

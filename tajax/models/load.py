@@ -17,8 +17,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from tajax.models import weights
-from tajax.models.clip import ClipConfig, ImageEncoder, TextEncoder
+from tajax.models.clip import ImageEncoder, TextEncoder
 from tajax.models.convert import params_from_tensors, tensors_from_params
+from tajax.models.geometry import ClipConfig
 from tajax.models.hub import locate
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer
 from tajax.trees import flatten_paths
@@ -56,12 +57,12 @@ class LoadedClip:
     remat: bool = False
 
     def encode_image(self, image_params: Params, images: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
-        """Features `[B, E]`, not normalised, of normalised images `[B, H, W, 3]`; an `ApplyFn` over `params['image']`."""
+        """Features `[B, E]`, not normalised, of normalised images; an `ApplyFn` over `params['image']`."""
         encoder = ImageEncoder(self.config.vision, self.dtype, self.unroll, self.remat)
         return encoder.apply({"params": image_params}, images)
 
     def encode_text(self, text_params: Params, tokens: Int[Array, "B C"]) -> Float[Array, "B E"]:
-        """Features `[B, E]`, not normalised, of tokens int32 `[B, C]`; an `ApplyFn` over `params['text']`."""
+        """Features `[B, E]`, not normalised, of tokens int32; an `ApplyFn` over `params['text']`."""
         encoder = TextEncoder(self.config.text, self.dtype, self.unroll, self.remat)
         return encoder.apply({"params": text_params}, tokens)
 
@@ -76,7 +77,7 @@ class LoadedClip:
 
     @functools.cached_property
     def image_sha256(self) -> str:
-        """SHA-256 over the image tower's paths, shapes and float32 values: which θ₀ a task vector belongs to."""
+        """SHA-256 of the image tower's paths, shapes and float32 values: whose task vectors these are."""
         digest = hashlib.sha256()
         for path, leaf in sorted(flatten_paths(self.params["image"]).items()):
             value = np.ascontiguousarray(np.asarray(leaf, "<f4"))
@@ -96,16 +97,19 @@ def load(
     """A CLIP and its parameters.
 
     Args:
-        name_or_path: `"tiny"` for the bundled model; a hub id such as `openai/clip-vit-base-patch32`; a directory in
-            Hugging Face's or open_clip's format; a `.safetensors` file with its configuration beside it.
-        dtype: Dtype of the computation. The parameters stay float32, whatever the file holds, so that task vectors
-            keep their digits; only float64 makes them float64 too.
+        name_or_path: `"tiny"` for the bundled model; a hub id such as `openai/clip-vit-base-patch32`; a
+            directory in Hugging Face's or open_clip's format; a `.safetensors` file with its configuration
+            beside it.
+        dtype: Dtype of the computation. The parameters stay float32, whatever the file holds, so that task
+            vectors keep their digits; only float64 makes them float64 too.
         revision: Branch, tag or commit of a hub repository.
-        unroll: Layers unrolled per step of the scan, True for all. None: 1, except on a CPU all of up to 12 layers.
+        unroll: Layers unrolled per step of the scan, True for all. None: 1, except on a CPU all of up to 12
+            layers.
         remat: Recompute layers in the backward pass, to save memory.
 
     Raises:
-        FileNotFoundError: nothing there, or no safetensors in it, or a hub id without network. Says what to do.
+        FileNotFoundError: nothing there, or no safetensors in it, or a hub id without network. Says what to
+            do.
         ValueError: a file that is damaged, or tensors that do not fit the configuration; both named.
         TypeError: `dtype` is not a float.
     """
@@ -147,8 +151,8 @@ def save_pretrained(
 ) -> None:
     """Write a directory that `transformers.CLIPModel.from_pretrained` and `load` open.
 
-    The files are written to a sibling directory that is renamed when it is whole, so an interrupted save leaves nothing
-    half-written under `directory`.
+    The files are written to a sibling directory that is renamed when it is whole, so an interrupted save
+    leaves nothing half-written under `directory`.
 
     Args:
         directory: Where to; its parents are made.
@@ -161,8 +165,8 @@ def save_pretrained(
 
     Raises:
         FileExistsError: `directory` is taken.
-        ValueError: another dtype; a leaf that does not fit, is not finite, or overflows float16; a tokenizer or
-            preprocessing that belongs to another geometry.
+        ValueError: another dtype; a leaf that does not fit, is not finite, or overflows float16; a tokenizer
+            or preprocessing that belongs to another geometry.
     """
     directory, dtype = Path(directory).expanduser().absolute(), np.dtype(dtype)
     if dtype not in (np.dtype(np.float32), np.dtype(np.float16)):
@@ -226,12 +230,14 @@ def _check_fits(config: ClipConfig, tokenizer: ClipTokenizer, preprocessing: Pre
         )
     if tokenizer.vocab_size > text.vocab_size or tokenizer.context_length > text.max_position_embeddings:
         raise ValueError(
-            f"The tokenizer ({tokenizer.vocab_size} ids, rows of {tokenizer.context_length}) exceeds the text tower "
+            f"The tokenizer ({tokenizer.vocab_size} ids, rows of {tokenizer.context_length}) exceeds the "
+            f"text tower "
             f"({text.vocab_size} ids, rows of {text.max_position_embeddings})."
         )
     if text.eos_token_id not in (tokenizer.eos_token_id, 2):
         raise ValueError(
-            f"The text tower pools at id {text.eos_token_id}, the tokenizer ends texts with {tokenizer.eos_token_id}."
+            f"The text tower pools at id {text.eos_token_id}, the tokenizer ends texts with "
+            f"{tokenizer.eos_token_id}."
         )
 
 

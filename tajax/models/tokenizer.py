@@ -1,7 +1,7 @@
-"""CLIP's tokenizer: lower-cased byte-level BPE with `</w>` word ends, between `<|startoftext|>` and `<|endoftext|>`.
+"""CLIP's tokenizer: lower-cased byte-level BPE with `</w>` word ends, between BOS and EOS.
 
-A thin record around `transformers.CLIPTokenizer`, which is imported on first use since that takes a second. A directory
-is read with this class alone; code that a tokenizer's directory may carry is never run.
+A thin record around `transformers.CLIPTokenizer`, which is imported on first use since that takes a second. A
+directory is read with this class alone; code that a tokenizer's directory may carry is never run.
 
 Source: Radford et al. 2021, §2.4; Sennrich et al. 2016 for byte-pair encoding.
 """
@@ -87,7 +87,7 @@ class ClipTokenizer:
         return np.asarray(encoded["input_ids"], np.int32)
 
     def save(self, directory: str | Path) -> None:
-        """Write the tokenizer in Hugging Face's format: `tokenizer.json`, its config, `vocab.json` and `merges.txt`."""
+        """Write `tokenizer.json` with its configuration, and `vocab.json` with `merges.txt`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.backend.model_max_length = self.context_length
@@ -114,7 +114,8 @@ def load_tokenizer(directory: str | Path, *, context_length: int) -> ClipTokeniz
     if not whole.is_file() and not all(part.is_file() for part in parts):
         raise FileNotFoundError(
             f"{directory} holds no tokenizer: neither tokenizer.json nor vocab.json with merges.txt. "
-            "Copy those of openai/clip-vit-base-patch32 there: OpenAI's and LAION's English models share them."
+            "Copy those of openai/clip-vit-base-patch32 there: OpenAI's and LAION's English models share "
+            "them."
         )
     from transformers import CLIPTokenizer
 
@@ -125,8 +126,9 @@ def load_tokenizer(directory: str | Path, *, context_length: int) -> ClipTokeniz
 def train_bpe(texts: Iterable[str], *, vocab_size: int, context_length: int = 77) -> ClipTokenizer:
     """A byte-pair encoding learnt from texts, laid out as CLIP's own.
 
-    The ids are, in order: the 256 bytes, the 256 bytes that end a word, one id a merge, BOS, EOS. Hence any text can be
-    written, and EOS is the highest id, which OpenAI's rule for pooling ("the highest id of the row") needs.
+    The ids are, in order: the 256 bytes, the 256 bytes that end a word, one id a merge, BOS, EOS. Hence any
+    text can be written, and EOS is the highest id, which OpenAI's rule for pooling ("the highest id of the
+    row") needs.
 
     Args:
         texts: What to learn from.
@@ -148,7 +150,8 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context_length: int = 77
     symbols = [*alphabet, *(f"{symbol}</w>" for symbol in alphabet)]
     if vocab_size < len(symbols) + 2:
         raise ValueError(
-            f"vocab_size must be at least {len(symbols) + 2} (256 bytes, 256 word ends, BOS, EOS), got {vocab_size}."
+            f"vocab_size must be at least {len(symbols) + 2} (256 bytes, 256 word ends, BOS, EOS), got "
+            f"{vocab_size}."
         )
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     reference = CLIPTokenizer().backend_tokenizer

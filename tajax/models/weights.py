@@ -11,8 +11,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from tajax.models.clip import ClipConfig
 from tajax.models.convert import detect_naming, infer_config
+from tajax.models.geometry import ClipConfig
 
 __all__ = ["read", "read_json", "write"]
 
@@ -24,7 +24,8 @@ _SINGLE, _INDEX, _OPEN_CLIP = (
 )
 _CONVERT = (
     "Only safetensors are read. Convert once, where PyTorch is installed:\n"
-    "    python -c \"import transformers; transformers.CLIPModel.from_pretrained('SOURCE').save_pretrained('TARGET')\"\n"
+    '    python -c "import transformers; '
+    "transformers.CLIPModel.from_pretrained('SOURCE').save_pretrained('TARGET')\"\n"
     "(SOURCE may be a hub id), or name a revision that holds model.safetensors."
 )
 
@@ -33,8 +34,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig]:
     """Every tensor of a checkpoint by name, and the geometry that its configuration or its shapes tell.
 
     Args:
-        path: A directory, in which `model.safetensors`, its sharded index, `open_clip_model.safetensors` or a single other
-            `.safetensors` file is looked for in this order; or such a file.
+        path: A directory, in which `model.safetensors`, its sharded index, `open_clip_model.safetensors` or a
+            single other `.safetensors` file is looked for in this order; or such a file.
 
     Raises:
         FileNotFoundError: no safetensors, or no configuration where one is needed.
@@ -110,9 +111,10 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
             raise FileNotFoundError(f"{index} names {name}, which is missing from {index.parent}.")
         shard = _read_file(index.parent / name)
         listed = {tensor for tensor, file in where.items() if file == name}
-        if listed != shard.keys():
+        differing = listed ^ shard.keys()
+        if differing:
             raise ValueError(
-                f"{index} and {name} disagree on {len(listed ^ shard.keys())} tensors: {min(listed ^ shard.keys())}."
+                f"{index} and {name} disagree on {len(differing)} tensors, such as {min(differing)}."
             )
         tensors |= shard
     return tensors
@@ -133,8 +135,10 @@ def _read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> ClipConf
             f"{huggingface} is missing: weights with Hugging Face's names need it beside them."
         )
     logging.getLogger(__name__).warning(
-        "No open_clip_config.json or config.json in %s: sizes are told from the shapes, and the activation is taken to be "
-        "OpenAI's quick_gelu. Most of LAION's models use gelu: put their open_clip_config.json beside the weights.",
+        "No open_clip_config.json or config.json in %s: sizes are told from the shapes, and the activation "
+        "is taken to be "
+        "OpenAI's quick_gelu. Most of LAION's models use gelu: put their open_clip_config.json beside the "
+        "weights.",
         directory,
     )
     return infer_config(tensors)
