@@ -1,0 +1,225 @@
+"""What a config may say, and that it says it from anywhere."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from tajax import config as tc
+from tajax.trees import RULES
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+ARITHMETIC = [path for path in CONFIGS if path.stem != "pretrain"]
+
+
+def load(*arguments):
+    """The config of a command line, as main parses it."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["tajax", *arguments])
+    values(["tajax", *arguments])
+    return values.config
+
+
+def test_every_file_is_covered():
+    assert {path.stem for path in CONFIGS} == {"attn", "standard", "linear", "posthoc", "linear_attn", "pretrain"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_file_loads_and_validates_from_any_directory(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load(f"--config={path}")
+    tc.validate(config)
+    assert config.variant == "tiny"
+    assert f"--config=configs/{path.name}" in path.read_text()  # the docstring is the command
+
+
+@pytest.mark.parametrize("variant", tc.VARIANTS)
+@pytest.mark.parametrize("path", ARITHMETIC, ids=lambda path: path.stem)
+def test_each_variant_of_each_file_validates(path, variant):
+    config = load(f"--config={path}:{variant}")
+    tc.validate(config)
+    assert config.variant == variant
+
+
+def test_files_name_the_five_regimes_and_every_rule_exists():
+    regimes = {path.stem: load(f"--config={path}").regime for path in ARITHMETIC}
+    assert regimes == {
+        "attn": "attention",
+        "standard": "standard",
+        "linear": "linear",
+        "posthoc": "posthoc",
+        "linear_attn": "linear_attention",
+    }
+    assert {regime.trainable for regime in tc.REGIMES.values()} <= set(RULES)
+
+
+def test_regime_table():
+    """Training and evaluation of each regime, from the papers (papers.md §1)."""
+    assert {name: tuple(regime)[1:] for name, regime in tc.REGIMES.items()} == {
+        "standard": ("all", False, False),
+        "attention": ("attention", False, False),
+        "attention_with_bias": ("attention_with_bias", False, False),
+        "linear": ("all", True, True),
+        "linear_attention": ("attention", True, True),
+        "posthoc": ("all", False, True),
+    }
+
+
+@pytest.mark.parametrize("variant", ["b32", "b16", "l14"])
+def test_protocol_of_the_papers(variant):
+    config = tc.with_variant(tc.default_config(), variant)
+    finetune = config.finetune
+    assert (finetune.learning_rate, finetune.weight_decay, finetune.clip_norm) == (1e-5, 0.1, 1.0)
+    assert (finetune.warmup_steps, finetune.batch_size, finetune.steps, finetune.epochs) == (500, 128, None, None)
+    assert finetune.batch_size // finetune.accumulation_steps == (64 if variant == "l14" else 128)
+    assert config.evaluate.scaling_coefs == tuple(k / 20 for k in range(21))
+    assert len(config.tasks) == 8
+
+
+def test_overrides_reach_the_config():
+    config = load(
+        f"--config={CONFIGS[0]}",
+        "--config.tasks=('../shared/data/mnist.npz',)",
+        "--config.finetune.steps=10",  # the field's default is None
+        "--config.finetune.clip_norm=inf",
+        "--config.evaluate.scaling_coefs=(0, 0.5, 2)",
+        "--config.trainable=('image/.*kernel', 'bias')",
+        "--config.task_vectors=runs/standard_tiny",
+        "--noconfig.save.merged",
+    )
+    tc.validate(config)
+    assert config.tasks == ("../shared/data/mnist.npz",)
+    assert config.finetune.steps == 10
+    assert tc.regime(config).trainable == ("image/.*kernel", "bias")
+    assert (config.task_vectors, config.save.merged) == ("runs/standard_tiny", False)
+
+
+def test_one_task_needs_no_comma():
+    assert load(f"--config={CONFIGS[0]}", "--config.tasks=mnist").tasks == ("mnist",)
+
+
+BAD = {
+    "workflow=task_adition": "unknown workflow 'task_adition'. Did you mean 'task_addition'? Choices: single_task",
+    "regime=atention": "unknown regime 'atention'. Did you mean 'attention'? Choices: standard",
+    "pretrain.scenes=huge": "unknown pretrain.scenes 'huge'. Choices: small, large",
+    "model=": "model is '', want 'tiny', a hub id",
+    "tasks=()": "tasks is empty",
+    "tasks=('a','a')": "tasks names 'a' more than once",
+    "tasks=('a',3)": "tasks holds 3",
+    "tasks=('',)": "tasks holds ''",
+    "trainable=()": "trainable is ()",
+    "trainable=3": "trainable is 3",
+    "trainable='(attn'": "trainable pattern '(attn' is no regular expression",
+    "seed=-1": "seed is -1, want 0 or more",
+    "data_workers=-1": "data_workers is -1, want 0 or more",
+    "finetune.learning_rate=0": "finetune.learning_rate is 0.0, want a finite number above 0",
+    "finetune.learning_rate=nan": "finetune.learning_rate is nan",
+    "finetune.weight_decay=-1": "finetune.weight_decay is -1.0",
+    "finetune.clip_norm=0": "finetune.clip_norm is 0.0",
+    "finetune.steps=0": "finetune.steps is 0, want 1 or more",
+    "finetune.batch_size=0": "finetune.batch_size is 0, want 1 or more",
+    "finetune.warmup_steps=-1": "finetune.warmup_steps is -1",
+    "finetune.warmup_steps=200": "finetune.warmup_steps is 200, but the run has 150 steps",
+    "finetune.epochs=3": "finetune.steps (150) and finetune.epochs (3) are both given",
+    "finetune.accumulation_steps=3": "finetune.accumulation_steps (3) does not divide finetune.batch_size (64)",
+    "evaluate.batch_size=0": "evaluate.batch_size is 0",
+    "evaluate.scaling_coefs=()": "evaluate.scaling_coefs is ()",
+    "evaluate.scaling_coefs=(0.5,0.1)": "each larger than the one before",
+    "evaluate.scaling_coefs=(0,'x')": "want finite numbers",
+    "pretrain.warmup_steps=99999": "is not below pretrain.steps",
+    "pretrain.patch_size=7": "pretrain.patch_size (7) does not divide pretrain.image_size (32)",
+    "pretrain.natural_fraction=1.5": "pretrain.natural_fraction is 1.5, want a share between 0 and 1",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), BAD.items())
+def test_bad_value_is_named(override, message):
+    config = load(
+        f"--config={CONFIGS[0]}",
+        "--config.finetune.steps=150",
+        "--config.finetune.batch_size=64",
+        f"--config.{override}",
+    )
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        tc.validate(config)
+
+
+def test_unknown_field_cannot_be_set_and_is_refused():
+    config = tc.default_config()
+    with pytest.raises(AttributeError, match="Did you mean .*steps"):
+        config.finetune.stps = 3
+    with config.unlocked():
+        config.finetune.stps = 3
+    with pytest.raises(ValueError, match="unknown config field 'finetune.stps'. Did you mean 'finetune.steps'"):
+        tc.validate(config)
+
+
+def test_missing_empty_and_mistyped_fields_are_refused():
+    config = tc.default_config()
+    with config.unlocked():
+        del config.evaluate.batch_size
+    with pytest.raises(ValueError, match="'evaluate.batch_size' is missing"):
+        tc.validate(config)
+    config = tc.default_config()
+    config.finetune.learning_rate = None
+    with pytest.raises(ValueError, match="'finetune.learning_rate' is None. Its default is 1e-05"):
+        tc.validate(config)
+    config = tc.default_config()
+    config.finetune.batch_size = True
+    with pytest.raises(TypeError, match="'finetune.batch_size' is True, want int"):
+        tc.validate(config)
+
+
+def test_unknown_variant_names_those_of_the_file():
+    with pytest.raises(ValueError, match="unknown variant 'b31'. Did you mean 'b32'. Choices: tiny, b32, b16, l14"):
+        tc.with_variant(tc.default_config(), "b31")
+    with pytest.raises(ValueError, match="unknown variant 'b32'. Choices: tiny"):
+        tc.with_variant(tc.default_config(), "b32", among=("tiny",))
+
+
+def test_warmup_of_a_run_whose_length_comes_from_epochs():
+    config = tc.with_variant(tc.default_config(), "b32")
+    assert tc.warmup_steps(config, 2000) == 500
+    with pytest.raises(ValueError, match="is 500, but the run has 400 steps.*warmup_steps=40"):
+        tc.warmup_steps(config, 400)
+
+
+def test_hash_names_what_is_computed_and_not_where_or_how_fast():
+    plain = tc.default_config()
+    for field, standard in tc.flatten(plain).items():
+        other = {bool: lambda v: not v, str: lambda v: v + "x", tuple: lambda v: v[:-1]}
+        config = tc.default_config()
+        change = other.get(type(standard), lambda v: 7 if v is None else v + 1)(standard)
+        text = field in ("task_vectors", "pretrain.natural")  # None by default, so their type is not seen above
+        config.update_from_flattened_dict({field: str(change) if text else change})
+        assert list(tc.diff(plain, config)) == [field]
+        assert (tc.config_hash(config) == tc.config_hash(plain)) == (field in tc.OPERATIONAL), field
+
+
+def test_operational_fields_exist():
+    assert set(tc.OPERATIONAL) <= set(tc.flatten(tc.default_config()))
+
+
+def test_hash_is_the_same_in_another_process_and_after_json():
+    config = tc.default_config()
+    config.trainable = {"image/.*kernel": True, ".*": False}
+    config.finetune.clip_norm = float("inf")
+    config.evaluate.scaling_coefs = (0, 1)
+    stored = json.loads(config.to_json())
+    assert tc.config_hash(stored) == tc.config_hash(config)
+    assert tc.diff(stored, config) == {}
+    code = "from tajax import config as c; print(c.config_hash(c.default_config()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == tc.config_hash(tc.default_config())
+
+
+def test_data_dir_follows_the_environment(monkeypatch):
+    monkeypatch.setenv("TAJAX_DATA_DIR", "/elsewhere")
+    assert tc.default_config().data_dir == "/elsewhere"
+    monkeypatch.delenv("TAJAX_DATA_DIR")
+    assert tc.default_config().data_dir == "~/.cache/tajax"

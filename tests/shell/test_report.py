@@ -1,0 +1,120 @@
+"""Tables say what the records say, in plain text that fits and in Markdown."""
+
+import io
+import statistics
+
+import pytest
+
+from tajax import report, results
+
+TASKS = ("shapes", "colours", "visual_domain_decathlon/gtsrb")
+
+
+def records(*, seed=0, regime="attention", merged=0.6, config_hash="0123456789ab"):
+    base = {"config_hash": config_hash, "seed": seed, "regime": regime, "model": "openai/clip-vit-base-patch32"}
+    made = [base | {"stage": "run", "trained_parameters": 250, "total_parameters": 1000, "elapsed_seconds": 1.0}]
+    for index, task in enumerate(TASKS):
+        for split in ("val", "test"):
+            place = base | {"task": task, "split": split, "elapsed_seconds": 2.0 + index}
+            single = 0.8 + 0.05 * index
+            made.append(place | {"stage": "zero_shot", "top1": 0.3 + 0.1 * index})
+            made.append(place | {"stage": "single_task", "top1": single})
+            addition = {"top1": merged, "normalized_top1": merged / single, "scaling_coef": 0.35}
+            made.append(place | {"stage": "task_addition"} | addition)
+        for coef in (1.0, 0.0, 0.35):
+            made.append(base | {"stage": "sweep", "task": task, "split": "val", "scaling_coef": coef, "top1": merged})
+    return made
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    for record in records():
+        results.append(tmp_path / "results.jsonl", record)
+    return tmp_path
+
+
+def test_every_number_and_the_means(workdir):
+    """By hand: 0.6 over 0.8, 0.85 and 0.9; the mean of the ratios, not the ratio of the means (70.6)."""
+    (table,) = report.accuracy_tables(records())
+    assert table.columns[:5] == ("task", "test zero-shot", "test single", "test merged", "test norm.")
+    assert table.rows[0][1:5] == ("30.0", "80.0", "60.0", "75.0")
+    assert [row[0] for row in table.rows] == [*TASKS, "mean"]
+    assert table.rows[-1][1:5] == ("40.0", "85.0", "60.0", "70.8")
+    assert table.rows[-1][1:5] == table.rows[-1][5:]  # the records of both splits are equal here
+    assert any("0.35" in note for note in table.notes)
+    assert any("250 of 1,000" in note and "25.0%" in note for note in table.notes)
+
+
+def test_plain_text_fits_and_holds_no_control_characters(workdir):
+    out = io.StringIO()
+    report.write(workdir, file=out)
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "\x1b" not in text
+    for word in (*TASKS[:2], "mean", "zero-shot", "70.8"):
+        assert word in text
+
+
+def test_markdown_holds_the_table_and_the_sweep(workdir):
+    report.write(workdir, file=io.StringIO())
+    text = (workdir / "report.md").read_text()
+    assert "| shapes | 30.0 | 80.0 | 60.0 | 75.0 |" in text
+    coefs = [line.split("|")[1].strip() for line in text.split("## Mean over")[1].splitlines() if line.startswith("| ")]
+    assert coefs[2:] == ["0", "0.35", "1"]
+    widths = {line.count("|") for line in text.split("##")[1].splitlines() if line.startswith("|")}
+    assert widths == {10}
+
+
+def test_unfinished_run_shows_what_there_is(tmp_path):
+    partial = [
+        r for r in records() if r["stage"] == "zero_shot" and r["task"] != "colours" or r["stage"] == "single_task"
+    ]
+    (table,) = report.accuracy_tables(partial)
+    assert table.columns == ("task", "test zero-shot", "test single", "val zero-shot", "val single")
+    assert table.rows[[r[0] for r in table.rows].index("colours")][1] == "–"
+    assert table.rows[-1][1] == "–"  # a mean over some of the tasks would pass for the mean
+
+
+def test_nothing_to_report_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="nothing to report.*results.jsonl"):
+        report.write(tmp_path)
+
+
+def test_time_adds_up_over_interrupted_processes():
+    clocks = [1.0, 5.0, 30.0, 0.5, 7.0]  # killed after 30 s, went on for 7 s
+    made = [{"config_hash": "c", "stage": "zero_shot", "task": "a", "split": "test", "top1": 1.0} for _ in clocks]
+    for record, clock in zip(made, clocks, strict=True):
+        record["elapsed_seconds"] = clock
+    (table,) = report.accuracy_tables(made)
+    assert table.notes[-1].endswith("37 s.")
+
+
+def test_pretraining_curve_keeps_first_and_last():
+    steps = [
+        {"config_hash": "c", "stage": "pretrain", "step": n, "loss": 5 - n / 100, "learning_rate": 1e-3}
+        for n in range(1, 98)
+    ]
+    (table,) = report.curve_tables(steps)
+    assert (table.rows[0][0], table.rows[-1][0]) == ("1", "97")
+    assert len(table.rows) <= report.CURVE_ROWS + 1
+
+
+def test_comparison_is_mean_and_deviation_over_seeds():
+    merged = [0.5, 0.6, 0.8]
+    many = [r for n, m in enumerate(merged) for r in records(seed=n, merged=m, config_hash=f"a{n}")]
+    many += records(regime="standard", config_hash="b")
+    table = report.comparison(many)
+    assert [row[:3] for row in table.rows] == [
+        ("attention on openai/clip-vit-base-patch32", "3", "3"),
+        ("standard on openai/clip-vit-base-patch32", "3", "1"),
+    ]
+    column = table.columns.index("merged")
+    assert table.rows[0][column] == f"{100 * statistics.fmean(merged):.1f}±{100 * statistics.stdev(merged):.1f}"
+    assert table.rows[1][column] == "60.0"
+    out = io.StringIO()
+    report.show([table], file=out)
+    assert max(map(len, out.getvalue().splitlines())) <= 100
+    with pytest.raises(ValueError, match="have seed 0"):
+        report.comparison([*records(config_hash="a"), *records(config_hash="b")])
+    with pytest.raises(ValueError, match="nothing to compare"):
+        report.comparison([r for r in many if r["stage"] != "task_addition"])
