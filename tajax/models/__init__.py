@@ -3,7 +3,8 @@
 from tajax.models.clip import CLIP, ImageEncoder, TextEncoder
 from tajax.models.geometry import ClipConfig, TextConfig, VisionConfig
 from tajax.models.heads import pad_head, zero_shot_head
-from tajax.models.load import OPENAI_MEAN, OPENAI_STD, LoadedClip, load, save_pretrained
+from tajax.models.load import LoadedClip, load, save_pretrained
+from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer, train_bpe
 
 __all__ = [

@@ -24,8 +24,18 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from tajax.models.geometry import ClipConfig, TextConfig, VisionConfig, pooled_position
+from tajax.types import Params
 
-__all__ = ["ACTIVATIONS", "CLIP", "ClipConfig", "ImageEncoder", "TextConfig", "TextEncoder", "VisionConfig"]
+__all__ = [
+    "ACTIVATIONS",
+    "CLIP",
+    "ClipConfig",
+    "ImageEncoder",
+    "TextConfig",
+    "TextEncoder",
+    "VisionConfig",
+    "abstract_params",
+]
 
 
 def quick_gelu(x: Array) -> Array:
@@ -186,13 +196,10 @@ class ImageEncoder(nn.Module):
         config = self.config
         expected = (config.image_size, config.image_size, config.num_channels)
         if images.ndim != 4 or images.shape[1:] != expected:
-            raise ValueError(
-                f"Images must have shape [B, {', '.join(map(str, expected))}], got {list(images.shape)}."
-            )
+            raise ValueError(f"Images must have shape [B, {', '.join(map(str, expected))}], got {list(images.shape)}.")
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise TypeError(
-                f"Images must be normalised floats, got {images.dtype}: "
-                "call tajax.data.preprocess.normalize first."
+                f"Images must be normalised floats, got {images.dtype}: call tajax.data.preprocess.normalize first."
             )
         width = config.hidden_size
         init = nn.initializers.normal(width**-0.5)
@@ -226,8 +233,7 @@ class TextEncoder(nn.Module):
         config = self.config
         if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= config.max_position_embeddings:
             raise ValueError(
-                f"Tokens must have shape [B, C], C at most {config.max_position_embeddings}, "
-                f"got {list(tokens.shape)}."
+                f"Tokens must have shape [B, C], C at most {config.max_position_embeddings}, got {list(tokens.shape)}."
             )
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise TypeError(f"Tokens must be integers, got {tokens.dtype}.")
@@ -279,3 +285,16 @@ class CLIP(nn.Module):
     def encode_text(self, tokens: Int[Array, "B C"]) -> Float[Array, "B E"]:
         """Features of the text tower alone."""
         return self.text(tokens)
+
+
+def abstract_params(config: ClipConfig) -> Params:
+    """The shapes and dtypes of a CLIP's parameters, float32, at no cost: leaves are `jax.ShapeDtypeStruct`.
+
+    Example:
+        >>> abstract_params(ClipConfig())["image"]["blocks"]["attn"]["query"]["kernel"].shape
+        (12, 768, 768)
+    """
+    vision, text = config.vision, config.text
+    images = jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, vision.num_channels), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((1, text.max_position_embeddings), jnp.int32)
+    return jax.eval_shape(CLIP(config).init, jax.random.key(0), images, tokens)["params"]

@@ -10,28 +10,18 @@ A PyTorch linear layer keeps `[out, in]`, a linen kernel `[in, out]`; a convolut
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tajax.models.clip import CLIP
-from tajax.models.geometry import ClipConfig, TextConfig, VisionConfig
-from tajax.trees import flatten_paths, unflatten_paths
+from tajax.models.clip import abstract_params
+from tajax.models.geometry import ClipConfig
+from tajax.trees import check_same_tree, flatten_paths, unflatten_paths
 from tajax.types import Params
 
-__all__ = [
-    "NAMINGS",
-    "ROWS",
-    "Row",
-    "detect_naming",
-    "infer_config",
-    "params_from_tensors",
-    "tensors_from_params",
-]
+__all__ = ["NAMINGS", "ROWS", "Row", "detect_naming", "params_from_tensors", "tensors_from_params"]
 
 NAMINGS = ("huggingface", "open_clip")
 
@@ -92,18 +82,8 @@ def _blocks(path: str, huggingface: str, open_clip: str) -> list[Row]:
 _VISION, _TEXT = "vision_model.embeddings", "text_model.embeddings"
 ROWS: tuple[Row, ...] = (
     Row("image/class_embedding", f"{_VISION}.class_embedding", "visual.class_embedding", _SAME),
-    Row(
-        "image/position_embedding",
-        f"{_VISION}.position_embedding.weight",
-        "visual.positional_embedding",
-        _SAME,
-    ),
-    Row(
-        "image/patch_embedding/kernel",
-        f"{_VISION}.patch_embedding.weight",
-        "visual.conv1.weight",
-        _CONVOLUTION,
-    ),
+    Row("image/position_embedding", f"{_VISION}.position_embedding.weight", "visual.positional_embedding", _SAME),
+    Row("image/patch_embedding/kernel", f"{_VISION}.patch_embedding.weight", "visual.conv1.weight", _CONVOLUTION),
     *_affine("image/ln_pre", "vision_model.pre_layrnorm", "visual.ln_pre"),  # the reference's spelling
     *_blocks("image/blocks", "vision_model.encoder", "visual.transformer"),
     *_affine("image/ln_post", "vision_model.post_layernorm", "visual.ln_post"),
@@ -134,7 +114,7 @@ def detect_naming(names: Collection[str]) -> str:
     if len(found) != 1:
         which = "two namings at once" if found else "neither naming"
         raise ValueError(
-            f"The {len(names)} tensors follow {which} of a CLIP: {_few(names)}. "
+            f"The {len(names)} tensors follow {which} of a CLIP: {few(names)}. "
             "Expected Hugging Face's ('vision_model.…', 'text_model.…') or open_clip's ('visual.…', "
             "'transformer.…')."
         )
@@ -152,51 +132,51 @@ def params_from_tensors(tensors: Mapping[str, np.ndarray], config: ClipConfig) -
         NumPy leaves with the dtype of their tensors.
 
     Raises:
-        ValueError: tensors are missing, left over, or of another shape. The first few are named, all are
-            counted.
+        ValueError: tensors are missing, left over, of another shape, or not floats. The first of each kind are
+            named, all are counted.
     """
     naming = detect_naming(tensors)
-    shapes = _leaf_shapes(config)
-    problems: list[str] = []
-    claimed: set[str] = set()
-    missing: list[str] = []
+    shapes = {path: leaf.shape for path, leaf in flatten_paths(abstract_params(config)).items()}
+    missing: dict[str, None] = {}
+    unfit: dict[str, str] = {}
     leaves: dict[str, np.ndarray] = {}
     for row in ROWS:
-        shape, parts = shapes[row.path], []
+        shape, axes = shapes[row.path], row.axes[naming]
+        expected = _tensor_shape(row, naming, shape)
+        parts = []
         for name, part in _sources(row, naming, shape):
-            claimed.add(name)
             if name not in tensors:
-                missing.append(name)
-                continue
-            expected = _tensor_shape(row, naming, shape)
-            found = tuple(np.shape(tensors[name]))
-            if found != expected:
-                problems.append(f"{name} has shape {list(found)}, expected {list(expected)} ({row.path})")
+                missing[name] = None
                 continue
             value = np.asarray(tensors[name])
+            if value.shape != expected or not jnp.issubdtype(value.dtype, jnp.floating):
+                found = f"{value.dtype.name} {list(value.shape)}"
+                unfit[name] = f"{name} is {found}, expected float {list(expected)}"
+                continue
             value = value if part is None else np.split(value, 3)[part]
-            axes = row.axes[naming]
             parts.append(value if axes is None else value.transpose(axes))
-        if not problems and not missing:
+        if not missing and not unfit:
             leaves[row.path] = np.stack(parts) if _is_stacked(row) else parts[0]
-    missing, extra = list(dict.fromkeys(missing)), [n for n in tensors if n not in claimed | BUFFERS[naming]]
-    if missing:
-        problems.append(f"{len(missing)} missing: {_few(missing)}")
-    if extra:
-        problems.append(f"{len(extra)} left over: {_few(extra)}")
+    claimed = {name for row in ROWS for name, _ in _sources(row, naming, shapes[row.path])}
+    extra = [name for name in tensors if name not in claimed | BUFFERS[naming]]
+    problems = [
+        f"{len(group)} {what}: {few(group, separator)}"
+        for group, what, separator in (
+            (missing, "missing", ", "),
+            (unfit.values(), "of another shape or dtype", "; "),
+            (extra, "left over", ", "),
+        )
+        if group
+    ]
     if problems:
         raise ValueError(
-            f"The checkpoint ({len(tensors)} tensors, {naming} names) does not fit its configuration: "
-            + "; ".join(dict.fromkeys(problems[:5] + problems[-2:]))
-            + (f"; {len(problems)} problems in all" if len(problems) > 5 else "")
-            + ". Check that config.json belongs to these weights."
+            f"The checkpoint ({len(tensors)} tensors under {naming} names) does not fit its configuration. "
+            f"{'. '.join(problems)}. Check that the configuration belongs to these weights."
         )
     return unflatten_paths(leaves)
 
 
-def tensors_from_params(
-    params: Params, config: ClipConfig, *, naming: str = "huggingface"
-) -> dict[str, np.ndarray]:
+def tensors_from_params(params: Params, config: ClipConfig, *, naming: str = "huggingface") -> dict[str, np.ndarray]:
     """The tensors of a checkpoint that hold a parameter tree: the inverse of `params_from_tensors`.
 
     Args:
@@ -212,93 +192,18 @@ def tensors_from_params(
     """
     if naming not in NAMINGS:
         raise ValueError(f"naming {naming!r} is unknown; choose one of {', '.join(NAMINGS)}.")
-    leaves, shapes = flatten_paths(params), _leaf_shapes(config)
-    problems = [f"{len(m)} missing: {_few(m)}" for m in [[p for p in shapes if p not in leaves]] if m]
-    problems += [f"{len(m)} left over: {_few(m)}" for m in [[p for p in leaves if p not in shapes]] if m]
-    problems += [
-        f"{path} has shape {list(np.shape(leaves[path]))}, expected {list(shape)}"
-        for path, shape in shapes.items()
-        if path in leaves and tuple(np.shape(leaves[path])) != shape
-    ]
-    if problems:
-        raise ValueError(f"The parameters do not fit the configuration: {'; '.join(problems[:5])}.")
+    check_same_tree(abstract_params(config), params, what=("the configuration", "the parameters"))
+    leaves = flatten_paths(params)
     pieces: dict[str, dict[int, np.ndarray]] = {}
     for row in ROWS:
         leaf, axes = np.asarray(leaves[row.path]), row.axes[naming]
         layers = leaf if _is_stacked(row) else leaf[None]
-        for (name, part), value in zip(_sources(row, naming, shapes[row.path]), layers, strict=True):
-            pieces.setdefault(name, {})[part or 0] = (
-                value if axes is None else value.transpose(np.argsort(axes))
-            )
+        for (name, part), value in zip(_sources(row, naming, leaf.shape), layers, strict=True):
+            pieces.setdefault(name, {})[part or 0] = value if axes is None else value.transpose(np.argsort(axes))
     return {
         name: np.asarray(np.concatenate([p[i] for i in range(3)]) if len(p) == 3 else p[0], order="C")
         for name, p in pieces.items()
     }
-
-
-def infer_config(tensors: Mapping[str, np.ndarray], *, hidden_act: str = "quick_gelu") -> ClipConfig:
-    """The geometry of an OpenAI- or open_clip-named checkpoint, told from its shapes.
-
-    Shapes do not tell the activation, nor the number of heads: OpenAI's and LAION's published models have
-    heads of 64, but for image towers of width 1280, 1408 and 1664, which have 16 heads.
-
-    Args:
-        tensors: Every tensor by name.
-        hidden_act: The activation; OpenAI's is 'quick_gelu', most of LAION's 'gelu'.
-
-    Raises:
-        ValueError: not a ViT CLIP under those names, or a width that no published rule splits into heads.
-    """
-    needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "token_embedding.weight")
-    needed += ("positional_embedding", "visual.transformer.resblocks.0.mlp.c_fc.weight", "text_projection")
-    needed += ("transformer.resblocks.0.mlp.c_fc.weight",)
-    missing = [name for name in needed if name not in tensors]
-    if missing:
-        raise ValueError(
-            f"Not a ViT CLIP under open_clip's names: {_few(missing)} missing. Tensors: {_few(tensors)}."
-        )
-    shape = {name: np.shape(tensors[name]) for name in needed}
-    width, _, patch, _ = shape["visual.conv1.weight"]
-    grid = math.isqrt(shape["visual.positional_embedding"][0] - 1)
-    text_width = shape["token_embedding.weight"][1]
-    vocab_size = shape["token_embedding.weight"][0]
-
-    def heads(width: int, published: Mapping[int, int]) -> int:
-        if width not in published and width % 64:
-            raise ValueError(
-                f"Shapes do not tell how many heads split the width {width}: put open_clip_config.json "
-                f"beside the weights."
-            )
-        return published.get(width, width // 64)
-
-    def depth(prefix: str) -> int:
-        layers = [name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)]
-        return 1 + max(int(layer) for layer in layers)
-
-    return ClipConfig(
-        vision=VisionConfig(
-            hidden_size=width,
-            intermediate_size=shape["visual.transformer.resblocks.0.mlp.c_fc.weight"][0],
-            num_hidden_layers=depth("visual.transformer.resblocks."),
-            num_attention_heads=heads(width, {1280: 16, 1408: 16, 1664: 16}),
-            projection_dim=shape["visual.proj"][1],
-            image_size=grid * patch,
-            patch_size=patch,
-            hidden_act=hidden_act,
-        ),
-        text=TextConfig(
-            hidden_size=text_width,
-            intermediate_size=shape["transformer.resblocks.0.mlp.c_fc.weight"][0],
-            num_hidden_layers=depth("transformer.resblocks."),
-            num_attention_heads=heads(text_width, {}),
-            projection_dim=shape["text_projection"][1],
-            vocab_size=vocab_size,
-            max_position_embeddings=shape["positional_embedding"][0],
-            bos_token_id=vocab_size - 2,
-            eos_token_id=vocab_size - 1,
-            hidden_act=hidden_act,
-        ),
-    )
 
 
 def _is_stacked(row: Row) -> bool:
@@ -321,18 +226,8 @@ def _tensor_shape(row: Row, naming: str, shape: tuple[int, ...]) -> tuple[int, .
     return (3 * shape[0], *shape[1:]) if "#" in getattr(row, naming) else shape
 
 
-def _leaf_shapes(config: ClipConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every leaf, from the modules themselves, so that no geometry is written down twice."""
-    vision, text = config.vision, config.text
-    images = jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, vision.num_channels), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((1, text.max_position_embeddings), jnp.int32)
-    tree = jax.eval_shape(CLIP(config).init, jax.random.key(0), images, tokens)["params"]
-    shapes = {path: tuple(leaf.shape) for path, leaf in flatten_paths(tree).items()}
-    if shapes.keys() != {row.path for row in ROWS}:
-        raise AssertionError(f"ROWS and the modules differ in {shapes.keys() ^ {row.path for row in ROWS}}.")
-    return shapes
-
-
-def _few(names: Collection[str], limit: int = 4) -> str:
+def few(names: Collection[str], separator: str = ", ", *, limit: int = 4) -> str:
+    """The first of some names, and how many more there are."""
     names = list(names)
-    return ", ".join(names[:limit]) + (f", … ({len(names) - limit} more)" if len(names) > limit else "")
+    more = f"{separator}… ({len(names) - limit} more)" if len(names) > limit else ""
+    return separator.join(names[:limit]) + more

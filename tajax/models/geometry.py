@@ -10,12 +10,12 @@ from collections.abc import Mapping
 
 from jaxtyping import Array, Int
 
-__all__ = ["HIDDEN_ACTS", "ClipConfig", "TextConfig", "VisionConfig", "pooled_position"]
+__all__ = ["HIDDEN_ACTS", "LEGACY_EOS_TOKEN_ID", "ClipConfig", "TextConfig", "VisionConfig", "pooled_position"]
 
 HIDDEN_ACTS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh")
 """What `hidden_act` may say. `gelu` is exact, through erf; the last two are its approximation by tanh."""
 
-_LEGACY_EOS_TOKEN_ID = 2  # in OpenAI's first conversions; the text is then pooled at its highest id
+LEGACY_EOS_TOKEN_ID = 2  # in OpenAI's first conversions; the text is then pooled at its highest id
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,9 +72,7 @@ class VisionConfig(_TowerConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.patch_size > self.image_size:
-            raise ValueError(
-                f"VisionConfig: patch_size {self.patch_size} exceeds image_size {self.image_size}."
-            )
+            raise ValueError(f"VisionConfig: patch_size {self.patch_size} exceeds image_size {self.image_size}.")
 
     @property
     def grid_size(self) -> int:
@@ -210,5 +208,5 @@ def pooled_position(config: TextConfig, tokens: Int[Array, "B C"]) -> Int[Array,
 
     A row without an EOS gives 0, as it does in `transformers`. Takes NumPy as well as JAX arrays.
     """
-    legacy = config.eos_token_id == _LEGACY_EOS_TOKEN_ID
+    legacy = config.eos_token_id == LEGACY_EOS_TOKEN_ID
     return (tokens if legacy else tokens == config.eos_token_id).argmax(axis=-1)

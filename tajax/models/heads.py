@@ -47,8 +47,7 @@ def zero_shot_head(clip: LoadedClip, class_names: Sequence[str], templates: Sequ
     repeated = [name for i, name in enumerate(class_names) if name in class_names[:i]]
     if repeated:
         raise ValueError(
-            f"class_names holds {repeated[0]!r} more than once ({len(repeated)} repetitions): labels need "
-            f"one each."
+            f"class_names holds {repeated[0]!r} more than once ({len(repeated)} repetitions): labels need one each."
         )
     for template in templates:
         if "{}" not in template:
@@ -59,14 +58,11 @@ def zero_shot_head(clip: LoadedClip, class_names: Sequence[str], templates: Sequ
     features = _encode(clip, tokens).reshape(len(class_names), len(templates), -1)
     features /= np.linalg.norm(features, axis=-1, keepdims=True)
     means = features.mean(axis=1)
-    weights = (
-        np.exp(np.float64(clip.params["logit_scale"])) * means / np.linalg.norm(means, axis=-1, keepdims=True)
-    )
+    weights = np.exp(np.float64(clip.params["logit_scale"])) * means / np.linalg.norm(means, axis=-1, keepdims=True)
     for name, row in zip(class_names, weights, strict=True):
         if not np.isfinite(row).all():
             raise ValueError(
-                f"The text feature of class {name!r} is not finite: the parameters of {clip.name!r} are "
-                f"damaged."
+                f"The text feature of class {name!r} is not finite: the parameters of {clip.name!r} are damaged."
             )
     return Head(weights=jnp.asarray(weights.T, jnp.float32), num_classes=jnp.int32(len(class_names)))
 
@@ -107,9 +103,7 @@ def _encode(clip: LoadedClip, tokens: Int[np.ndarray, "M C"]) -> Float[np.ndarra
     tokens = tokens[:, : -(-longest // _COLUMNS) * _COLUMNS]
     padded = np.pad(tokens, ((0, -len(tokens) % _ROWS), (0, 0)), mode="edge")
     encoder = TextEncoder(clip.config.text, clip.dtype, clip.unroll)
-    chunks = [
-        _features(encoder, clip.params["text"], rows) for rows in padded.reshape(-1, _ROWS, tokens.shape[1])
-    ]
+    chunks = [_features(encoder, clip.params["text"], rows) for rows in padded.reshape(-1, _ROWS, tokens.shape[1])]
     return np.concatenate([np.asarray(chunk, np.float64) for chunk in chunks])[: len(tokens)]
 
 

@@ -47,9 +47,8 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
         choices = ", ".join(repr(bundled) for bundled in BUNDLED)
         error = FileNotFoundError if "/" in name or isinstance(name_or_path, Path) else ValueError
         raise error(
-            f"No model {name!r}: it is not a bundled name ({choices}), no such path exists, and a hub id "
-            f"has the form "
-            "'owner/name', such as 'openai/clip-vit-base-patch32'."
+            f"No model {name!r}: it is not a bundled name ({choices}), no such path exists, and a hub id has the "
+            "form 'owner/name', such as 'openai/clip-vit-base-patch32'."
         )
     return _download(name, revision)
 
@@ -57,7 +56,7 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
 def _download(repo_id: str, revision: str | None) -> Path:
     """Fetch what is needed of a hub repository: Hugging Face's weights, or open_clip's where it has none."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     def fetch(patterns: tuple[str, ...]) -> Path:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
@@ -66,14 +65,12 @@ def _download(repo_id: str, revision: str | None) -> Path:
         directory = fetch(_COMMON + _WEIGHTS)
         if not any(next(directory.glob(pattern), None) for pattern in _WEIGHTS):
             directory = fetch(_COMMON + _OPEN_CLIP_WEIGHTS)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        directory = repo_id.rsplit("/", 1)[-1]
-        at = f" --revision {revision}" if revision else ""
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+        at, target = f" --revision {revision}" if revision else "", repo_id.rsplit("/", 1)[-1]
         raise FileNotFoundError(
-            f"Cannot fetch {repo_id!r} from the Hugging Face hub and it is not in the local cache "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). Where "
-            f"there is a "
-            f"network, run\n    hf download {repo_id}{at} --include '*.json' '*.txt' '*.safetensors' "
-            f"--local-dir {directory}\nthen copy {directory}/ here and pass its path in place of the id."
+            f"Cannot fetch {repo_id!r} from the Hugging Face hub, and it is not in the local cache ({reason}). Where "
+            f"there is a network, run\n    hf download {repo_id}{at} --include '*.json' '*.txt' '*.safetensors' "
+            f"--local-dir {target}\nthen copy {target}/ here and pass its path in place of the id."
         ) from error
     return directory

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -16,20 +15,19 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from tajax.models import weights
+from tajax.models import files
 from tajax.models.clip import ImageEncoder, TextEncoder
 from tajax.models.convert import params_from_tensors, tensors_from_params
-from tajax.models.geometry import ClipConfig
+from tajax.models.geometry import LEGACY_EOS_TOKEN_ID, ClipConfig
 from tajax.models.hub import locate
+from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD, preprocessor_config, read_preprocessing
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer
-from tajax.trees import flatten_paths
+from tajax.trees import check_finite, flatten_paths
 from tajax.types import Params, Preprocessing
 
-__all__ = ["LoadedClip", "load", "save_pretrained"]
+__all__ = ["OPENAI_MEAN", "OPENAI_STD", "LoadedClip", "load", "save_pretrained"]
 
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-_BICUBIC = 3  # PIL's number, which preprocessor_config.json carries
+_UNROLLED_ON_CPU = 12  # layers; a CPU runs them faster side by side, but deeper towers take minutes to compile
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,8 +70,12 @@ class LoadedClip:
 
         Raises:
             FileNotFoundError: there is none.
+            ValueError: it belongs to another text tower.
         """
-        return load_tokenizer(self.directory, context_length=self.config.text.max_position_embeddings)
+        length = self.config.text.max_position_embeddings
+        tokenizer = load_tokenizer(self.directory, context_length=length)
+        _check_tokenizer(self.config, tokenizer)
+        return tokenizer
 
     @functools.cached_property
     def image_sha256(self) -> str:
@@ -117,21 +119,25 @@ def load(
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be a float, such as float32 or bfloat16, got {dtype}.")
     if dtype == jnp.float64 and not jax.config.jax_enable_x64:
-        raise ValueError(
-            "dtype float64 needs jax.config.update('jax_enable_x64', True) before anything is computed."
-        )
+        raise ValueError("dtype float64 needs jax.config.update('jax_enable_x64', True) before anything is computed.")
     path = locate(name_or_path, revision=revision)
-    tensors, config = weights.read(path)
     directory = path if path.is_dir() else path.parent
+    tensors, config = files.read_model(path)
+    try:
+        leaves = params_from_tensors(tensors, config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     param_dtype = jnp.promote_types(dtype, jnp.float32)
-    params = jax.tree.map(lambda x: jnp.asarray(x, param_dtype), params_from_tensors(tensors, config))
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), leaves)
+    check_finite(params, f"the checkpoint {path}")
     if unroll is None:
-        unroll = jax.default_backend() == "cpu" and config.vision.num_hidden_layers <= 12 or 1
+        shallow = config.vision.num_hidden_layers <= _UNROLLED_ON_CPU
+        unroll = True if shallow and jax.default_backend() == "cpu" else 1
     return LoadedClip(
         name=str(name_or_path),
         config=config,
         params=params,
-        preprocessing=_read_preprocessing(directory, config),
+        preprocessing=read_preprocessing(directory, image_size=config.vision.image_size),
         directory=directory,
         dtype=dtype,
         unroll=unroll,
@@ -168,19 +174,21 @@ def save_pretrained(
         ValueError: another dtype; a leaf that does not fit, is not finite, or overflows float16; a tokenizer
             or preprocessing that belongs to another geometry.
     """
-    directory, dtype = Path(directory).expanduser().absolute(), np.dtype(dtype)
+    directory, dtype = Path(directory).expanduser().resolve(), np.dtype(dtype)
     if dtype not in (np.dtype(np.float32), np.dtype(np.float16)):
         raise ValueError(f"dtype must be float32 or float16, got {dtype}.")
-    _check_fits(clip_config, tokenizer, preprocessing)
+    _check_tokenizer(clip_config, tokenizer)
+    if preprocessing.size != clip_config.vision.image_size:
+        raise ValueError(
+            f"preprocessing.size is {preprocessing.size}, the tower takes {clip_config.vision.image_size}."
+        )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         if not overwrite:
             raise FileExistsError(
                 f"{directory} exists. Choose another directory, or pass overwrite=True to replace it."
             )
         if not (directory / "config.json").is_file():
-            raise FileExistsError(
-                f"{directory} holds something other than a model (no config.json): not replaced."
-            )
+            raise FileExistsError(f"{directory} holds something other than a model (no config.json): not replaced.")
     tensors = {}
     for name, value in tensors_from_params(params, clip_config).items():
         with np.errstate(over="ignore"):
@@ -198,9 +206,9 @@ def save_pretrained(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        weights.write(partial / "model.safetensors", tensors)
-        _write_json(partial / "config.json", clip_config.to_hf() | {"dtype": dtype.name})
-        _write_json(partial / "preprocessor_config.json", _preprocessor_config(preprocessing))
+        files.write_tensors(partial / "model.safetensors", tensors)
+        files.write_json(partial / "config.json", clip_config.to_hf() | {"dtype": dtype.name})
+        files.write_json(partial / "preprocessor_config.json", preprocessor_config(preprocessing))
         tokenizer.save(partial)
         _replace(partial, directory)
     finally:
@@ -222,66 +230,15 @@ def _replace(new: Path, target: Path) -> None:
     shutil.rmtree(old)
 
 
-def _check_fits(config: ClipConfig, tokenizer: ClipTokenizer, preprocessing: Preprocessing) -> None:
+def _check_tokenizer(config: ClipConfig, tokenizer: ClipTokenizer) -> None:
     text = config.text
-    if preprocessing.size != config.vision.image_size:
-        raise ValueError(
-            f"preprocessing.size is {preprocessing.size}, the image tower takes {config.vision.image_size}."
-        )
     if tokenizer.vocab_size > text.vocab_size or tokenizer.context_length > text.max_position_embeddings:
         raise ValueError(
-            f"The tokenizer ({tokenizer.vocab_size} ids, rows of {tokenizer.context_length}) exceeds the "
-            f"text tower "
-            f"({text.vocab_size} ids, rows of {text.max_position_embeddings})."
+            f"The tokenizer ({tokenizer.vocab_size} ids, rows of {tokenizer.context_length}) exceeds the text "
+            f"tower ({text.vocab_size} ids, rows of {text.max_position_embeddings})."
         )
-    if text.eos_token_id not in (tokenizer.eos_token_id, 2):
+    if text.eos_token_id not in (tokenizer.eos_token_id, LEGACY_EOS_TOKEN_ID):
         raise ValueError(
-            f"The text tower pools at id {text.eos_token_id}, the tokenizer ends texts with "
-            f"{tokenizer.eos_token_id}."
+            f"The text tower pools at id {text.eos_token_id} (text_config.eos_token_id), "
+            f"but the tokenizer ends texts with {tokenizer.eos_token_id}."
         )
-
-
-def _preprocessor_config(preprocessing: Preprocessing) -> dict:
-    """What `transformers.CLIPImageProcessor` reads as `preprocessor_config.json`."""
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": preprocessing.size},
-        "resample": _BICUBIC,
-        "do_center_crop": True,
-        "crop_size": {"height": preprocessing.size, "width": preprocessing.size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocessing.mean),
-        "image_std": list(preprocessing.std),
-    }
-
-
-def _read_preprocessing(directory: Path, config: ClipConfig) -> Preprocessing:
-    """The preprocessing beside the weights; OpenAI's at the tower's size where none is written down."""
-    size = config.vision.image_size
-    for name, section in (("preprocessor_config.json", None), ("open_clip_config.json", "preprocess_cfg")):
-        if not (directory / name).is_file():
-            continue
-        found = weights.read_json(directory / name)
-        found = found if section is None else found.get(section, {})
-        crop = found.get("crop_size", found.get("size", size))
-        crop = (
-            set(crop.values()) if isinstance(crop, dict) else set(crop) if isinstance(crop, list) else {crop}
-        )
-        if crop != {size}:
-            raise ValueError(
-                f"{directory / name}: images of {sorted(crop)} pixels, but the image tower takes {size}."
-            )
-        if found.get("resample", _BICUBIC) != _BICUBIC or found.get("interpolation", "bicubic") != "bicubic":
-            raise ValueError(f"{directory / name}: only bicubic resampling ({_BICUBIC}) is supported.")
-        mean = found.get("image_mean", found.get("mean", OPENAI_MEAN))
-        std = found.get("image_std", found.get("std", OPENAI_STD))
-        return Preprocessing(size=size, mean=tuple(map(float, mean)), std=tuple(map(float, std)))
-    return Preprocessing(size=size, mean=OPENAI_MEAN, std=OPENAI_STD)
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -42,9 +42,7 @@ class ClipTokenizer:
     def __post_init__(self):
         """Refuse a context too short for one token between BOS and EOS."""
         if self.context_length < 3:
-            raise ValueError(
-                f"context_length must be at least 3 (BOS, a token, EOS), got {self.context_length}."
-            )
+            raise ValueError(f"context_length must be at least 3 (BOS, a token, EOS), got {self.context_length}.")
 
     @property
     def vocab_size(self) -> int:
@@ -150,8 +148,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context_length: int = 77
     symbols = [*alphabet, *(f"{symbol}</w>" for symbol in alphabet)]
     if vocab_size < len(symbols) + 2:
         raise ValueError(
-            f"vocab_size must be at least {len(symbols) + 2} (256 bytes, 256 word ends, BOS, EOS), got "
-            f"{vocab_size}."
+            f"vocab_size must be at least {len(symbols) + 2} (256 bytes, 256 word ends, BOS, EOS), got {vocab_size}."
         )
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     reference = CLIPTokenizer().backend_tokenizer

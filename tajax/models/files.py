@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from tajax.models.convert import detect_naming, infer_config
+from tajax.models.convert import detect_naming
 from tajax.models.geometry import ClipConfig
+from tajax.models.open_clip import from_open_clip, infer_config
 
-__all__ = ["read", "read_json", "write"]
+__all__ = ["read_json", "read_model", "write_json", "write_tensors"]
+
+_T = TypeVar("_T")
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_SINGLE, _INDEX, _OPEN_CLIP = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "open_clip_model.safetensors",
-)
+_SINGLE, _INDEX, _OPEN_CLIP = "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors"
 _CONVERT = (
     "Only safetensors are read. Convert once, where PyTorch is installed:\n"
     '    python -c "import transformers; '
@@ -30,7 +30,7 @@ _CONVERT = (
 )
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig]:
+def read_model(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig]:
     """Every tensor of a checkpoint by name, and the geometry that its configuration or its shapes tell.
 
     Args:
@@ -43,10 +43,26 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig]:
     """
     tensors = _read_tensors(path)
     directory = path if path.is_dir() else path.parent
-    return tensors, _read_config(directory, tensors)
+    huggingface, open_clip = directory / "config.json", directory / "open_clip_config.json"
+    naming = _describe(path, lambda: detect_naming(tensors))
+    if naming == "open_clip" and open_clip.is_file():
+        config = _describe(open_clip, lambda: from_open_clip(read_json(open_clip)))
+    elif huggingface.is_file():
+        config = _describe(huggingface, lambda: ClipConfig.from_hf(read_json(huggingface)))
+    elif naming == "huggingface":
+        raise FileNotFoundError(f"{huggingface} is missing: weights with Hugging Face's names need it beside them.")
+    else:
+        config = _describe(path, lambda: infer_config(tensors))
+        logging.getLogger(__name__).warning(
+            "No open_clip_config.json or config.json in %s: sizes are told from the shapes, and the activation is "
+            "taken to be OpenAI's quick_gelu. Most of LAION's models use gelu: put their open_clip_config.json "
+            "beside the weights.",
+            directory,
+        )
+    return tensors, config
 
 
-def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write one safetensors file, marked as `transformers` expects."""
     save_file(dict(tensors), path, metadata={"format": "pt"})
 
@@ -64,6 +80,11 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}.")
     return value
+
+
+def write_json(path: Path, value: Mapping) -> None:
+    """Write an object as JSON, for people to read too."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -90,12 +111,11 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
 def _read_file(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        size = path.stat().st_size if path.exists() else 0
+    except SafetensorError as error:
         with path.open("rb") as file:
             pointer = file.read(24).startswith(b"version https://git-lfs")
         why = "a Git LFS pointer, not the weights (run `git lfs pull`)" if pointer else "truncated or damaged"
-        raise ValueError(f"{path} ({size:,} bytes) is {why}: {error}. Fetch the file again.") from error
+        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is {why}: {error}. Fetch the file again.") from error
 
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
@@ -113,38 +133,14 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
         listed = {tensor for tensor, file in where.items() if file == name}
         differing = listed ^ shard.keys()
         if differing:
-            raise ValueError(
-                f"{index} and {name} disagree on {len(differing)} tensors, such as {min(differing)}."
-            )
+            raise ValueError(f"{index} and {name} disagree on {len(differing)} tensors, such as {min(differing)}.")
         tensors |= shard
     return tensors
 
 
-def _read_config(directory: Path, tensors: Mapping[str, np.ndarray]) -> ClipConfig:
-    huggingface, open_clip = directory / "config.json", directory / "open_clip_config.json"
-    naming = detect_naming(tensors)
-    if naming == "open_clip" and open_clip.is_file():
-        return _from_open_clip(read_json(open_clip), open_clip, tensors)
-    if huggingface.is_file():
-        try:
-            return ClipConfig.from_hf(read_json(huggingface))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{huggingface}: {error}") from error
-    if naming == "huggingface":
-        raise FileNotFoundError(
-            f"{huggingface} is missing: weights with Hugging Face's names need it beside them."
-        )
-    logging.getLogger(__name__).warning(
-        "No open_clip_config.json or config.json in %s: sizes are told from the shapes, and the activation "
-        "is taken to be "
-        "OpenAI's quick_gelu. Most of LAION's models use gelu: put their open_clip_config.json beside the "
-        "weights.",
-        directory,
-    )
-    return infer_config(tensors)
-
-
-def _from_open_clip(config: Mapping, path: Path, tensors: Mapping[str, np.ndarray]) -> ClipConfig:
-    """The geometry of an `open_clip_config.json`: its choices laid over what the shapes tell."""
-    model = config.get("model_cfg", config)
-    return infer_config(tensors, hidden_act="quick_gelu" if model.get("quick_gelu") else "gelu")
+def _describe(path: Path, describe: Callable[[], _T]) -> _T:
+    """What `describe` gives; its errors name the file."""
+    try:
+        return describe()
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from error
