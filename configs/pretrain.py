@@ -15,4 +15,9 @@ def get_config(variant: str = "tiny") -> ConfigDict:
     config = with_variant(default_config(), variant, among=("tiny",))
     config.workflow = "pretrain"
     config.pretrain.natural = "../shared/data/pretrain_tinyimagenet50k_jpeg.npz"
+    config.pretrain.steps = 3000
+    config.pretrain.width = 192
+    config.pretrain.layers = 4
+    config.pretrain.heads = 3
+    config.pretrain.text_layers = 2
     return config

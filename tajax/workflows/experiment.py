@@ -1,0 +1,131 @@
+"""What every task-arithmetic workflow starts from: the model, the tasks, their heads, and the record it keeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tajax import data, evaluate, metrics, models, results, trees
+from tajax.config import Regime, config_hash
+from tajax.config import regime as regime_of
+from tajax.data.preprocess import normalize
+from tajax.types import ApplyFn, Batch, Head, Mask, Params
+from tajax.workflows.workdir import claim
+
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A pre-trained model, the tasks to edit it with, and where results go.
+
+    Attributes:
+        config: the validated config.
+        workdir: directory of the run.
+        clip: the pre-trained model.
+        tasks: the opened tasks.
+        heads: a frozen zero-shot head for each task name, all padded to the same number of classes.
+        regime: what is trained and what is linearised.
+        mask: pytree of bool over the image tower.
+        encode: `(image tower's parameters, uint8 images) -> features`.
+        started: when the process began, seconds of `time.monotonic`.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    clip: models.LoadedClip
+    tasks: tuple[data.Task, ...]
+    heads: dict[str, Head]
+    regime: Regime
+    mask: Mask
+    encode: ApplyFn
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def pretrained(self) -> Params:
+        """θ₀, the parameters of the pre-trained image tower."""
+        return self.clip.params["image"]
+
+    @property
+    def log(self) -> Path:
+        """The record of the run, one JSON object a line."""
+        return self.workdir / "results.jsonl"
+
+    def batches(self, task: data.Task, split: str) -> Iterable[Batch]:
+        """Every image of a split once, in order, in padded batches."""
+        return data.load(
+            task,
+            split,
+            batch_size=self.config.evaluate.batch_size,
+            preprocessing=self.clip.preprocessing,
+            workers=self.config.data_workers,
+        )
+
+    def find(self, **fields: object) -> list[dict]:
+        """Records of this run with these fields."""
+        return results.find(results.read(self.log), config_hash=config_hash(self.config), **fields)
+
+    def record(self, stage: str, **fields: object) -> None:
+        """Appends a record to `results.jsonl`, with what says where it came from."""
+        results.append(
+            self.log,
+            {
+                "stage": stage,
+                **fields,
+                "regime": self.config.regime,
+                "model": self.config.model,
+                "seed": self.config.seed,
+                "config_hash": config_hash(self.config),
+                "elapsed_seconds": round(time.monotonic() - self.started, 1),
+            },
+        )
+
+    def evaluate(
+        self, step: evaluate.SweepStep, task: data.Task, split: str, taus: tuple[Params, ...], coefs: Iterable
+    ) -> list[dict[str, float]]:
+        """`top1`, `loss` and `count` on a split at each row of coefficients."""
+        tallies = evaluate.sweep(
+            step, self.pretrained, taus, np.asarray(coefs), self.heads[task.name], self.batches(task, split)
+        )
+        return [metrics.compute(metrics.Tally(*leaves)) for leaves in zip(*tallies, strict=True)]
+
+
+def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Experiment:
+    """Loads model and tasks, builds the heads and claims the directory; bad input ends here, before any training.
+
+    Args:
+        config: a validated config.
+        workdir: an existing directory.
+        overwrite: replace an earlier run in it.
+
+    Returns:
+        The experiment.
+    """
+    started = time.monotonic()
+    clip = models.load(config.model, remat=config.finetune.remat)
+    regime = regime_of(config)
+    mask = trees.param_mask(clip.params["image"], regime.trainable)
+    tasks = tuple(data.open_tasks(config.tasks, data_dir=config.data_dir))
+    claim(config, workdir, overwrite=overwrite)
+    heads = {task.name: models.zero_shot_head(clip, task.class_names, task.templates) for task in tasks}
+    most_classes = max(len(task.class_names) for task in tasks)
+    heads = {name: models.pad_head(head, most_classes) for name, head in heads.items()}
+
+    def encode(params: Params, images: jax.Array) -> jax.Array:
+        return clip.encode_image(params, normalize(images, clip.preprocessing))
+
+    experiment = Experiment(config, workdir, clip, tasks, heads, regime, mask, encode, started)
+    trained, total = trees.count_params(clip.params["image"], mask), trees.count_params(clip.params["image"])
+    print(
+        f"{config.regime} on {config.model}: training {trained:,} of the {total:,} parameters of the image tower "
+        f"({trained / total:.1%}), {len(tasks)} tasks, {jax.local_device_count()} {jax.default_backend()} device(s)"
+    )
+    if not experiment.find(stage="run"):
+        experiment.record("run", trained_parameters=trained, total_parameters=total, **results.provenance())
+    return experiment

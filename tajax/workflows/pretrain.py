@@ -1,0 +1,192 @@
+"""Contrastive pre-training of the bundled small CLIP, from scratch to a Hugging Face directory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from tajax import checkpoints, optim, results
+from tajax.config import config_hash
+from tajax.data import captions
+from tajax.data.preprocess import normalize
+from tajax.finetune import TrainState, init_state
+from tajax.models import clip, save_pretrained, tokenizer
+from tajax.models.load import OPENAI_MEAN, OPENAI_STD
+from tajax.types import Params, Preprocessing
+from tajax.workflows.progress import Progress
+
+
+def contrastive_loss(image_features, text_features, scale, groups):
+    """Symmetric contrastive cross-entropy in which every pair with the same caption is a positive.
+
+    With one image a caption this is CLIP's loss (Radford et al. 2021, §2.3); with several, the targets of a
+    row are uniform over its positives (Yang et al. 2022, "Unified contrastive learning", §3).
+
+    Args:
+        image_features: [B, E], not normalised.
+        text_features: [B, E], not normalised.
+        scale: inverse temperature.
+        groups: int32 [B], equal for equal captions.
+
+    Returns:
+        The mean over rows and both directions, a scalar.
+    """
+    images, texts = (f / jnp.linalg.norm(f, axis=-1, keepdims=True) for f in (image_features, text_features))
+    logits = scale * images @ texts.T
+    positives = (groups[:, None] == groups[None, :]).astype(logits.dtype)
+    targets = positives / jnp.sum(positives, axis=1, keepdims=True)
+    return (
+        optax.softmax_cross_entropy(logits, targets).mean() + optax.softmax_cross_entropy(logits.T, targets).mean()
+    ) / 2
+
+
+def augment(key, images, mirrored, *, zoom: float = 0.2, shift: float = 4.0, light: float = 0.3):
+    """Random zoom, shift, brightness and contrast for every image, mirrored half of the time where that is allowed.
+
+    Args:
+        key: PRNG key.
+        images: uint8 [B, H, W, 3].
+        mirrored: bool [B], rows that may be mirrored.
+        zoom: largest relative change of size.
+        shift: largest shift, pixels.
+        light: largest relative change of brightness and of contrast.
+
+    Returns:
+        uint8 [B, H, W, 3].
+    """
+    count, height, width, _ = images.shape
+    keys = jax.random.split(key, 5)
+    scale = 1 + jax.random.uniform(keys[0], (count, 1), minval=-zoom, maxval=zoom)
+    centre = jnp.array([height, width]) / 2
+    offset = jax.random.uniform(keys[1], (count, 2), minval=-shift, maxval=shift) + centre * (1 - scale)
+    flip = mirrored & jax.random.bernoulli(keys[2], shape=(count,))
+    pixels = images.astype(jnp.float32)
+    pixels = jnp.where(flip[:, None, None, None], pixels[:, :, ::-1], pixels)
+    pad = int(np.ceil(shift + zoom * max(height, width) / 2)) + 1
+    pixels = jnp.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
+
+    def warp(image, scale, offset):
+        return jax.image.scale_and_translate(
+            image, (height, width, 3), (0, 1), jnp.tile(scale, 2), offset - pad * scale, method="linear"
+        )
+
+    pixels = jax.vmap(warp)(pixels, scale, offset)
+    mean = jnp.mean(pixels, axis=(1, 2, 3), keepdims=True)
+    contrast = 1 + jax.random.uniform(keys[3], (count, 1, 1, 1), minval=-light, maxval=light)
+    brightness = 1 + jax.random.uniform(keys[4], (count, 1, 1, 1), minval=-light, maxval=light)
+    pixels = ((pixels - mean) * contrast + mean) * brightness
+    return jnp.round(jnp.clip(pixels, 0, 255)).astype(jnp.uint8)
+
+
+def make_step(model: clip.CLIP, tx: optax.GradientTransformation, mask: Params, preprocessing: Preprocessing):
+    """A compiled step `(state, key, images, mirrored, tokens, groups) -> (state, loss)`; the state is donated."""
+
+    def loss_fn(params, images, tokens, groups):
+        image_features, text_features, scale = model.apply({"params": params}, images, tokens)
+        return contrastive_loss(image_features, text_features, jnp.minimum(scale, 100.0), groups)
+
+    def step(state, key, images, mirrored, tokens, groups):
+        pixels = normalize(augment(jax.random.fold_in(key, state.step), images, mirrored), preprocessing)
+        loss, grads = jax.value_and_grad(loss_fn)(state.params, pixels, tokens, groups)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        return TrainState(state.step + 1, optim.apply_updates(state.params, updates, mask), opt_state), loss
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
+    """Pre-trains the model that `config.pretrain` describes and writes it to `workdir/model`.
+
+    The data are captioned scenes of the synthetic world and, if given, labelled natural images. Checkpoints stay in
+    `workdir/checkpoints`, all of them, and a run that was interrupted goes on from the last one.
+
+    Args:
+        config: a validated config.
+        workdir: where checkpoints, `results.jsonl` and the model go.
+        overwrite: start anew, removing what the directory holds.
+    """
+    settings = config.pretrain
+    started = time.monotonic()
+    sources = [captions.load_scenes("train", data_dir=config.data_dir, size=settings.scenes)]
+    natural_rows = 0
+    if settings.natural is not None and settings.natural_fraction > 0:
+        natural_rows = round(settings.batch_size * settings.natural_fraction)
+        sources.append(captions.load_natural(settings.natural))
+    rows = [settings.batch_size - natural_rows] + [natural_rows] * (len(sources) - 1)
+
+    phrases = [phrase for source in sources for phrase in source.captions]
+    sentences = [template.format(phrase) for phrase in phrases for template in captions.TEMPLATES]
+    words = tokenizer.train_bpe(sentences, vocab_size=settings.vocab_size, context_length=settings.context_length)
+    tokens = words.tokenize(sentences).reshape(len(phrases), len(captions.TEMPLATES), -1)
+    # The tower is causal and pools at the end of the text: columns behind the longest text change nothing.
+    tokens = tokens[..., : int((tokens != tokens[0, 0, -1]).any((0, 1)).nonzero()[0].max()) + 2]
+
+    geometry = model_config(settings, vocab_size=words.vocab_size, eos=words.eos_token_id, bos=words.bos_token_id)
+    preprocessing = Preprocessing(settings.image_size, OPENAI_MEAN, OPENAI_STD)
+    model = clip.CLIP(geometry, unroll=settings.layers)
+    key = jax.random.key(config.seed)
+    blank = jnp.zeros((1, settings.image_size, settings.image_size, 3))
+    params = model.init(key, blank, jnp.asarray(tokens[:1, 0]))["params"]
+    mask = jax.tree.map(lambda _: True, params)
+    schedule = optim.make_schedule(
+        learning_rate=settings.learning_rate, num_steps=settings.steps, warmup_steps=settings.warmup_steps
+    )
+    tx = optim.make_optimizer(mask, learning_rate=schedule, weight_decay=settings.weight_decay)
+    state = checkpoints.restore_latest(workdir / "checkpoints", init_state(params, tx))
+    step_fn = make_step(model, tx, mask, preprocessing)
+
+    losses = []
+    start = int(state.step)
+    batches = captions.mixed_batches(sources, rows, seed=config.seed, start_batch=start)
+    with Progress("pretrain", total=settings.steps, start=start, items_per_step=settings.batch_size) as progress:
+        for done in range(start + 1, settings.steps + 1):
+            batch = next(batches)
+            state, loss = step_fn(
+                state, key, batch.images, batch.mirrored, tokens[batch.groups, batch.template], batch.groups
+            )
+            losses.append(loss)
+            if done % settings.log_every == 0 or done == settings.steps:
+                mean = float(np.mean(jax.device_get(losses)))
+                losses.clear()
+                if not np.isfinite(mean):
+                    raise FloatingPointError(f"the loss is {mean} around step {done}; lower pretrain.learning_rate")
+                record = {"stage": "pretrain", "step": done, "loss": mean, "learning_rate": float(schedule(done))}
+                results.append(workdir / "results.jsonl", record | {"config_hash": config_hash(config)})
+                progress.update(done, {"loss": mean})
+            if done % settings.checkpoint_every == 0 or done == settings.steps:
+                checkpoints.save(workdir / "checkpoints", state, step=done, keep=None)
+    save_pretrained(workdir / "model", geometry, state.params, words, preprocessing, dtype=jnp.float16, overwrite=True)
+    minutes = (time.monotonic() - started) / 60
+    print(f"Pre-trained {settings.steps} steps in {minutes:.1f} minutes: {workdir / 'model'}")
+
+
+def model_config(settings: ConfigDict, *, vocab_size: int, bos: int, eos: int) -> clip.ClipConfig:
+    """The geometry that `config.pretrain` describes."""
+    return clip.ClipConfig(
+        vision=clip.VisionConfig(
+            hidden_size=settings.width,
+            intermediate_size=4 * settings.width,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            image_size=settings.image_size,
+            patch_size=settings.patch_size,
+            projection_dim=settings.embed_dim,
+        ),
+        text=clip.TextConfig(
+            hidden_size=settings.text_width,
+            intermediate_size=4 * settings.text_width,
+            num_hidden_layers=settings.text_layers,
+            num_attention_heads=settings.text_heads,
+            vocab_size=vocab_size,
+            max_position_embeddings=settings.context_length,
+            bos_token_id=bos,
+            eos_token_id=eos,
+            projection_dim=settings.embed_dim,
+        ),
+    )

@@ -1,0 +1,176 @@
+"""Fine-tune the encoder on each task, keep the task vectors, and measure every model on its own task."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+import tajax
+from tajax import checkpoints, data, finetune, optim, report
+from tajax.config import config_hash, warmup_steps
+from tajax.evaluate import make_sweep_step
+from tajax.types import Params
+from tajax.workflows.experiment import SPLITS, Experiment, setup
+from tajax.workflows.progress import Progress
+
+
+def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
+    """Zero-shot accuracy, fine-tuning and single-task accuracy of every task of a config.
+
+    Args:
+        config: a validated config.
+        workdir: where task vectors and `results.jsonl` go. Finished parts in it are skipped.
+        overwrite: replace an earlier run in it.
+    """
+    experiment = setup(config, workdir, overwrite=overwrite)
+    measure_zero_shot(experiment)
+    measure_single_task(experiment, finetune_all(experiment))
+    report.write(workdir)
+
+
+def measure_zero_shot(experiment: Experiment) -> None:
+    """Records the pre-trained model's accuracy on each task, validation and test."""
+    step = make_sweep_step(experiment.encode)
+    for task in experiment.tasks:
+        for split in SPLITS:
+            if not experiment.find(stage="zero_shot", task=task.name, split=split):
+                (measured,) = experiment.evaluate(step, task, split, (), [[]])
+                experiment.record("zero_shot", task=task.name, split=split, **measured)
+
+
+def finetune_all(experiment: Experiment) -> dict[str, Params]:
+    """The task vector of each task, read back where it is finished, trained where not.
+
+    With `config.task_vectors` they are another run's, and nothing is trained.
+    """
+    source = experiment.config.task_vectors
+    if source is not None:
+        return {t.name: _reused_vector(experiment, Path(source).expanduser(), t) for t in experiment.tasks}
+    make_step = _step_factory(experiment)
+    return {task.name: _task_vector(experiment, task, make_step) for task in experiment.tasks}
+
+
+def measure_single_task(experiment: Experiment, taus: Mapping[str, Params]) -> None:
+    """Records the accuracy of each fine-tuned model on its own task, validation and test."""
+    step = make_sweep_step(experiment.encode, linearized=experiment.regime.evaluate_linearized)
+    for task in experiment.tasks:
+        for split in SPLITS:
+            if not experiment.find(stage="single_task", task=task.name, split=split):
+                (measured,) = experiment.evaluate(step, task, split, (taus[task.name],), [[1.0]])
+                experiment.record("single_task", task=task.name, split=split, **measured)
+
+
+def _step_factory(experiment: Experiment) -> Callable[[int], tuple]:
+    """`num_steps -> (optimiser, schedule, compiled step)`, the same objects for the same number of steps."""
+    settings = experiment.config.finetune
+    made: dict[int, tuple] = {}
+
+    def make(num_steps: int) -> tuple:
+        if num_steps not in made:
+            schedule = optim.make_schedule(
+                learning_rate=settings.learning_rate,
+                num_steps=num_steps,
+                warmup_steps=warmup_steps(experiment.config, num_steps),
+            )
+            tx = optim.make_optimizer(
+                experiment.mask,
+                learning_rate=schedule,
+                weight_decay=settings.weight_decay,
+                clip_norm=settings.clip_norm,
+            )
+            step = finetune.make_train_step(
+                experiment.encode,
+                tx,
+                experiment.mask,
+                linearized=experiment.regime.train_linearized,
+                accumulation_steps=settings.accumulation_steps,
+            )
+            made[num_steps] = tx, schedule, step
+        return made[num_steps]
+
+    return make
+
+
+def num_steps(experiment: Experiment, task: data.Task) -> int:
+    """Optimiser steps of a task: as given, or so many that the epochs of the task table are seen."""
+    settings = experiment.config.finetune
+    if settings.steps is not None:
+        return settings.steps
+    epochs = settings.epochs or task.epochs
+    if epochs is None:
+        raise ValueError(
+            f"task {task.name!r} has no number of epochs in the task table. "
+            "Give --config.finetune.steps=N or --config.finetune.epochs=N."
+        )
+    return max(1, epochs * len(task.split("train")) // settings.batch_size)
+
+
+def _task_vector(experiment: Experiment, task: data.Task, make_step: Callable[[int], tuple]) -> Params:
+    path = experiment.workdir / "task_vectors" / f"{task.name}.safetensors"
+    pretrained = experiment.pretrained
+    if path.exists():
+        return checkpoints.load_task_vector(path, pretrained)[0]
+    settings, steps = experiment.config.finetune, num_steps(experiment, task)
+    tx, schedule, train_step = make_step(steps)
+    kept = experiment.workdir / "checkpoints" / task.name
+    state = checkpoints.restore_latest(kept, finetune.init_state(pretrained, tx))
+    start = int(state.step)
+    batches = data.load(
+        task,
+        "train",
+        batch_size=settings.batch_size,
+        preprocessing=experiment.clip.preprocessing,
+        augment=settings.augment,
+        seed=experiment.config.seed,
+        epochs=None,
+        start_batch=start,
+        workers=experiment.config.data_workers,
+    )
+    with Progress(f"finetune {task.name}", total=steps, start=start, items_per_step=settings.batch_size) as progress:
+
+        def on_log(done: int, means: dict[str, float]) -> None:
+            progress.update(done, means)
+            experiment.record("finetune", task=task.name, step=done, learning_rate=float(schedule(done)), **means)
+
+        state = finetune.finetune(
+            train_step,
+            state,
+            pretrained,
+            experiment.heads[task.name],
+            batches,
+            num_steps=steps,
+            log_every=settings.log_every,
+            on_log=on_log,
+            checkpoint_every=settings.checkpoint_every,
+            on_checkpoint=lambda s: checkpoints.save(kept, s, step=int(s.step)),
+            describe=lambda step: f" of task {task.name!r}, learning rate {float(schedule(step)):.3g}",
+        )
+    tau = tajax.task_vector(pretrained, state.params)
+    metadata = {
+        "task": task.name,
+        "regime": experiment.config.regime,
+        "model": experiment.config.model,
+        "base_sha256": experiment.clip.image_sha256,
+        "seed": experiment.config.seed,
+        "config_hash": config_hash(experiment.config),
+        "tajax_version": tajax.__version__,
+    }
+    checkpoints.save_task_vector(path, tau, metadata, mask=experiment.mask)
+    shutil.rmtree(kept, ignore_errors=True)
+    return tau
+
+
+def _reused_vector(experiment: Experiment, run: Path, task: data.Task) -> Params:
+    path = run / "task_vectors" / f"{task.name}.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"config.task_vectors: no task vector {path}. Finish that run, or leave the field out.")
+    tau, metadata = checkpoints.load_task_vector(path, experiment.pretrained)
+    if metadata.get("base_sha256") != experiment.clip.image_sha256:
+        raise ValueError(
+            f"{path} was made from an image tower with sha256 {metadata.get('base_sha256')}, but that of "
+            f"{experiment.config.model} is {experiment.clip.image_sha256}: the vector does not fit this base."
+        )
+    return tau
