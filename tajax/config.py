@@ -46,7 +46,7 @@ REGIMES: Mapping[str, Regime] = {
 WORKFLOWS = ("single_task", "task_addition", "pretrain")
 SCENES = ("small", "large")
 
-BUNDLED_TASKS = ("shapes", "colours", "digits", "letters", "textures", "counting", "signs", "arrows")
+BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
 PROTOCOL_TASKS = ("cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
 
 # Fields that change where, how fast or how often, and never what is computed: not part of `config_hash`.
@@ -319,9 +319,7 @@ def _check_tasks(tasks: tuple[object, ...]) -> None:
 def _check_scaling_coefs(coefs: tuple[object, ...]) -> None:
     numbers = all(isinstance(c, (int, float)) and not isinstance(c, bool) and math.isfinite(c) for c in coefs)
     if not coefs or not numbers or any(a >= b for a, b in itertools.pairwise(coefs)):
-        raise ValueError(
-            f"evaluate.scaling_coefs is {coefs!r}, want finite numbers, each larger than the one before."
-        )
+        raise ValueError(f"evaluate.scaling_coefs is {coefs!r}, want finite numbers, each larger than the one before.")
 
 
 def _check_finetune(config: ConfigDict) -> None:

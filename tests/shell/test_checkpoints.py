@@ -1,5 +1,6 @@
 """What is restored is what was saved, bit for bit, or an error that names the leaf."""
 
+import gc
 from typing import NamedTuple
 
 import jax
@@ -88,6 +89,7 @@ def test_state_that_does_not_fit_is_named(tmp_path, state, params):
             checkpoints.restore_latest(tmp_path, like)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own pending reads
 def test_damaged_checkpoint_is_named(tmp_path, state):
     path = checkpoints.save(tmp_path, state, step=7)
     for file in path.rglob("*"):
@@ -95,6 +97,7 @@ def test_damaged_checkpoint_is_named(tmp_path, state):
             file.write_bytes(file.read_bytes()[:10])
     with pytest.raises(ValueError, match=r"step_00000007 cannot be read.*Delete it"):
         checkpoints.restore_latest(tmp_path, state)
+    gc.collect()
 
 
 MASK = {"blocks": {"kernel": True, "bias": False}, "scale": True, "logit_scale": False}

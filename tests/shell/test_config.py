@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from tajax import config as tc
+from tajax import data
 from tajax.trees import RULES
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -79,6 +80,11 @@ def test_protocol_of_the_papers(variant):
     assert finetune.batch_size // finetune.accumulation_steps == (64 if variant == "l14" else 128)
     assert config.evaluate.scaling_coefs == tuple(k / 20 for k in range(21))
     assert len(config.tasks) == 8
+
+
+def test_tasks_of_the_presets_are_those_of_the_table():
+    assert set(tc.BUNDLED_TASKS) == set(data.BUNDLED)
+    assert set(tc.PROTOCOL_TASKS) <= set(data.PROTOCOL)  # which also knows the control task
 
 
 def test_overrides_reach_the_config():

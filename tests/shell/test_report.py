@@ -7,7 +7,7 @@ import pytest
 
 from tajax import report, results
 
-TASKS = ("shapes", "colours", "visual_domain_decathlon/gtsrb")
+TASKS = ("shapes", "colors", "visual_domain_decathlon/gtsrb")
 
 
 def records(*, seed=0, regime="attention", merged=0.6, config_hash="0123456789ab"):
@@ -67,11 +67,11 @@ def test_markdown_holds_the_table_and_the_sweep(workdir):
 
 def test_unfinished_run_shows_what_there_is(tmp_path):
     partial = [
-        r for r in records() if r["stage"] == "zero_shot" and r["task"] != "colours" or r["stage"] == "single_task"
+        r for r in records() if r["stage"] == "zero_shot" and r["task"] != "colors" or r["stage"] == "single_task"
     ]
     (table,) = report.accuracy_tables(partial)
     assert table.columns == ("task", "test zero-shot", "test single", "val zero-shot", "val single")
-    assert table.rows[[r[0] for r in table.rows].index("colours")][1] == "–"
+    assert table.rows[[r[0] for r in table.rows].index("colors")][1] == "–"
     assert table.rows[-1][1] == "–"  # a mean over some of the tasks would pass for the mean
 
 
