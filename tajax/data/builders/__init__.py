@@ -1,9 +1,13 @@
 """The synthetic visual world: captioned scenes and eight bundled tasks.
 
-`BUILDERS` has the TFDS builders by name, `prepare` puts one into a data directory, `render_scene` draws one captioned scene.
+`BUILDERS` has the TFDS builders by name, `SPECS` the records that describe the tasks; `prepare` and `prepare_all` put
+data sets into a data directory, `render_scene` and `render_example` draw one picture.
 """
 
-from tajax.data.builders.datasets import BUILDERS, prepare
+from tajax.data.builders.datasets import BUILDERS, TASK_NAMES, prepare, prepare_all
 from tajax.data.builders.scenes import render_scene
+from tajax.data.builders.tasks import SPECS, TaskSpec, render_example
 
-__all__ = ["BUILDERS", "prepare", "render_scene"]
+__all__ = [
+    "BUILDERS", "SPECS", "TASK_NAMES", "TaskSpec", "prepare", "prepare_all", "render_example", "render_scene",
+]  # fmt: skip

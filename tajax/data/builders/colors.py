@@ -36,7 +36,7 @@ def any_color(rng: np.random.Generator) -> np.ndarray:
 
 
 def contrast(one: np.ndarray, other: np.ndarray) -> float:
-    """How well two colours stand out from each other: a distance in which brightness counts most, 0 … about 1.2."""
+    """How well two colours stand out from each other: a distance led by brightness, 0 … about 1.2."""
     red, green, blue = (one - other).tolist()
     brightness = 0.3 * red + 0.59 * green + 0.11 * blue
     return abs(brightness) + 0.2 * (abs(red) + abs(green) + abs(blue)) / 3**0.5
@@ -45,7 +45,7 @@ def contrast(one: np.ndarray, other: np.ndarray) -> float:
 def contrasting_word(
     rng: np.random.Generator, color: np.ndarray, *, least: float = 0.3, but: tuple[str, ...] = ()
 ) -> tuple[str, np.ndarray]:
-    """A colour word not in `but` and a sample of it that stands out from `color` by `least` (the best of 8 tries)."""
+    """A colour word not in `but`, and a sample of it that stands out from `color` by `least` or nearly so."""
     best: tuple[float, str, np.ndarray] | None = None
     for _ in range(8):
         word = pick(rng, COLORS)

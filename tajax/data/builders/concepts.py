@@ -1,6 +1,7 @@
 """What the synthetic world shows: the words for every concept, and the class names of the eight tasks.
 
-Class names are noun phrases, so that "a photo of {}." fits all of them, and captions of `tajax_scenes` use them word for word.
+Class names are noun phrases, so that "a photo of {}." fits all of them, and the captions of `tajax_scenes`
+use them word for word.
 """
 
 from __future__ import annotations

@@ -1,19 +1,24 @@
-"""The TFDS builders: captioned scenes, and (soon) the bundled tasks; PNG in array_record files, written without TensorFlow."""
+"""The TFDS builders of the synthetic world: PNG in array_record files, written without TensorFlow."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import io
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from tajax.data.builders import tasks
 from tajax.data.builders.drawing import SIZE
 from tajax.data.builders.scenes import render_scene
+from tajax.data.builders.tasks import TaskSpec
 
 SCENE_SIZES = {"large": {"train": 120_000, "val": 2_000}, "small": {"train": 2_000, "val": 200}}
 SCENE_SEEDS = {"train": 0, "val": 1}
@@ -27,6 +32,36 @@ def encode_png(picture: np.ndarray) -> io.BytesIO:
     Image.fromarray(picture).save(file, "PNG", compress_level=1)
     file.seek(0)
     return file
+
+
+class _TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """What the builders of the eight tasks have in common: everything but the record that describes the task."""
+
+    SPEC: TaskSpec
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="png")
+        label = tfds.features.ClassLabel(names=list(self.SPEC.class_names))
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"The bundled task {self.SPEC.name!r} of tajax's synthetic visual world.",
+            features=tfds.features.FeaturesDict({"image": image, "label": label}),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
+        return {split: self._generate_examples(split) for split in tasks.SPLIT_SIZES}
+
+    def _generate_examples(self, split: str) -> Examples:
+        for index in range(tasks.SPLIT_SIZES[split]):
+            picture, label = tasks.render_example(self.SPEC.name, split, index)
+            yield index, {"image": encode_png(picture), "label": label}
+
+
+def _task_builder(spec: TaskSpec) -> type[_TaskBuilder]:
+    """The builder `tajax_NAME` of a task; TFDS takes the data set's name from that of the class."""
+    members = {"SPEC": spec, "VERSION": tfds.core.Version(spec.version), "__module__": __name__}
+    return type(f"Tajax{spec.name.title()}", (_TaskBuilder,), members)
 
 
 class TajaxScenes(tfds.core.GeneratorBasedBuilder):
@@ -58,13 +93,33 @@ class TajaxScenes(tfds.core.GeneratorBasedBuilder):
             yield index, {"image": encode_png(picture), "caption": caption}
 
 
-BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {"tajax_scenes": TajaxScenes}
+BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
+    builder.name: builder for builder in (TajaxScenes, *map(_task_builder, tasks.SPECS.values()))
+}
+TASK_NAMES = tuple(f"tajax_{name}" for name in tasks.SPECS)
+
+
+def _builder(name: str, data_dir: str | Path) -> tfds.core.DatasetBuilder:
+    family, _, config = name.partition("/")
+    if family not in BUILDERS:
+        near = difflib.get_close_matches(family, BUILDERS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"bundled data set {name!r} does not exist; choose from {sorted(BUILDERS)}.{hint}")
+    configs = tuple(BUILDERS[family].builder_configs)
+    if config and config not in configs:
+        raise ValueError(f"{family} has no config {config!r}; choose from {configs}")
+    return BUILDERS[family](data_dir=str(data_dir), config=config or None, file_format="array_record")
+
+
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """As `builder.is_prepared()`, which logs a warning for every data set that is not there yet."""
+    return (Path(builder.data_dir) / "dataset_info.json").exists()
 
 
 def prepare(name: str, *, data_dir: str | Path, quiet: bool = True) -> tfds.core.DatasetBuilder:
     """A builder of ours whose data are in `data_dir`, generated there first if they are not.
 
-    TFDS writes into a temporary directory and renames it at the end, so an interrupted run leaves nothing half done.
+    TFDS writes into a temporary directory and renames it at the end: an interrupted run leaves nothing.
 
     Args:
         name: a key of `BUILDERS`, or `"name/config"`, such as `"tajax_scenes/small"`.
@@ -77,16 +132,8 @@ def prepare(name: str, *, data_dir: str | Path, quiet: bool = True) -> tfds.core
     Raises:
         ValueError: the name is none of ours, or the config is none of the builder's.
     """
-    family, _, config = name.partition("/")
-    if family not in BUILDERS:
-        near = difflib.get_close_matches(family, BUILDERS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"bundled data set {name!r} does not exist; choose from {sorted(BUILDERS)}.{hint}")
-    configs = tuple(BUILDERS[family].builder_configs)
-    if config and config not in configs:
-        raise ValueError(f"{family} has no config {config!r}; choose from {configs}")
-    builder = BUILDERS[family](data_dir=str(data_dir), config=config or None, file_format="array_record")
-    if builder.is_prepared():
+    builder = _builder(name, data_dir)
+    if _is_prepared(builder):
         return builder
     with contextlib.ExitStack() as stack:
         if quiet:
@@ -95,3 +142,36 @@ def prepare(name: str, *, data_dir: str | Path, quiet: bool = True) -> tfds.core
             stack.callback(tfds.display_progress_bar, True)
         builder.download_and_prepare()
     return builder
+
+
+def prepare_all(*, data_dir: str | Path, names: Sequence[str] = TASK_NAMES) -> None:
+    """Several data sets of ours in `data_dir`, those missing generated there, on up to four processors.
+
+    Child processes only save time: whatever one of them leaves undone is done here afterwards, or fails here.
+
+    Args:
+        data_dir: where TFDS keeps prepared data sets.
+        names: as for `prepare`; by default the eight tasks.
+
+    Raises:
+        ValueError: as `prepare`.
+    """
+    missing = [name for name in names if not _is_prepared(_builder(name, data_dir))]
+    workers = max(1, min(len(missing), os.cpu_count() or 1, 4))
+    command = [sys.executable, "-m", "tajax.data.builders", str(data_dir)]
+    children = [
+        subprocess.Popen([*command, *missing[k::workers]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for k in range(1, workers)
+    ]
+    try:
+        for name in missing[::workers]:
+            prepare(name, data_dir=data_dir)
+    except BaseException:
+        for child in children:
+            child.terminate()
+        raise
+    finally:
+        for child in children:
+            child.wait()
+    for name in missing:
+        prepare(name, data_dir=data_dir)

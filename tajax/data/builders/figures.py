@@ -60,12 +60,12 @@ def shape(name: str, pose: Pose) -> Mask:
 
 
 def direction_angle(direction: str) -> float:
-    """Radians to turn an arrow that points up, clockwise, so that it points in one of `concepts.DIRECTIONS`."""
+    """Radians, clockwise, from up to one of `concepts.DIRECTIONS`."""
     return DIRECTIONS.index(direction) * math.pi / 4
 
 
 def solid_arrow(pose: Pose, *, shaft: float = 0.24, head: float = 0.7, barb: float = 0.0) -> Mask:
-    """A filled arrow that points up before the pose turns it.
+    """A filled arrow that points up before its pose turns it.
 
     Args:
         pose: place, size and angle.
@@ -87,7 +87,7 @@ def solid_arrow(pose: Pose, *, shaft: float = 0.24, head: float = 0.7, barb: flo
 
 
 def line_arrow(pose: Pose, *, width: float, head: float = 0.65, tail: bool = False) -> Mask:
-    """An arrow of strokes `width` pixels wide that points up before the pose turns it; `tail` puts a bar at its foot."""
+    """An arrow of strokes `width` pixels wide, pointing up before its pose turns it; `tail` adds a foot."""
     lines = [
         np.array([(0, -0.95), (0, 1.0)]),
         np.array([(-head, -0.95 + head), (0, -1.0), (head, -0.95 + head)]),
@@ -98,6 +98,6 @@ def line_arrow(pose: Pose, *, width: float, head: float = 0.65, tail: bool = Fal
 
 
 def chevron_arrow(pose: Pose) -> Mask:
-    """A broad arrowhead without a shaft that points up before the pose turns it."""
+    """A broad arrowhead without a shaft that points up before its pose turns it."""
     corners = [(0, -1), (0.95, 0.25), (0.95, 0.95), (0, -0.2), (-0.95, 0.95), (-0.95, 0.25)]
     return polygons(((np.array(corners, float), True),), pose)

@@ -1,4 +1,4 @@
-"""Textures as fields of brightness: each takes coordinates and gives a pattern in [0, 1]."""
+"""Textures as fields of brightness: each takes coordinates and gives a pattern from 0 to 1."""
 
 from __future__ import annotations
 
@@ -70,11 +70,7 @@ def _cracked(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarr
     """Edges between the cells of jittered lattice points: where the two nearest points are nearly as far."""
     side = 4
     step = 2.6 / (side - 1)
-    seeds = (
-        np.mgrid[0:side, 0:side].reshape(2, -1).T * step
-        - 1.3
-        + (rng.random((side * side, 2)) - 0.5) * step * 1.1
-    )
+    seeds = np.mgrid[0:side, 0:side].reshape(2, -1).T * step - 1.3 + (rng.random((side * side, 2)) - 0.5) * step * 1.1
     squares = ((_U[..., None] - seeds[:, 0]) ** 2 + (_V[..., None] - seeds[:, 1]) ** 2).astype(np.float32)
     nearest = np.sqrt(np.partition(squares, 1, axis=-1)[..., :2])
     return (nearest[..., 1] - nearest[..., 0] > between(rng, 0.09, 0.13)).astype(np.float32)
@@ -102,7 +98,7 @@ assert tuple(_FIELDS) == TEXTURES
 def pattern(
     name: str, rng: np.random.Generator, *, periods: float, angle: float = 0.0, warp: float = 0.0
 ) -> Float[np.ndarray, "32 32"]:
-    """One of `concepts.TEXTURES` as brightness in [0, 1].
+    """One of `concepts.TEXTURES` as brightness from 0 to about 1 (rims of scales reach 1.08).
 
     Args:
         name: the texture.

@@ -20,7 +20,7 @@ def _stream_key(name: str) -> int:
 def stream(name: str, index: int) -> np.random.Generator:
     """The random numbers of picture `index` in the stream `name`, for example `"shapes/train"`.
 
-    Philox is a counter-based generator: the key (name, index) gives independent streams in any order, process or machine.
+    Philox is a counter-based generator: each key (name, index) is a stream of its own, on any machine.
     """
     return np.random.Generator(np.random.Philox(key=[_stream_key(name), index]))
 

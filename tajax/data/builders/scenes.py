@@ -1,7 +1,8 @@
 """Captioned scenes of the synthetic world, for contrastive pre-training.
 
-Every concept of the eight tasks occurs, under its class name, and mixed with other concepts ("three green squares"), drawn in
-many plain styles. None of these styles is the look of a task: what is learnt here has to carry over a change of style.
+Every concept of the eight tasks occurs, under its class name, and mixed with others ("three green squares"),
+drawn in many plain styles. None of these styles is the look of a task: what is learnt here has to carry over a
+change of style.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ from tajax.data.builders.surfaces import clouds, grain, ramp, softened, spotligh
 
 # How often each kind of scene is drawn, in parts of the sum.
 FAMILIES = {
-    "shape": 14, "color": 9, "digit": 16, "letter": 22, "texture": 11, "count": 10, "sign": 9, "arrow": 9, "pair": 6,
+    "shape": 14, "color": 9, "digit": 16, "letter": 22, "texture": 11, "count": 10, "sign": 9, "arrow": 9,
+    "pair": 6,
 }  # fmt: skip
 
 Scene = tuple[np.ndarray, str]
@@ -88,10 +90,8 @@ def _litter(rng: np.random.Generator, picture: np.ndarray, ground: np.ndarray) -
     )
 
 
-def _lay(
-    rng: np.random.Generator, picture: np.ndarray, mask: Mask, color: np.ndarray, *, thin: bool = False
-) -> None:
-    """Draw a mask in one of several manners: filled, shaded, cloudy, outlined, bordered, with or without a shadow."""
+def _lay(rng: np.random.Generator, picture: np.ndarray, mask: Mask, color: np.ndarray, *, thin: bool = False) -> None:
+    """Draw a mask in one of several manners: filled, shaded, cloudy, outlined, bordered, shadowed."""
     cover = coverage(mask)
     if chance(rng, 0.15):
         paint(
@@ -119,11 +119,7 @@ def _develop(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     if chance(rng, 0.12):
         picture = softened(picture)
     if chance(rng, 0.5):
-        picture = (
-            0.5
-            + (picture - 0.5) * np.float32(between(rng, 0.75, 1.1))
-            + np.float32(between(rng, -0.06, 0.06))
-        )
+        picture = 0.5 + (picture - 0.5) * np.float32(between(rng, 0.75, 1.1)) + np.float32(between(rng, -0.06, 0.06))
     if chance(rng, 0.65):
         picture = picture + grain(rng, between(rng, 0.01, 0.07), colored=chance(rng, 0.5))
     return finish(picture)
@@ -144,7 +140,7 @@ def _pose(rng: np.random.Generator, *, small: float, large: float, turn: float =
 
 
 def _stage(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str, np.ndarray]:
-    """A background with its base colour, and a colour word with a sample of it that stands out from the base."""
+    """A background, its base colour, and a colour word with a sample of it that stands out from the base."""
     word = pick(rng, COLORS)
     color = sample_color(rng, word)
     base = any_color(rng)
@@ -218,7 +214,7 @@ def _texture_scene(rng: np.random.Generator) -> Scene:
 
 
 def scattered(rng: np.random.Generator, count: int, *, small: float, large: float, gap: float) -> list[Pose]:
-    """`count` poses that keep `gap` pixels from each other and from the edge; they shrink until all of them fit."""
+    """`count` poses that keep `gap` pixels from each other; they shrink until all of them fit."""
     while True:
         poses: list[Pose] = []
         for _ in range(12 * count):
@@ -237,9 +233,7 @@ def _count_scene(rng: np.random.Generator) -> Scene:
     same = chance(rng, 0.75)  # all of one shape
     names = [pick(rng, SHAPES)] * count if same else [pick(rng, SHAPES) for _ in range(count)]
     mask = blank()
-    for name, pose in zip(
-        names, scattered(rng, count, small=2.8, large=8 - 0.6 * count, gap=1.2), strict=True
-    ):
+    for name, pose in zip(names, scattered(rng, count, small=2.8, large=8 - 0.6 * count, gap=1.2), strict=True):
         mask.paste(255, mask=shape(name, pose))
     _lay(rng, picture, mask, color)
     noun = names[0] if same and chance(rng, 0.35) else "object"
@@ -260,9 +254,7 @@ def _sign_scene(rng: np.random.Generator) -> Scene:
 def _arrow_scene(rng: np.random.Generator) -> Scene:
     picture, _, word, color = _stage(rng)
     direction = pick(rng, DIRECTIONS)
-    pose = _pose(rng, small=7, large=13)._replace(
-        angle=direction_angle(direction) + between(rng, -0.16, 0.16)
-    )
+    pose = _pose(rng, small=7, large=13)._replace(angle=direction_angle(direction) + between(rng, -0.16, 0.16))
     kind = rng.random()
     if kind < 0.6:
         mask = solid_arrow(
@@ -290,7 +282,8 @@ def _pair_scene(rng: np.random.Generator) -> Scene:
 
 _DRAW: dict[str, Callable[[np.random.Generator], Scene]] = {
     "shape": _shape_scene, "color": _color_scene, "digit": _digit_scene, "letter": _letter_scene,
-    "texture": _texture_scene, "count": _count_scene, "sign": _sign_scene, "arrow": _arrow_scene, "pair": _pair_scene,
+    "texture": _texture_scene, "count": _count_scene, "sign": _sign_scene, "arrow": _arrow_scene,
+    "pair": _pair_scene,
 }  # fmt: skip
 _DECK = [_DRAW[family] for family, parts in FAMILIES.items() for _ in range(parts)]
 
@@ -305,7 +298,7 @@ def render_scene(index: int, seed: int) -> tuple[np.ndarray, str]:
         seed: the sequence; the builder's train split is sequence 0, its val split sequence 1.
 
     Returns:
-        The picture, uint8 [32, 32, 3], and its caption, a noun phrase to put into a template such as "a photo of {}.".
+        The picture, uint8 [32, 32, 3], and its caption, a noun phrase for templates such as "a photo of {}.".
 
     Example:
         >>> picture, caption = render_scene(3, seed=0)

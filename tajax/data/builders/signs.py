@@ -41,7 +41,7 @@ _WALKER = (
 
 
 class _Plate:
-    """A sign under construction: a picture of `CANVAS` pixels a side and the pose that all of its parts share."""
+    """A sign under construction: a picture `CANVAS` pixels wide, and the pose that all of its parts share."""
 
     def __init__(self, pose: Pose, paint: Paint, outline: np.ndarray, border: str) -> None:
         self.pose, self.paint, self.outline = pose, paint, outline
@@ -53,9 +53,7 @@ class _Plate:
 
     def write(self, text: str, color: str, *, size: float, down: float = 0.0, weight: int = 2) -> None:
         a, b, c, d = self.pose.matrix()
-        pose = self.pose._replace(
-            x=self.pose.x + b * down, y=self.pose.y + d * down, radius=self.pose.radius * size
-        )
+        pose = self.pose._replace(x=self.pose.x + b * down, y=self.pose.y + d * down, radius=self.pose.radius * size)
         self.picture.paste(self.paint[color], mask=glyph(text, pose, weight=weight))
 
 
@@ -131,9 +129,9 @@ def _danger(pose: Pose, paint: Paint, rng: np.random.Generator) -> _Plate:
 
 
 _DRAW: dict[str, Callable[[Pose, Paint, np.random.Generator], _Plate]] = {
-    "stop": _stop, "yield": _yield, "no entry": _no_entry, "no parking": _no_parking, "speed limit": _speed_limit,
-    "turn left": _turn_left, "turn right": _turn_right, "priority road": _priority_road,
-    "pedestrian crossing": _pedestrian_crossing, "danger": _danger,
+    "stop": _stop, "yield": _yield, "no entry": _no_entry, "no parking": _no_parking,
+    "speed limit": _speed_limit, "turn left": _turn_left, "turn right": _turn_right,
+    "priority road": _priority_road, "pedestrian crossing": _pedestrian_crossing, "danger": _danger,
 }  # fmt: skip
 assert tuple(_DRAW) == SIGNS
 
@@ -164,5 +162,6 @@ def sign(name: str, pose: Pose, rng: np.random.Generator, *, fading: float = 0.1
 
 
 _STANDARD: Paint = {
-    "red": (200, 25, 35), "white": (240, 240, 238), "blue": (25, 80, 180), "yellow": (250, 200, 25), "black": (22, 22, 24),
+    "red": (200, 25, 35), "white": (240, 240, 238), "blue": (25, 80, 180), "yellow": (250, 200, 25),
+    "black": (22, 22, 24),
 }  # fmt: skip

@@ -27,7 +27,7 @@ def _interpolation(cells: int, size: int) -> np.ndarray:
 
 
 def clouds(rng: np.random.Generator, *, cells: int, size: int = SIZE, channels: int = 0) -> np.ndarray:
-    """Smooth noise in [0, 1] with features about size / cells pixels wide: [size, size], or [size, size, channels]."""
+    """Smooth noise in [0, 1], [size, size] or [size, size, channels]; features are size / cells wide."""
     weights = _interpolation(cells, size)
     if not channels:
         return weights @ rng.random((cells + 1, cells + 1), np.float32) @ weights.T
@@ -38,20 +38,16 @@ def clouds(rng: np.random.Generator, *, cells: int, size: int = SIZE, channels: 
 def ramp(rng: np.random.Generator) -> np.ndarray:
     """A linear gradient from 0 to 1 in a random direction, [32, 32]."""
     angle = between(rng, 0, 2 * math.pi)
-    return np.float32(0.5) + (X * np.float32(math.cos(angle)) + Y * np.float32(math.sin(angle))) * np.float32(
-        0.36
-    )
+    return np.float32(0.5) + (X * np.float32(math.cos(angle)) + Y * np.float32(math.sin(angle))) * np.float32(0.36)
 
 
 def spotlight(x: float, y: float, reach: float) -> np.ndarray:
     """1 at the point (x, y) of the coordinates `X`, `Y`, falling to 0 at distance `reach`, [32, 32]."""
-    return np.maximum(
-        0, 1 - ((X - np.float32(x)) ** 2 + (Y - np.float32(y)) ** 2) / np.float32(reach * reach)
-    )
+    return np.maximum(0, 1 - ((X - np.float32(x)) ** 2 + (Y - np.float32(y)) ** 2) / np.float32(reach * reach))
 
 
 def grain(rng: np.random.Generator, strength: float, *, colored: bool = True) -> np.ndarray:
-    """Normal pixel noise of standard deviation `strength`, [32, 32, 3], or [32, 32, 1] the same in all channels."""
+    """Normal noise of standard deviation `strength`, [32, 32, 3], or [32, 32, 1] alike in all channels."""
     return rng.standard_normal((SIZE, SIZE, 3 if colored else 1), np.float32) * np.float32(strength)
 
 
