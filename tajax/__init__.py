@@ -10,6 +10,7 @@ import importlib
 from types import ModuleType
 
 from tajax.linearize import linear_responses, linearize
+from tajax.ntk import empirical_ntk, ntk_vector_product
 from tajax.task_vectors import (
     analogy,
     apply_task_vector,
@@ -30,10 +31,12 @@ __all__ = [
     "combine",
     "cosine_similarity",
     "dot",
+    "empirical_ntk",
     "linear_responses",
     "linearize",
     "negate",
     "norm",
+    "ntk_vector_product",
     "param_mask",
     "task_vector",
 ]

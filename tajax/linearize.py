@@ -25,7 +25,7 @@ def linearize(apply_fn: ApplyFn, params0: Params, *, mask: Mask | None = None) -
 
     Returns:
         A function with the signature of `apply_fn`, affine in its parameters, that equals it at θ₀ and has
-        its gradient there. A call costs one forward pass and one tangent pass, about twice `apply_fn`.
+        its gradient there. A call costs three forward passes, a training step about 1.7 ordinary ones.
 
     Raises:
         ValueError: the mask has other paths than `params0`; on the call, that the parameters have.
@@ -35,8 +35,8 @@ def linearize(apply_fn: ApplyFn, params0: Params, *, mask: Mask | None = None) -
 
     Example:
         >>> square = linearize(lambda params, x: x * params["w"] ** 2, {"w": jnp.array(3.0)})
-        >>> square({"w": jnp.array(4.0)}, jnp.array(1.0))  # 9 + 6 (4 − 3)
-        Array(15., dtype=float32, weak_type=True)
+        >>> square({"w": jnp.array(4.0)}, jnp.ones(1))  # 9 + 6 (4 − 3)
+        Array([15.], dtype=float32)
     """
     split(params0, mask)  # a bad mask is an error here, not inside somebody's jit
 

@@ -87,9 +87,7 @@ def normalized_accuracy(merged: ArrayLike, single: ArrayLike) -> np.ndarray:
     return merged / single
 
 
-def nonlinear_advantage(
-    acc_nonlinear: ArrayLike, acc_linear: ArrayLike, num_classes: ArrayLike
-) -> np.ndarray:
+def nonlinear_advantage(acc_nonlinear: ArrayLike, acc_linear: ArrayLike, num_classes: ArrayLike) -> np.ndarray:
     """What the non-linear model gains over the linear one, (a_nonlin − a_lin) / (1 − 1/K).
 
     Ortiz-Jimenez et al. 2023. The denominator is the range between chance and perfection.

@@ -97,11 +97,10 @@ def combine(taus: Sequence[Params], coefs: Sequence[ArrayLike] | Float[Array, " 
     trees.check_taus(taus)
     if coefs is None:
         coefs = [1.0] * len(taus)
-    length = coefs.shape if isinstance(coefs, jax.Array) else (len(coefs),)
-    if length != (len(taus),):
-        raise ValueError(
-            f"{len(taus)} task vectors need {len(taus)} coefficients, one each; got shape {length}"
-        )
+    shape = getattr(coefs, "shape", None) if not isinstance(coefs, Sequence) else (len(coefs),)
+    if shape != (len(taus),):
+        got = f"{coefs!r}" if shape is None else f"shape {shape}"
+        raise ValueError(f"{len(taus)} task vectors need {len(taus)} coefficients, one each; got {got}")
 
     def weighted_sum(*leaves: ArrayLike) -> Array:
         first, *rest = (_scaled(c, _widen(leaf)) for c, leaf in zip(coefs, leaves, strict=True))

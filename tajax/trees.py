@@ -169,9 +169,7 @@ def check_taus(taus: Sequence[Params]) -> None:
         TypeError: it is one tree, whose keys would be taken for vectors.
     """
     if isinstance(taus, Mapping) or not isinstance(taus, Sequence):
-        raise TypeError(
-            f"expected a list of task vectors, got one {type(taus).__name__}; write [tau] for one of them"
-        )
+        raise TypeError(f"expected a list of task vectors, got one {type(taus).__name__}; write [tau] for one of them")
     if not taus:
         raise ValueError("the list of task vectors is empty")
 
@@ -229,15 +227,11 @@ def param_mask(params: Params, rule: str | Sequence[str] | Mapping[str, bool]) -
     elif isinstance(rule, Sequence) and all(isinstance(pattern, str) for pattern in rule):
         verdicts = dict.fromkeys(rule, True)
     else:
-        raise TypeError(
-            f"a trainable rule is a string, strings, or a mapping from string to bool; got {rule!r}"
-        )
+        raise TypeError(f"a trainable rule is a string, strings, or a mapping from string to bool; got {rule!r}")
     if not all(isinstance(verdict, bool) for verdict in verdicts.values()):
         raise TypeError(f"a trainable rule maps each pattern to True or False; got {rule!r}")
     if not verdicts:
-        raise ValueError(
-            f"the trainable rule is empty; choose one of {', '.join(RULES)}, or give path patterns"
-        )
+        raise ValueError(f"the trainable rule is empty; choose one of {', '.join(RULES)}, or give path patterns")
 
     flat = flatten_paths(params)
     paths = [path for path, leaf in flat.items() if is_float(leaf)]
@@ -247,9 +241,7 @@ def param_mask(params: Params, rule: str | Sequence[str] | Mapping[str, bool]) -
         matched = _matching(pattern, paths)
         claimed = [path for path in matched if path not in claims] if total else matched
         if not claimed:
-            raise ValueError(
-                _no_match(rule if isinstance(rule, str) else pattern, paths, shadowed=bool(matched))
-            )
+            raise ValueError(_no_match(rule if isinstance(rule, str) else pattern, paths, shadowed=bool(matched)))
         claims.update(dict.fromkeys(claimed, verdict))
     unclaimed = [path for path in paths if path not in claims]
     if total and unclaimed:

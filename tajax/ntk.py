@@ -1,0 +1,202 @@
+"""The empirical neural tangent kernel, from vector-Jacobian and Jacobian-vector products alone.
+
+The kernel of a model f with outputs [E] at parameters θ is Θ(x, x′) = J(x) J(x′)ᵀ, an E×E matrix for each pair of
+inputs, where J(x) = ∂f(x)/∂θ over the leaves of a mask. The Jacobian itself never exists for more than one output
+and one block of inputs at a time. The model must treat the examples of a batch independently.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from tajax import trees
+from tajax.types import ApplyFn, Mask, Params, Trained
+
+Output = Literal["trace", "diagonal", "full"]
+Outputs = Callable[[Trained, Array], Array]  # trained leaves and inputs [B, ...] to flat outputs [B, E]
+
+
+def empirical_ntk(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Float[Array, "M ..."],
+    x2: Float[Array, "N ..."] | None = None,
+    *,
+    mask: Mask | None = None,
+    output: Output = "trace",
+    batch_size: int | None = None,
+) -> Float[Array, " M N *outputs"]:
+    """The empirical NTK between two sets of inputs, Θ(x, x′) = J(x) J(x′)ᵀ.
+
+    Args:
+        apply_fn: f, a model of inputs [B, ...]; its outputs are flattened to [B, E].
+        params: θ.
+        x1: M inputs.
+        x2: N inputs; `x1` by default, and then only half of the blocks are computed.
+        mask: leaves of θ that J differentiates in, all by default.
+        output: what is kept of the E×E matrix of each pair. `"trace"`: its trace, Σ_e Θ_ee (not divided by E).
+            `"diagonal"`: Θ_ee, the kernel of each output on its own. `"full"`: all of it.
+        batch_size: inputs per block, all by default. The result does not depend on it, memory does.
+
+    Returns:
+        [M, N] for the trace, [M, N, E] for the diagonal, [M, N, E, E] in full, in the dtype of the parameters but at
+        least float32. With one set of inputs the kernel is symmetric to the last bit, and positive semi-definite up
+        to rounding.
+
+    Memory is that of 2 · `batch_size` gradients. Time is E · (M + M N / `batch_size`) backward passes for trace and
+    diagonal, and for the full matrix E · M backward and E · M · N tangent passes.
+
+    Raises:
+        ValueError: `output` or `batch_size` is out of range, there are no inputs, or the mask trains nothing or
+            does not fit the parameters.
+
+    Example:
+        >>> linear = lambda params, x: x @ params["w"]  # J(x) = x for each output
+        >>> empirical_ntk(linear, {"w": jnp.zeros((2, 3))}, jnp.array([[1.0, 0.0], [1.0, 2.0]]))
+        Array([[ 3.,  3.],
+               [ 3., 15.]], dtype=float32)
+    """
+    if output not in _BLOCKS:
+        raise ValueError(f"output={output!r} is unknown; choose one of {', '.join(_BLOCKS)}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    others = x1 if x2 is None else x2
+    if not len(x1) or not len(others):
+        raise ValueError(f"the kernel needs at least one input on each side; got {len(x1)} and {len(others)}")
+    theta, outputs = _trained_outputs(apply_fn, params, mask)
+    block = jax.jit(functools.partial(_BLOCKS[output], outputs))
+
+    step = batch_size or max(len(x1), len(others))
+    starts1, starts2 = range(0, len(x1), step), range(0, len(others), step)
+    blocks: dict[tuple[int, int], Array] = {}
+    for i in starts1:
+        for j in starts2:
+            if x2 is None and j < i:
+                blocks[i, j] = _mirrored(blocks[j, i])
+            else:
+                found = block(theta, x1[i : i + step], others[j : j + step])
+                # Both halves of a diagonal block were computed, in different orders of summation.
+                blocks[i, j] = (found + _mirrored(found)) / 2 if x2 is None and i == j else found
+    rows = [jnp.concatenate([blocks[i, j] for j in starts2], axis=1) for i in starts1]
+    return jnp.concatenate(rows, axis=0)
+
+
+def ntk_vector_product(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Float[Array, "M ..."],
+    v: Float[Array, " N *out"],
+    x2: Float[Array, "N ..."] | None = None,
+    *,
+    mask: Mask | None = None,
+) -> Float[Array, " M *out"]:
+    """The kernel times a vector without the kernel, J(x) J(x′)ᵀ v: one backward pass, then one tangent pass.
+
+    Args:
+        apply_fn: f, any JAX function of parameters and inputs.
+        params: θ.
+        x: M inputs.
+        v: one number for each output of f on `x2`, in the shape and dtype of those outputs.
+        x2: N inputs, x′; `x` by default.
+        mask: leaves of θ that J differentiates in, all by default.
+
+    Returns:
+        An array like the outputs of f on `x`.
+
+    Raises:
+        ValueError: `v` has another shape than the outputs, or the mask trains nothing or does not fit.
+
+    Example:
+        >>> linear = lambda params, x: x @ params["w"]
+        >>> x = jnp.array([[1.0, 0.0], [1.0, 2.0]])
+        >>> ntk_vector_product(linear, {"w": jnp.zeros((2, 1))}, x, jnp.array([[1.0], [-1.0]]))
+        Array([[ 0.],
+               [-4.]], dtype=float32)
+    """
+    theta, restore = _split(params, mask)
+    others = x if x2 is None else x2
+    outputs, pull = jax.vjp(lambda trained: apply_fn(restore(trained), others), theta)
+    if v.shape != outputs.shape:
+        raise ValueError(f"v has shape {v.shape}, but the outputs it multiplies have shape {outputs.shape}")
+    (direction,) = pull(v)
+    return jax.jvp(lambda trained: apply_fn(restore(trained), x), (theta,), (direction,))[1]
+
+
+def _split(params: Params, mask: Mask | None) -> tuple[Trained, Callable[[Trained], Params]]:
+    theta, restore = trees.split(params, mask)
+    if not theta:
+        raise ValueError("the mask trains no leaf, so the kernel would be zero")
+    return theta, restore
+
+
+def _trained_outputs(apply_fn: ApplyFn, params: Params, mask: Mask | None) -> tuple[Trained, Outputs]:
+    theta, restore = _split(params, mask)
+
+    def outputs(trained: Trained, x: Array) -> Array:
+        return apply_fn(restore(trained), x).reshape(len(x), -1)
+
+    return theta, outputs
+
+
+def _width(outputs: Outputs, theta: Trained, x: Array) -> int:
+    return jax.eval_shape(outputs, theta, x[:1]).shape[1]
+
+
+def _gradients(outputs: Outputs, theta: Trained, x: Array, e: Array) -> Trained:
+    """Row e of the Jacobian of each input: leaves [B, ...]."""
+    return jax.vmap(jax.grad(lambda trained, one: outputs(trained, one[None])[0, e]), in_axes=(None, 0))(theta, x)
+
+
+def _one_output(outputs: Outputs, theta: Trained, x1: Array, x2: Array, e: Array) -> Array:
+    """Θ_ee, [M, N]."""
+    rows, columns = (_gradients(outputs, theta, x, e) for x in (x1, x2))
+
+    def products(row: Array, column: Array) -> Array:
+        return jnp.matmul(
+            row.reshape(len(row), -1),
+            column.reshape(len(column), -1).T,
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=jnp.promote_types(row.dtype, jnp.float32),
+        )
+
+    return jax.tree.reduce(jnp.add, jax.tree.map(products, rows, columns))
+
+
+def _trace(outputs: Outputs, theta: Trained, x1: Array, x2: Array) -> Array:
+    one_output = functools.partial(_one_output, outputs, theta, x1, x2)
+    shape = jax.eval_shape(one_output, 0)
+    indices = jnp.arange(_width(outputs, theta, x1))
+    return jax.lax.scan(lambda total, e: (total + one_output(e), None), jnp.zeros(shape.shape, shape.dtype), indices)[0]
+
+
+def _diagonal(outputs: Outputs, theta: Trained, x1: Array, x2: Array) -> Array:
+    indices = jnp.arange(_width(outputs, theta, x1))
+    return jnp.moveaxis(jax.lax.map(functools.partial(_one_output, outputs, theta, x1, x2), indices), 0, -1)
+
+
+def _full(outputs: Outputs, theta: Trained, x1: Array, x2: Array) -> Array:
+    def row(e: Array) -> Array:  # Θ_e·, [M, N, E]
+        push = lambda gradient: jax.jvp(lambda trained: outputs(trained, x2), (theta,), (gradient,))[1]  # noqa: E731
+        return jax.vmap(push)(_gradients(outputs, theta, x1, e))
+
+    return jnp.moveaxis(jax.lax.map(row, jnp.arange(_width(outputs, theta, x1))), 0, 2)
+
+
+def _mirrored(block: Array) -> Array:
+    """The block on the other side of the diagonal, Θ(x′, x) = Θ(x, x′)ᵀ, outputs included."""
+    mirrored = jnp.swapaxes(block, 0, 1)
+    return jnp.swapaxes(mirrored, 2, 3) if block.ndim == 4 else mirrored
+
+
+_BLOCKS: dict[Output, Callable[[Outputs, Trained, Array, Array], Array]] = {
+    "trace": _trace,
+    "diagonal": _diagonal,
+    "full": _full,
+}

@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tajax import metrics
+from tajax.losses import cross_entropy, head_logits
+from tajax.types import Head
+
+
+def test_cross_entropy_is_the_log_of_a_probability(key, x64):
+    logits = 30 * jax.random.normal(key, (6, 4), jnp.float64)
+    labels = jnp.arange(6) % 4
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(cross_entropy(logits, labels), -np.log(probabilities[np.arange(6), labels]), rtol=1e-9)
+
+
+def test_low_precision_logits_are_widened_first():
+    logits = jnp.array([[100.0, 99.5]], jnp.bfloat16)
+    assert cross_entropy(logits, jnp.array([1])).dtype == jnp.float32
+    np.testing.assert_allclose(cross_entropy(logits, jnp.array([1])), [np.log1p(np.exp(0.5))], rtol=1e-5)
+
+
+def test_padded_classes_change_neither_values_nor_gradients(key):
+    k1, k2 = jax.random.split(key)
+    features, weights = jax.random.normal(k1, (5, 8)), 10 * jax.random.normal(k2, (8, 3))
+    labels = jnp.array([0, 1, 2, 0, 1])
+    padded = jnp.concatenate([weights, 1e6 * jnp.ones((8, 4))], axis=1)
+
+    def loss(features, weights):
+        return cross_entropy(head_logits(features, Head(weights, jnp.int32(3))), labels).sum()
+
+    plain, wide = (jax.value_and_grad(loss)(features, w) for w in (weights, padded))
+    np.testing.assert_allclose(plain[0], wide[0], rtol=1e-6)
+    np.testing.assert_allclose(plain[1], wide[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_head_sees_directions_only(key):
+    features = jax.random.normal(key, (4, 8))
+    head = Head(jax.random.normal(key, (8, 3)), jnp.int32(3))
+    np.testing.assert_allclose(head_logits(features, head), head_logits(features * 70, head), rtol=1e-5)
+    unit = np.asarray(features) / np.linalg.norm(features, axis=-1, keepdims=True)
+    np.testing.assert_allclose(head_logits(features, head), unit @ np.asarray(head.weights), rtol=1e-5, atol=1e-6)
+    zeros = jnp.zeros((1, 8))
+    np.testing.assert_array_equal(head_logits(zeros, head), 0)
+    assert np.isfinite(jax.grad(lambda x: head_logits(x, head).sum())(zeros)).all()
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 7))
+def test_a_tally_does_not_see_how_examples_were_batched_or_padded(sizes, seed):
+    rng = np.random.default_rng(seed)
+    total = sum(sizes)
+    logits, labels = rng.normal(size=(total, 3)).astype(np.float32), rng.integers(0, 3, total)
+    whole = metrics.tally(jnp.asarray(logits), jnp.asarray(labels), jnp.ones(total, bool))
+
+    parts, start = [], 0
+    for size in sizes:
+        rows = slice(start, start + size)
+        start += size
+        padding = 5 - size
+        parts.append(
+            metrics.tally(
+                jnp.concatenate([logits[rows], np.full((padding, 3), np.nan, np.float32)]),
+                jnp.concatenate([labels[rows], np.full(padding, 99)]),
+                jnp.arange(5) < size,
+            )
+        )
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = metrics.add(merged, part)
+    assert (int(merged.correct), int(merged.count)) == (int(whole.correct), total)  # integers: exact
+    np.testing.assert_allclose(merged.loss_sum, whole.loss_sum, rtol=1e-5)  # order of sums
+    assert metrics.compute(whole)["top1"] == np.mean(logits.argmax(-1) == labels)
+
+
+def test_a_model_that_broke_down_is_not_right_by_accident():
+    broken = metrics.tally(jnp.full((4, 3), jnp.nan), jnp.zeros(4, jnp.int32), jnp.ones(4, bool))
+    assert metrics.compute(broken)["top1"] == 0.0  # argmax of NaN is class 0
+    assert np.isnan(metrics.compute(broken)["loss"])
+
+
+def test_nothing_to_average_is_an_error():
+    empty = metrics.tally(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), jnp.zeros(2, bool))
+    with pytest.raises(ValueError, match="every row is masked"):
+        metrics.compute(empty)
+
+
+def test_ratios_of_the_papers_by_hand():
+    np.testing.assert_allclose(metrics.normalized_accuracy([0.3, 0.8], [0.6, 0.8]), [0.5, 1.0])
+    with pytest.raises(ValueError, match=r"must be positive .* got \[0.0, 0.5\]"):
+        metrics.normalized_accuracy([0.1, 0.1], [0.0, 0.5])
+    # From chance to perfect is an advantage of 1, whatever the number of classes.
+    np.testing.assert_allclose(metrics.nonlinear_advantage(1.0, [1 / 2, 1 / 10], [2, 10]), 1.0)
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        metrics.nonlinear_advantage(1.0, 0.5, 1)

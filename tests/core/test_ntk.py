@@ -1,0 +1,111 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tajax
+
+from .conftest import mlp, mlp_params
+
+
+@pytest.fixture
+def setting(key, x64):
+    """Parameters and two sets of inputs, in double precision."""
+    k1, k2, k3 = jax.random.split(key, 3)
+    return mlp_params(k1, jnp.float64), *(jax.random.normal(k, (n, 3), jnp.float64) for k, n in ((k2, 6), (k3, 4)))
+
+
+def explicit_kernel(params, x1, x2, mask=None):
+    """Θ [M, N, E, E] by writing the whole Jacobian down."""
+
+    jacrev = jax.jit(jax.jacrev(mlp))
+
+    def jacobian(x):
+        leaves = jax.tree.leaves(jacrev(params, x))
+        kept = jax.tree.leaves(mask) if mask else [True] * len(leaves)
+        rows = [leaf.reshape(*leaf.shape[:2], -1) for leaf, keep in zip(leaves, kept, strict=True) if keep]
+        return np.concatenate(rows, axis=-1)
+
+    return np.einsum("mep,nfp->mnef", jacobian(x1), jacobian(x2))
+
+
+@pytest.mark.parametrize(
+    ("rule", "output", "kept"),
+    [("all", "full", "mnef->mnef"), ("attention", "trace", "mnee->mn"), ("attention", "diagonal", "mnee->mne")],
+)
+def test_the_kernel_is_the_product_of_explicit_jacobians(setting, rule, output, kept):
+    params, x1, x2 = setting
+    mask = tajax.param_mask(params, rule)
+    got = tajax.empirical_ntk(mlp, params, x1, x2, mask=mask, output=output)
+    np.testing.assert_allclose(got, np.einsum(kept, explicit_kernel(params, x1, x2, mask)), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("output", "batch_size"), [("trace", 2), ("trace", 99), ("diagonal", 3), ("full", 3)])
+def test_the_kernel_of_one_set_is_symmetric_positive_and_blind_to_batching(setting, output, batch_size):
+    params, x, _ = setting
+    kept = {"trace": "mnee->mn", "diagonal": "mnee->emn", "full": "mnef->menf"}[output]
+    size = 12 if output == "full" else 6
+    kernel = np.asarray(tajax.empirical_ntk(mlp, params, x, output=output, batch_size=batch_size))
+    order = {"trace": (0, 1), "diagonal": (2, 0, 1), "full": (0, 2, 1, 3)}[output]
+    want = np.einsum(kept, explicit_kernel(params, x, x)).reshape(-1, size, size)
+    matrices = np.transpose(kernel, order).reshape(want.shape)
+    np.testing.assert_allclose(matrices, want, rtol=1e-10, atol=1e-12)
+    for matrix in matrices:
+        np.testing.assert_array_equal(matrix, matrix.T)  # to the last bit
+        assert np.linalg.eigvalsh(matrix).min() > -1e-12 * np.trace(matrix)
+
+
+def test_the_product_with_a_vector_needs_no_kernel(setting):
+    params, x1, x2 = setting
+    mask = tajax.param_mask(params, ["query/.*", "scale"])
+    v = jnp.sin(jnp.arange(8.0)).reshape(4, 2)
+    between = jax.jit(lambda p, x1, v, x2: tajax.ntk_vector_product(mlp, p, x1, v, x2, mask=mask))(params, x1, v, x2)
+    want = np.einsum("mnef,nf->me", explicit_kernel(params, x1, x2, mask), v)
+    np.testing.assert_allclose(between, want, rtol=1e-10)
+    within = jax.jit(lambda p, x, v: tajax.ntk_vector_product(mlp, p, x, v))(params, x2, v)
+    np.testing.assert_allclose(within, np.einsum("mnef,nf->me", explicit_kernel(params, x2, x2), v), rtol=1e-10)
+
+
+def test_the_kernel_of_the_tangent_model_is_the_same_everywhere(setting):
+    params, x, _ = setting
+    away = jax.tree.map(lambda leaf: leaf + 3, params)
+    kernel = tajax.empirical_ntk(tajax.linearize(mlp, params), away, x)
+    np.testing.assert_allclose(kernel, tajax.empirical_ntk(mlp, params, x), rtol=1e-11)
+    assert not np.allclose(tajax.empirical_ntk(mlp, away, x), kernel, rtol=0.1)
+
+
+def test_a_model_with_a_known_spectrum():
+    """f(x) = xᵀw with orthonormal inputs scaled by s: the kernel is diag(s²)."""
+    scales = jnp.array([3.0, 2.0, 1.0])
+    kernel = tajax.empirical_ntk(
+        lambda p, x: x @ p["w"], {"w": jnp.ones((3, 1)), "unused": jnp.ones(2)}, jnp.diag(scales)
+    )
+    np.testing.assert_allclose(kernel, np.diag([9.0, 4.0, 1.0]))
+
+
+def test_low_precision_gradients_are_summed_in_float32(key):
+    params = mlp_params(key, jnp.bfloat16)
+    x = jax.random.normal(key, (3, 3), jnp.bfloat16)
+    kernel = tajax.empirical_ntk(mlp, params, x)
+    assert kernel.dtype == jnp.float32
+    np.testing.assert_allclose(kernel, np.asarray(kernel).T)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output": "sum"}, "output='sum' is unknown; choose one of trace, diagonal, full"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"mask": {"w": False}}, "trains no leaf"),
+        ({"mask": {"v": True}}, "'w' is in params but not in mask"),
+        ({"x2": jnp.ones((0, 2))}, "got 1 and 0"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        tajax.empirical_ntk(lambda p, x: x @ p["w"], {"w": jnp.ones((2, 1))}, jnp.ones((1, 2)), **options)
+
+
+def test_a_vector_of_another_shape_is_named():
+    with pytest.raises(ValueError, match=r"v has shape \(1,\), but the outputs it multiplies have shape \(1, 1\)"):
+        tajax.ntk_vector_product(lambda p, x: x @ p["w"], {"w": jnp.ones((2, 1))}, jnp.ones((1, 2)), jnp.ones(1))

@@ -1,0 +1,178 @@
+import collections
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tajax
+from tajax import trees
+
+BLOCK = {f"ln_{i}": {"scale": (6, 4), "bias": (6, 4)} for i in (1, 2)} | {
+    "attn": {name: {"kernel": (6, 4, 4), "bias": (6, 4)} for name in ("query", "key", "value", "out")},
+    "mlp": {"fc_in": {"kernel": (6, 4, 8), "bias": (6, 8)}, "fc_out": {"kernel": (6, 8, 4), "bias": (6, 4)}},
+}
+TOWER = {
+    "class_embedding": (4,),
+    "position_embedding": (5, 4),
+    "patch_embedding": {"kernel": (2, 2, 3, 4)},
+    "ln_pre": {"scale": (4,), "bias": (4,)},
+    "blocks": BLOCK,
+    "ln_post": {"scale": (4,), "bias": (4,)},
+    "projection": {"kernel": (4, 3)},
+}
+
+
+@pytest.fixture
+def tower():
+    """Shapes of a CLIP image tower: width 4, 6 layers, 4 patches."""
+    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
+    return jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), TOWER, is_leaf=is_shape)
+
+
+@pytest.mark.parametrize(
+    ("rule", "count"),
+    [
+        ("attention", 4 * 6 * 16),
+        ("attention_with_bias", 4 * 6 * (16 + 4)),
+        ("mlp", 2 * 6 * 32),
+        ("linear_layers", 4 * 6 * 16 + 2 * 6 * 32),
+        ("biases", 6 * (4 * 4 + 8 + 4 + 2 * 4) + 2 * 4),
+        ("layer_norms", 6 * 2 * 8 + 2 * 8),
+        ("all", 4 + 20 + 48 + 16 + 12 + 6 * (4 * 20 + 40 + 36 + 16)),
+        (r"(query|value)/kernel", 2 * 6 * 16),
+        (["projection/kernel", "class_embedding"], 12 + 4),
+        ({r"ln_.*": True, r".*/bias": False, r"blocks/.*": True, r".*": False}, 112 + 6 * (64 + 64)),
+    ],
+)
+def test_every_rule_trains_exactly_its_own_numbers(tower, rule, count):
+    assert trees.count_params(tower, trees.param_mask(tower, rule)) == count
+    # A rule says the same of the tower inside a whole CLIP, where paths begin with 'image/'.
+    if not isinstance(rule, dict):
+        whole = {"image": tower, "logit_scale": jax.ShapeDtypeStruct((), jnp.int32)}
+        assert trees.count_params(whole, trees.param_mask(whole, rule)) == count
+
+
+def test_every_named_rule_is_in_the_table_above():
+    (params,) = test_every_rule_trains_exactly_its_own_numbers.pytestmark
+    assert set(trees.RULES) == {case[0] for case in params.args[1] if isinstance(case[0], str) and "/" not in case[0]}
+
+
+@pytest.mark.parametrize(
+    ("rule", "error", "words"),
+    [
+        ("atention", ValueError, ["'atention'", "none of the 24 parameters", "Did you mean 'attention'?"]),
+        ("kernel/attn", ValueError, ["none of the 24", "Named rules: all, attention"]),
+        ("blocks/attn/query/kernal", ValueError, ["Nearest paths: blocks/attn/query/kernel"]),
+        ("query", ValueError, ["matches none"]),  # part of a path is not a suffix of it
+        ("(", ValueError, ["no regular expression"]),
+        (["attn/query/kernel", "no_such"], ValueError, ["'no_such'"]),
+        ([], ValueError, ["empty"]),
+        ({"attn/.*": True}, ValueError, ["says nothing about 'blocks/ln_1/bias'", "16 of 24"]),
+        ({".*": True, "attn/.*": False}, ValueError, ["'attn/.*'", "Move it up"]),
+        ({".*": 1}, TypeError, ["True or False"]),
+        (3, TypeError, ["got 3"]),
+    ],
+)
+def test_a_rule_that_claims_nothing_or_not_everything_is_an_error(tower, rule, error, words):
+    with pytest.raises(error) as caught:
+        trees.param_mask(tower, rule)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_integer_leaves_are_never_trained(key):
+    params = {"w": jnp.ones(2), "position_ids": jnp.arange(3), "key": key}
+    assert trees.param_mask(params, "all") == {"w": True, "position_ids": False, "key": False}
+    with pytest.raises(ValueError, match="none of the 1 parameters"):
+        trees.param_mask(params, "position_ids")
+
+
+Point = collections.namedtuple("Point", "x y")
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Layer:
+    """A node with named children, as NNX states and Equinox modules are."""
+
+    def __init__(self, kernel, name="layer"):
+        self.kernel, self.name = kernel, name
+
+    def tree_flatten_with_keys(self):
+        return [(jax.tree_util.GetAttrKey("kernel"), self.kernel)], self.name
+
+    @classmethod
+    def tree_unflatten(cls, name, children):
+        return cls(*children, name)
+
+
+def test_paths_of_every_kind_of_node():
+    tree = {"a": [1, (2, None)], "b": Point(3, {"c": 4}), "d": Layer(5)}
+    assert trees.flatten_paths(tree) == {"a/0": 1, "a/1/0": 2, "b/x": 3, "b/y/c": 4, "d/kernel": 5}
+    mask = trees.param_mask(jax.tree.map(float, tree), "kernel")
+    assert mask["d"].kernel is True and mask["b"] == Point(False, {"c": False}) and mask["a"] == [False, (False, None)]
+
+
+def test_unflatten_inverts_flatten_and_refuses_what_no_tree_has(tower):
+    flat = trees.flatten_paths(tower)
+    assert trees.unflatten_paths(flat) == tower
+    assert trees.unflatten_paths(dict(reversed(flat.items()))) == tower
+    assert trees.unflatten_paths(trees.flatten_paths(7)) == 7
+    for clash in ({"a": 1, "a/b": 2}, {"a/b": 2, "a": 1}):
+        with pytest.raises(ValueError, match="'a' is a leaf"):
+            trees.unflatten_paths(clash)
+    with pytest.raises(ValueError, match="two leaves share the path 'a/b'"):
+        trees.flatten_paths({"a/b": 1, "a": {"b": 2}})
+
+
+@pytest.mark.parametrize(
+    ("b", "message"),
+    [
+        ({"w": np.ones(3), "z": 1.0}, "'b' is in pretrained but not in finetuned (1 such path, of 2 in pretrained"),
+        ({"w": np.ones(3), "b": 1.0, "z": 1.0}, "'z' is in finetuned but not in pretrained"),
+        ({"w": np.ones(3), "b": None}, "'b' is in pretrained but not in finetuned"),
+        ({"w": np.ones((3, 1)), "b": 1.0}, "'w' has shape (3,) in pretrained but (3, 1) in finetuned"),
+    ],
+)
+def test_the_first_difference_between_trees_is_named(b, message):
+    a = {"w": jnp.ones(3), "b": 1.0}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tajax.task_vector(a, b)
+
+
+def test_containers_may_differ_but_paths_may_not():
+    trees.check_same_tree({"a": [jnp.ones(2)]}, {"a": (np.ones(2, np.float16),)})
+    trees.check_same_tree(Layer(1.0), {"kernel": 2.0})
+
+
+def test_masks_must_fit_and_hold_bools():
+    params = {"w": jnp.ones(3), "b": jnp.ones(2)}
+    assert trees.count_params(params) == 5
+    with pytest.raises(ValueError, match="'b' is in params but not in mask"):
+        trees.count_params(params, {"w": True})
+    with pytest.raises(TypeError, match="the mask at 'b' is 1"):
+        trees.count_params(params, {"w": True, "b": 1})
+
+
+def test_split_restores_what_it_took_apart_and_keeps_the_rest_itself(key):
+    params = {"w": jax.random.normal(key, (3,)), "b": np.ones(2), "step": 4}
+    trained, restore = trees.split(params, {"w": True, "b": False, "step": True})
+    assert set(trained) == {"w"}
+    back = restore(jax.tree.map(lambda leaf: leaf * 2, trained))
+    np.testing.assert_array_equal(back["w"], params["w"] * 2)
+    assert back["b"] is params["b"] and back["step"] is params["step"]
+
+
+def test_not_finite_entries_are_found_and_counted():
+    clean = {"w": jnp.ones((2, 3), jnp.bfloat16), "step": 3}
+    trees.check_finite(clean, "x")
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        dirty = clean | {"w": clean["w"].at[1].set(bad)}
+        with pytest.raises(ValueError, match="task vector of dtd: 3 of the 6 entries of 'w' are not finite"):
+            trees.check_finite(dirty, "task vector of dtd")
+
+
+def test_a_leaf_that_is_no_array_says_what_to_do():
+    with pytest.raises(TypeError, match=r"not an array. Keep the arrays apart first.*equinox.filter"):
+        trees.param_mask({"activation": jax.nn.relu, "w": jnp.ones(1)}, "all")
