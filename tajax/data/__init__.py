@@ -1,0 +1,24 @@
+"""Tasks and their images: one `load(task, split)` for bundled tasks, TFDS, local folders and .npz files."""
+
+from tajax.data.overlap import Overlap, find_overlap
+from tajax.data.pipeline import Batches, check_images, load
+from tajax.data.preprocess import normalize
+from tajax.data.sources import BadImageError
+from tajax.data.tasks import BUNDLED, PROTOCOL, TASKS, Task, TaskSpec, open_task, open_tasks
+
+__all__ = [
+    "BUNDLED",
+    "PROTOCOL",
+    "TASKS",
+    "BadImageError",
+    "Batches",
+    "Overlap",
+    "Task",
+    "TaskSpec",
+    "check_images",
+    "find_overlap",
+    "load",
+    "normalize",
+    "open_task",
+    "open_tasks",
+]

@@ -1,0 +1,208 @@
+"""Tasks of the TFDS catalogue: opening without TensorFlow, which splits mean what, what to do when one is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from tajax.data.builders import prepare
+from tajax.data.local import Contents, check_splits
+from tajax.data.sources import RecordSource
+
+# Role → names its split may have; the first that exists. Where there is no test split, validation stands in for it.
+_ROLES = {
+    "train": ("train",),
+    "test": ("test", "validation", "val"),
+    "val": ("validation", "val", "valid"),
+}
+_LISTED = 4  # addresses in a message
+
+
+def exists(name: str, data_dir: Path) -> bool:
+    """Whether TFDS knows a data set by the first part of `name/config:version`, or has it prepared in `data_dir`."""
+    family = _family(name)
+    return family in _names() or (family.isidentifier() and any((data_dir / family).glob("**/dataset_info.json")))
+
+
+def near(name: str) -> list[str]:
+    """Names of the catalogue that resemble `name`."""
+    return difflib.get_close_matches(_family(name), _names(), n=2)
+
+
+def _family(name: str) -> str:
+    return name.split("/")[0].split(":")[0]
+
+
+def _names() -> list[str]:
+    return [name for name in tfds.list_builders(with_community_datasets=False) if not name.startswith("tajax_")]
+
+
+def open_bundled(name: str, data_dir: Path) -> Contents:
+    """A bundled task, generated into `data_dir` on first use.
+
+    Raises:
+        ValueError: it cannot be written there.
+    """
+    if not any((data_dir / name).glob("*/dataset_info.json")):
+        print(f"Preparing {name} in {data_dir} (once, some seconds)", file=sys.stderr, flush=True)
+    try:
+        builder = prepare(name, data_dir=data_dir)
+    except OSError as error:
+        try:  # another process may have finished the same task meanwhile
+            builder = prepare(name, data_dir=data_dir)
+        except OSError:
+            raise ValueError(
+                f"bundled task {name} cannot be prepared in {data_dir}: {error}. Choose a directory you may write to: "
+                "data_dir=… here, --config.data_dir=… on the command line."
+            ) from error
+    return _contents(builder, {"train": "train", "val": "val", "test": "test"}, _keys(builder))
+
+
+def open_tfds(name: str, data_dir: Path, *, splits: Mapping[str, str] | None = None, hint: str = "") -> Contents:
+    """Any image classification data set of TFDS, stored as array_record and prepared if it can be.
+
+    Args:
+        name: `name`, `name/config` or `name/config:version`.
+        data_dir: where TFDS keeps prepared data sets.
+        splits: role → TFDS split, such as {"train": "train+validation", "test": "test"}; None: as the names suggest.
+        hint: added to the error if the set can neither be opened nor prepared.
+
+    Raises:
+        ValueError: no such config; not prepared and not preparable here (says what to do); stored in a format without
+            random access; not images with one label; no usable splits; an empty split.
+    """
+    family, config = _family(name), name.partition("/")[2].split(":")[0]
+    configs = list(tfds.builder_cls(family).builder_configs) if family in _names() else None
+    if config and configs is not None and config not in configs:
+        nearest = difflib.get_close_matches(config, configs, n=5, cutoff=0.3) or configs[:5]
+        choices = f"choose from its {len(configs)}, such as {', '.join(nearest)}" if configs else "it has none"
+        raise ValueError(f"TFDS data set {family!r} has no config {config!r}; {choices}")
+    try:
+        builder = tfds.builder(name, data_dir=os.fspath(data_dir))
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
+    keys = _keys(builder)  # before preparing what could not be used
+    if not builder.is_prepared():
+        _prepare(builder, name, data_dir, hint)
+    return _contents(builder, splits or _by_name(builder), keys)
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, name: str, data_dir: Path, hint: str) -> None:
+    made = f"tfds.builder({name!r}, data_dir={os.fspath(data_dir)!r})"
+    command = f"{made}.download_and_prepare(file_format='array_record')"
+    manual = data_dir / "downloads" / "manual"
+    try:
+        _check_network(builder, manual)
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # downloads, archives and TensorFlow fail in their own ways; all mean "not here"
+        lines = [
+            f"data set {name!r} is not prepared in {data_dir}, and preparing it failed: "
+            f"{type(error).__name__}: {_first_line(error)}",
+            f"What to do: where there is a network, run {command}, and copy {builder.data_dir} to the same place here.",
+        ]
+        if isinstance(error, ImportError) or "tensorflow" in str(error).lower():
+            lines.append("This one is prepared with TensorFlow: pip install 'tajax[prepare]'.")
+        if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            words = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+            lines.append(f"It needs files fetched by hand, put into {manual}: {words}")
+        elif builder.url_infos:
+            urls = list(builder.url_infos)
+            more = f" and {len(urls) - _LISTED} more" if len(urls) > _LISTED else ""
+            lines.append(f"Or fetch its files into {manual}: {', '.join(urls[:_LISTED])}{more}.")
+        if hint:
+            lines.append(hint)
+        lines.append("Or give the same images as a folder (train/class name/*.png, test/…) or an .npz file.")
+        raise ValueError("\n".join(lines)) from error
+
+
+def _check_network(builder: tfds.core.DatasetBuilder, manual: Path) -> None:
+    """Fails at once where TFDS would retry for minutes: files to download, and no name of their hosts resolves."""
+    urls = [url for url, info in builder.url_infos.items() if not (manual / (info.filename or url)).exists()]
+    hosts = sorted({host for url in urls if (host := urlsplit(url).hostname)})
+    if not hosts or getproxies():  # a proxy resolves names itself
+        return
+    for host in hosts:
+        with contextlib.suppress(OSError):
+            socket.getaddrinfo(host, None)
+            return
+    raise ConnectionError(f"no network: cannot resolve {', '.join(hosts[:_LISTED])}")
+
+
+def _contents(builder: tfds.core.DatasetBuilder, splits: Mapping[str, str], keys: tuple[str, str]) -> Contents:
+    image_key, label_key = keys
+    names = tuple(builder.info.features[label_key].names)
+    sources = {}
+    for role, split in splits.items():
+        absent = [part for part in split.split("+") if part not in builder.info.splits]
+        if absent:
+            raise ValueError(
+                f"{builder.info.full_name} lacks the split {' and '.join(absent)} that is needed for {role!r}; it has "
+                f"{', '.join(builder.info.splits)}. Prepare it anew from complete files."
+            )
+        decoders = {image_key: tfds.decode.SkipDecoding()}
+        try:
+            records = builder.as_data_source(split, decoders=decoders)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{builder.info.full_name} is stored in {builder.data_dir} as {builder.info.file_format.value}, "
+                "which has no random access. Convert it once: tfds convert_format --out_file_format=array_record "
+                f"--dataset_dir={builder.data_dir}, or prepare it anew in another data_dir."
+            ) from error
+        sources[role] = RecordSource(records, image_key, label_key, len(names), f"{builder.info.full_name}:{split}")
+    contents = Contents(names, sources)
+    check_splits(contents, builder.info.full_name)
+    return contents
+
+
+def _by_name(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
+    available = list(builder.info.splits)
+    chosen: dict[str, str] = {}
+    for role, names in _ROLES.items():
+        found = [name for name in names if name in available and name not in chosen.values()]
+        if found:
+            chosen[role] = found[0]
+    lacking = [role for role in ("train", "test") if role not in chosen]
+    if lacking:
+        raise ValueError(
+            f"{builder.info.full_name} has no split for {' and '.join(lacking)}; it has {', '.join(available)}. "
+            "Export it to a folder (train/class name/*.png, test/…) or an .npz file with the split of your choice."
+        )
+    return chosen
+
+
+def _keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+    """Names of the image and of the label in a record."""
+    features = builder.info.features
+    of_type: dict[type, Sequence[str]] = {
+        kind: [key for key, feature in features.items() if isinstance(feature, kind)]
+        for kind in (tfds.features.Image, tfds.features.ClassLabel)
+    }
+    supervised = builder.info.supervised_keys or ()
+    keys = [
+        next((key for key in supervised if key in found), None) or (found[0] if len(found) == 1 else None)
+        for found in of_type.values()
+    ]
+    if None in keys:
+        raise ValueError(
+            f"{builder.info.full_name} is not image classification: it needs one image and one class label, and has "
+            f"{', '.join(f'{key} ({type(feature).__name__})' for key, feature in features.items())}"
+        )
+    image, label = keys
+    dtype = np.dtype(features[image].np_dtype)
+    if dtype != np.uint8:
+        raise ValueError(f"{builder.info.full_name} stores {dtype} images; expected uint8")
+    return image, label
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:300]

@@ -1,0 +1,164 @@
+"""Reading a whole source once: to check it, and to keep it in memory when it is small.
+
+Both happen before the first batch, so that a broken image costs seconds instead of the training that it would end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from tajax.data.preprocess import resize_center_crop
+from tajax.data.sources import ArraySource, BadImageError, BadLabelError, FileSource, Source, rows_of
+
+logger = logging.getLogger(__name__)
+
+MEMORY_BYTES = 2**28  # of one split kept decoded: 87,000 images of 32 px, 1,780 of 224 px
+ON_BAD_IMAGE = ("error", "skip")
+_SAMPLE = 32  # images whose size is looked at to estimate the bytes of a source
+_ANNOUNCE = 5000  # files whose check takes long enough to be announced
+_LISTED = 5  # bad images named in a message
+
+# What was read of each source that is still alive: images by size, and the examples without a readable one.
+_decoded: weakref.WeakKeyDictionary[Source, dict[int | None, ArraySource]] = weakref.WeakKeyDictionary()
+_bad: weakref.WeakKeyDictionary[Source, dict[int, BadImageError]] = weakref.WeakKeyDictionary()
+
+
+def check(source: Source, *, where: str, on_bad_image: str = "error") -> dict[int, BadImageError]:
+    """The examples of a source whose image cannot be read, and why; empty if all can.
+
+    Files are read once each, in threads, and decoded no further than it takes to find out. Records of a TFDS data set
+    were checked when it was prepared: they are read only to skip. What was found is remembered while `source` lives.
+
+    Args:
+        source: one split of a task.
+        where: its name, for messages.
+        on_bad_image: "error", or "skip" to return unreadable images, with a warning that counts them.
+
+    Raises:
+        BadImageError: unreadable images and `on_bad_image` is "error". The message counts them and names the first.
+        ValueError: labels outside the class list; no readable image at all; an unknown `on_bad_image`.
+    """
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(f"on_bad_image {on_bad_image!r} is not known; choose from {ON_BAD_IMAGE}")
+    by_file = isinstance(source, FileSource)
+    if source not in _bad and (by_file or (on_bad_image == "skip" and not isinstance(source, ArraySource))):
+        if len(source) > _ANNOUNCE:
+            print(f"Checking the {len(source):,} images of {where}", file=sys.stderr, flush=True)
+        _bad[source] = _in_threads(source.check if by_file else source.__getitem__, len(source), where)[1]
+    bad = _bad.get(source, {})
+    if bad and on_bad_image == "error":
+        raise BadImageError(_report(bad, len(source), where) + "Mend or remove them, or pass on_bad_image='skip'.")
+    if len(bad) == len(source):
+        raise ValueError(_report(bad, len(source), where) + "Nothing is left to read.")
+    if bad:
+        logger.warning("%sThey are left out.", _report(bad, len(source), where))
+    return bad
+
+
+def ready(
+    source: Source,
+    *,
+    size: int | None,
+    where: str,
+    on_bad_image: str = "error",
+    memory_bytes: int = MEMORY_BYTES,
+) -> Source:
+    """The source to read batches from: checked, and decoded in memory if that takes at most `memory_bytes`.
+
+    Args:
+        source: one split of a task.
+        size: images in memory have the evaluation geometry at this size; None keeps them at their own.
+        where: as in `check`.
+        on_bad_image: as in `check`; bad images are left out of what is returned.
+        memory_bytes: limit for the decoded images; 0 keeps none.
+
+    Raises:
+        ValueError: as in `check`.
+    """
+    small = not _needs_no_decoding(source, size) and _bytes(source, size) <= memory_bytes
+    remembered = _decoded.setdefault(source, {})
+    if small and size not in remembered:
+        remembered[size], _bad[source] = _decode(source, size, where)
+    bad = check(source, where=where, on_bad_image=on_bad_image)
+    if small:
+        return remembered[size]  # never had the bad ones
+    return rows_of(source, np.setdiff1d(np.arange(len(source)), list(bad))) if bad else source
+
+
+def _report(bad: dict[int, BadImageError], count: int, where: str) -> str:
+    first = [str(bad[index]) for index in sorted(bad)[:_LISTED]]
+    more = f"\n  … and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+    return f"{len(bad)} of the {count} images of {where} cannot be read:\n  " + "\n  ".join(first) + f"{more}\n"
+
+
+def _bytes(source: Source, size: int | None) -> float:
+    """Bytes of the decoded source, estimated from the sizes of a few images where they keep their own."""
+    if size is not None:
+        return len(source) * size * size * 3
+    pixels = []
+    for index in np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int)):
+        try:
+            pixels.append(np.prod(source.size(index)))
+        except BadImageError:
+            continue  # the check will name it
+    return len(source) * float(np.mean(pixels)) * 3 if pixels else 0
+
+
+def is_array(source: Source, size: int) -> bool:
+    """Whether the images form one array at the model's size, so that batches in evaluation geometry are mere copies."""
+    return (
+        isinstance(source, ArraySource)
+        and isinstance(source.images, np.ndarray)
+        and source.images.shape[1:3] == (size, size)
+    )
+
+
+def _needs_no_decoding(source: Source, size: int | None) -> bool:
+    return isinstance(source, ArraySource) and (size is None or is_array(source, size))
+
+
+def _decode(source: Source, size: int | None, where: str) -> tuple[ArraySource, dict[int, BadImageError]]:
+    def read(index: int) -> tuple[np.ndarray, int]:
+        image, label = source[index]
+        return (np.asarray(image) if size is None else resize_center_crop(image, size)), label
+
+    examples, bad = _in_threads(read, len(source), where)
+    rows = np.array([index for index, example in enumerate(examples) if example is not None], int)
+    images = [examples[index][0] for index in rows]
+    labels = np.array([examples[index][1] for index in rows], np.int32)
+    if images and len({image.shape for image in images}) == 1:
+        images = np.stack(images)
+    return ArraySource(images, labels, where, rows), bad
+
+
+def _in_threads(
+    read: Callable[[int], object], count: int, where: str
+) -> tuple[list[object | None], dict[int, BadImageError]]:
+    """`read(i)` for every i < count, None where the image is bad, and the bad ones."""
+    bad_images: dict[int, BadImageError] = {}
+    bad_labels: dict[int, BadLabelError] = {}
+
+    def attempt(index: int) -> object | None:
+        try:
+            return read(index)
+        except BadImageError as error:
+            bad_images[index] = error
+        except BadLabelError as error:
+            bad_labels[index] = error
+        return None
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
+        results = list(threads.map(attempt, range(count)))
+    if bad_labels:
+        first = bad_labels[min(bad_labels)]
+        raise ValueError(
+            f"{len(bad_labels)} of the {count} labels of {where} lie outside the class list. First: {first}"
+        )
+    return results, bad_images

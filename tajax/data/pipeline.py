@@ -1,0 +1,231 @@
+"""Batches of a task: in order and padded for evaluation, endless and shuffled for training.
+
+Batch `k` is a pure function of (task, split, geometry, seed, k). So a stream can start anywhere, threads and worker
+processes cannot change it, and it is deterministic to the bit.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import weakref
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from tajax.data import draws, memory
+from tajax.data.preprocess import random_resized_crop, resize_center_crop
+from tajax.data.sources import Source
+from tajax.data.tasks import Task, open_task
+from tajax.types import Batch, Preprocessing
+
+_ENDLESS = 2**48  # batches; centuries of training, and still a length that Grain can slice
+_BUFFER = 2  # batches made ahead by each thread or process
+_open_streams: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_streams() -> None:
+    """Streams left open end before the interpreter takes apart what Grain needs for it."""
+    for stream in list(_open_streams):
+        stream.close()
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A stream of batches that can be read any number of times, each time from `start_batch` on.
+
+    Attributes:
+        source: the examples.
+        batch_size: B, rows of every batch.
+        size: pixels on a side.
+        augment: random resized crops instead of the evaluation geometry.
+        seed: of order and crops.
+        endless: shuffled and without end, or one pass in order.
+        start_batch: batches left out at the beginning.
+        workers: processes that make batches; 0: threads of this process.
+    """
+
+    source: Source
+    batch_size: int
+    size: int
+    augment: bool
+    seed: int
+    endless: bool
+    start_batch: int = 0
+    workers: int = 0
+
+    def __len__(self) -> int:
+        """The number of batches in a pass.
+
+        Raises:
+            TypeError: the stream is endless.
+        """
+        if self.endless:
+            raise TypeError("an endless stream of batches has no length; len(stream.source) counts the examples")
+        return max(0, -(-len(self.source) // self.batch_size) - self.start_batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches with NumPy leaves, made ahead in threads or processes."""
+        stream = self._stream()
+        _open_streams.add(stream)
+        return stream
+
+    def _stream(self) -> Generator[Batch]:
+        copies_only = memory.is_array(self.source, self.size) and not self.augment
+        workers = 0 if copies_only else self.workers  # nothing to share out
+        threads = 1 if copies_only or workers else min(16, os.cpu_count() or 1)
+        read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_BUFFER * threads)
+        dataset = grain.MapDataset.source(_Numbered(self)).to_iter_dataset(read_options)
+        if workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # Grain's workers read theirs; outside absl.app nobody parsed them
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_BUFFER)
+            dataset = dataset.mp_prefetch(options)
+        with contextlib.closing(iter(dataset)) as stream:
+            for batch in stream:
+                if workers:  # the arrays lie in memory shared with a worker: free it at once
+                    batch = Batch(*map(np.array, batch))
+                yield batch
+
+    def batch(self, number: int) -> Batch:
+        """Batch `number` of the whole stream, counted from its true beginning."""
+        positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
+        mask = np.ones(self.batch_size, bool)
+        if self.endless:
+            epochs, positions = np.divmod(positions, len(self.source))
+        else:
+            mask = positions < len(self.source)
+            positions = positions[mask]
+            epochs = np.zeros_like(positions)
+        orders = [self._order(epoch)[positions[epochs == epoch]] for epoch in np.unique(epochs)]
+        indices = np.concatenate(orders)
+        image = np.zeros((self.batch_size, self.size, self.size, 3), np.uint8)
+        label = np.zeros(self.batch_size, np.int32)
+        if memory.is_array(self.source, self.size) and not self.augment:
+            np.take(self.source.images, indices, axis=0, out=image[: len(indices)], mode="clip")  # "raise" copies twice
+            label[: len(indices)] = self.source.labels[indices]
+        else:
+            for row, (epoch, index) in enumerate(zip(epochs.tolist(), indices.tolist(), strict=True)):
+                picture, label[row] = self.source[index]
+                image[row] = self._geometry(picture, epoch, index)
+        return Batch(image, label, mask)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if not self.endless:
+            return np.arange(len(self.source))
+        return draws.permutation(len(self.source), seed=self.seed, purpose=draws.ORDER, epoch=int(epoch))
+
+    def _geometry(self, picture: Image.Image, epoch: int, index: int) -> np.ndarray:
+        if self.augment:
+            return random_resized_crop(picture, self.size, seed=self.seed, epoch=epoch, index=index)
+        return resize_center_crop(picture, self.size)
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """The stream as the random-access source that Grain reads, one element a batch."""
+
+    batches: Batches
+
+    def __len__(self) -> int:
+        return _ENDLESS if self.batches.endless else len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.batches.batch(self.batches.start_batch + int(number))
+
+
+def check_images(task: Task, *, on_bad_image: str = "error") -> None:
+    """Reads every image file of a task once, all splits, so that a broken one is known before any training.
+
+    `load` does the same for its own split; what was found here is not read again. Nothing to do for tasks whose images
+    are in memory (.npz) or were checked when they were prepared (TFDS).
+
+    Args:
+        task: an opened task.
+        on_bad_image: as in `load`.
+
+    Raises:
+        BadImageError: images that cannot be read, counted and named.
+    """
+    for split, source in task.splits.items():
+        memory.check(source, where=f"{task.name}/{split}", on_bad_image=on_bad_image)
+
+
+def load(
+    task: Task | str,
+    split: str,
+    *,
+    batch_size: int,
+    preprocessing: Preprocessing,
+    data_dir: str | os.PathLike[str] | None = None,
+    augment: bool = False,
+    seed: int = 0,
+    epochs: int | None = 1,
+    start_batch: int = 0,
+    workers: int = 0,
+    on_bad_image: str = "error",
+    memory_bytes: int = memory.MEMORY_BYTES,
+) -> Batches:
+    """Batches of one split of a task: uint8 images at the model's size, labels, and a mask of the real rows.
+
+    With `epochs=1`, every example once, in order; the last batch is padded with rows whose mask is False. With
+    `epochs=None`, full batches without end, shuffled anew in every epoch; an epoch that ends inside a batch is
+    continued by the next one, so no example is dropped.
+
+    Small splits are decoded once and kept in memory. Batches of larger ones are made ahead in threads, or in worker
+    processes.
+
+    Args:
+        task: an opened task, or an entry that `open_task` understands.
+        split: "train", "val" or "test".
+        batch_size: B, at least 1.
+        preprocessing: its `size` is the side of the images. Mean and deviation are applied on the device: `normalize`.
+        data_dir: for `open_task`; unused with an opened task.
+        augment: random resized crops (scale 0.9–1.0) instead of resize and centre crop.
+        seed: of the order of an endless stream and of the crops.
+        epochs: 1, or None for an endless stream.
+        start_batch: begin with this batch of the stream. What follows is bit for bit what the whole stream would give.
+        workers: processes that decode images. 0: threads of this process, enough unless the images are many and large.
+        on_bad_image: "error", or "skip" to leave unreadable images out with a warning that counts them.
+        memory_bytes: largest decoded split kept in memory; 0 keeps none.
+
+    Returns:
+        An iterable of `Batch` with NumPy leaves: image uint8 [B, size, size, 3], label int32 [B], mask bool [B].
+
+    Raises:
+        ValueError: an argument out of range; unreadable images; labels outside the class list.
+        FileNotFoundError: the entry is a path that does not exist.
+    """
+    if epochs not in (1, None):
+        raise ValueError(f"epochs is {epochs!r}; choose 1 (one pass in order) or None (endless and shuffled)")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    for name, value in {"start_batch": start_batch, "workers": workers, "memory_bytes": memory_bytes}.items():
+        if value < 0:
+            raise ValueError(f"{name} is {value}; it must not be negative")
+    if preprocessing.size < 1:
+        raise ValueError(f"preprocessing.size is {preprocessing.size}; it must be at least 1 pixel")
+    task = task if isinstance(task, Task) else open_task(task, data_dir=data_dir)
+    source = memory.ready(
+        task.split(split),
+        size=None if augment else preprocessing.size,
+        where=f"{task.name}/{split}",
+        on_bad_image=on_bad_image,
+        memory_bytes=memory_bytes,
+    )
+    return Batches(
+        source=source,
+        batch_size=batch_size,
+        size=preprocessing.size,
+        augment=augment,
+        seed=draws.check_seed(seed),
+        endless=epochs is None,
+        start_batch=start_batch,
+        workers=workers,
+    )

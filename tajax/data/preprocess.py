@@ -1,0 +1,129 @@
+"""CLIP's image geometry on the host and its normalisation on the device.
+
+The geometry for evaluation is pixel for pixel that of Hugging Face's `CLIPImageProcessor` (its Pillow backend): RGB,
+shorter side resized to the model's size, centre crop. The one for training is that of open_clip: a random resized crop.
+Images stay uint8 until they are on the device, so that a quarter of the bytes travels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from tajax.data import draws
+from tajax.types import Preprocessing
+
+CROP_SCALE = (0.9, 1.0)  # share of the image's area, as in the protocol (papers use open_clip's training transform)
+CROP_RATIO = (3 / 4, 4 / 3)  # width over height
+_ATTEMPTS = 10  # boxes tried before the fallback to the centre
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB, transparency composited onto white, as Hugging Face's processors do since version 5.
+
+    The EXIF orientation is not applied, as in the reference.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return image.convert("RGB")
+
+
+def resize_center_crop(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """The evaluation geometry: shorter side to `size` by bicubic interpolation, then the centre square.
+
+    The longer side becomes ⌊size · long / short⌋ and the crop starts at ⌊(long − size) / 2⌋.
+
+    Args:
+        image: RGB, any size.
+        size: pixels on a side of the model's input.
+    """
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    resized_long = int(size * long / short)
+    resized = (size, resized_long) if width <= height else (resized_long, size)
+    image = image.resize(resized, Image.Resampling.BICUBIC)
+    left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def crop_box(height: int, width: int, *, seed: int, epoch: int, index: int) -> tuple[int, int, int, int]:
+    """A random box (left, top, right, bottom) of open_clip's training crop.
+
+    Area share uniform in `CROP_SCALE`, aspect ratio log-uniform in `CROP_RATIO`, position uniform. After ten boxes that
+    do not fit, the largest centred box whose ratio lies in `CROP_RATIO` (the whole image if it has such a ratio).
+
+    Args:
+        height: pixels.
+        width: pixels.
+        seed: of the run.
+        epoch: how often the data set was read before.
+        index: of the example in its split. Box = function of (seed, epoch, index) alone.
+    """
+    numbers = draws.uniforms(2 * _ATTEMPTS + 2, seed=seed, purpose=draws.CROP, epoch=epoch, index=index)
+    log_low, log_high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
+    for attempt in range(_ATTEMPTS):
+        area = height * width * (CROP_SCALE[0] + (CROP_SCALE[1] - CROP_SCALE[0]) * numbers[2 * attempt])
+        ratio = math.exp(log_low + (log_high - log_low) * numbers[2 * attempt + 1])
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left = int(numbers[-2] * (width - crop_width + 1))
+            top = int(numbers[-1] * (height - crop_height + 1))
+            return left, top, left + crop_width, top + crop_height
+    ratio = min(max(width / height, CROP_RATIO[0]), CROP_RATIO[1])
+    crop_width = min(width, max(1, round(height * ratio)))
+    crop_height = min(height, max(1, round(width / ratio)))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def random_resized_crop(
+    image: Image.Image, size: int, *, seed: int, epoch: int, index: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """The training geometry: the box of `crop_box`, resized to a square by bicubic interpolation. No flips.
+
+    Args:
+        image: RGB, any size.
+        size: pixels on a side of the model's input.
+        seed: see `crop_box`.
+        epoch: see `crop_box`.
+        index: see `crop_box`.
+    """
+    # Cropped first: `resize(box=…)` would let the filter see pixels outside the box, which the reference does not.
+    image = image.crop(crop_box(image.height, image.width, seed=seed, epoch=epoch, index=index))
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def normalize(images: UInt8[Array, "*B H W 3"], preprocessing: Preprocessing) -> Float[Array, "*B H W 3"]:
+    """What the image encoder takes: (x / 255 − mean) / std per channel, in float32.
+
+    Runs on the device and can be traced; XLA fuses it into the patch embedding's input.
+
+    Args:
+        images: uint8, channels last.
+        preprocessing: its `mean` and `std` have one number a channel.
+
+    Raises:
+        TypeError: the images are not uint8. Floats are refused because nothing tells whether they were scaled before.
+        ValueError: the last axis is not the channels.
+
+    Example:
+        >>> half = Preprocessing(size=1, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> normalize(jnp.array([[[[0, 255, 255]]]], jnp.uint8), half)
+        Array([[[[-1.,  1.,  1.]]]], dtype=float32)
+    """
+    if images.dtype != jnp.uint8:
+        raise TypeError(f"images have dtype {images.dtype}, expected uint8 of 0 to 255 (data.load gives it)")
+    if images.shape[-1:] != (len(preprocessing.mean),):
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; expected channels last, {len(preprocessing.mean)} of them"
+        )
+    shape = (1,) * (images.ndim - 1) + (-1,)
+    mean, std = (jnp.asarray(values, jnp.float32).reshape(shape) for values in (preprocessing.mean, preprocessing.std))
+    return (images.astype(jnp.float32) / 255.0 - mean) / std
