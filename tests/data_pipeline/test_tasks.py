@@ -1,0 +1,182 @@
+"""What an entry opens as: names, splits, prompts, and the validation split that is cut from train."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tajax.data import BUNDLED, PROTOCOL, TASKS, find_overlap, open_task, open_tasks
+from tajax.data.prompts import GENERIC
+from tests.data_pipeline.conftest import encoded, picture
+
+# papers.md §1: epochs and number of classes of the protocol.
+EPOCHS = {"cars": 35, "dtd": 76, "eurosat": 12, "gtsrb": 11, "mnist": 5, "resisc45": 15, "sun397": 14, "svhn": 4}
+
+
+def pixels(source) -> list[bytes]:
+    return [source[index][0].tobytes() for index in range(len(source))]
+
+
+def test_validation_is_cut_from_train_and_loses_nothing(npz, arrays):
+    task = open_task(npz)
+    assert task.name == "animals"
+    assert task.class_names == ("red fox", "owl", "hare")
+    assert task.templates == GENERIC and task.epochs is None
+    assert task.validation == {"seed": 0, "count": 4}
+    train, val, test = (pixels(task.splits[split]) for split in ("train", "val", "test"))
+    assert (len(train), len(val), len(test)) == (36, 4, 11)
+    assert sorted(train + val) == sorted(image.tobytes() for image in arrays["train_images"])
+    assert test == [image.tobytes() for image in arrays["test_images"]]
+    stored = zip(arrays["train_images"], arrays["train_labels"], strict=True)
+    label_of = {image.tobytes(): label for image, label in stored}
+    for split in ("train", "val"):
+        source = task.splits[split]
+        assert [label_of[image] for image in pixels(source)] == source.labels.tolist()
+
+
+def test_the_cut_is_the_same_for_ever(npz):
+    # Golden: a change here changes every validation figure ever recorded.
+    val = open_task(npz).splits["val"]
+    assert [val.describe(i) for i in range(4)] == [f"{npz}: train_images[{row}]" for row in (6, 24, 29, 33)]
+
+
+def test_validation_holds_at_most_5000(tmp_path, arrays):
+    many = {"train_images": np.zeros((60_000, 1, 1), np.uint8), "train_labels": np.arange(60_000) % 3}
+    np.savez(tmp_path / "many.npz", **{**arrays, **many})
+    task = open_task(tmp_path / "many.npz")
+    assert task.validation["count"] == len(task.splits["val"]) == 5000
+    assert len(task.splits["train"]) == 55_000
+
+
+def test_a_validation_split_of_its_own_is_kept(tmp_path, arrays):
+    own = {"val_images": arrays["test_images"][:5], "val_labels": arrays["test_labels"][:5]}
+    np.savez(tmp_path / "own.npz", **arrays, **own, templates=np.array(["an etching of a {}."]))
+    task = open_task(tmp_path / "own.npz")
+    assert task.validation == {"seed": None, "count": 5}
+    assert [len(task.splits[split]) for split in ("train", "val", "test")] == [40, 5, 11]
+    assert task.templates == ("an etching of a {}.",)
+
+
+def test_a_folder_is_a_task(folder):
+    task = open_task(folder)
+    assert (task.name, task.class_names) == ("birds", ("barn owl", "wren"))
+    assert [len(task.splits[split]) for split in ("train", "val", "test")] == [22, 2, 9]
+    image, label = task.splits["test"][8]
+    assert (image.mode, image.size, label) == ("RGB", (40, 30), 1)
+    assert task.splits["test"].describe(8).endswith("test/wren/03.webp")
+
+
+def test_grey_images_get_three_channels(tmp_path, arrays):
+    grey = {split: arrays[split][..., 0] for split in ("train_images", "test_images")}
+    np.savez(tmp_path / "grey.npz", **{**arrays, **grey})
+    image = np.asarray(open_task(tmp_path / "grey.npz").splits["test"][3][0])
+    np.testing.assert_array_equal(image, arrays["test_images"][3][..., :1].repeat(3, axis=-1))
+
+
+def test_the_table_has_the_protocol():
+    assert {name: PROTOCOL[name].epochs for name in EPOCHS} == EPOCHS
+    assert set(PROTOCOL) == set(EPOCHS) | {"imagenet"}
+    assert len(BUNDLED) == 8 and not set(BUNDLED) & set(PROTOCOL)
+    assert all(template.count("{}") == 1 for spec in TASKS.values() for template in spec.templates)
+    counts = {name: len(PROTOCOL[name].templates) for name in PROTOCOL}
+    assert counts == {
+        **{"cars": 8, "dtd": 8, "eurosat": 3, "gtsrb": 3, "mnist": 1, "resisc45": 18, "sun397": 2, "svhn": 1},
+        "imagenet": 80,
+    }
+    assert len(set(PROTOCOL["imagenet"].templates)) == 80
+    assert len(set(PROTOCOL["gtsrb"].class_names.values())) == 43
+    assert PROTOCOL["gtsrb"].class_names["00014"] == "stop"
+
+
+def test_a_table_task_can_stand_in_the_data_directory(tmp_path):
+    for number, split in enumerate(("train", "test")):
+        for index, name in enumerate(("AnnualCrop", "SeaLake")):
+            (tmp_path / "eurosat" / split / name).mkdir(parents=True)
+            for copy in range(3):
+                path = tmp_path / "eurosat" / split / name / f"{copy}.png"
+                path.write_bytes(encoded(picture(10 * number + 3 * index + copy)))
+    task = open_task("eurosat", data_dir=tmp_path)
+    assert task.class_names == ("annual crop land", "lake or sea")
+    assert task.epochs == 12 and task.templates[0] == "a centered satellite photo of {}."
+
+
+def test_class_names_can_stand_in_a_file(folder):
+    (folder / "class_names.txt").write_text("a barn owl, facing you\na wren\n")
+    assert open_task(folder).class_names == ("a barn owl, facing you", "a wren")
+
+
+def test_tfds_data_sets_open_by_name(catalogue):
+    task = open_task("pipeline_sample/usual", data_dir=catalogue)
+    assert task.name == "pipeline_sample_usual"
+    assert task.class_names == ("palm tree", "sea rocky")
+    assert task.validation == {"seed": 0, "count": 2}
+    seen = [pixels(task.splits[split]) for split in ("train", "val")]
+    expected = [picture(500 + i, width=36) for i in range(25)]
+    lossless = {image.tobytes() for image in expected[::2]}  # the others are JPEG
+    assert len(seen[0] + seen[1]) == 25 and lossless <= set(seen[0] + seen[1])
+    assert {task.splits["test"][i][1] for i in range(7)} == {0, 1}
+
+
+def test_tfds_without_a_test_split_tests_on_validation(catalogue):
+    task = open_task("pipeline_sample/checked:1.0.0", data_dir=catalogue)
+    assert [len(task.splits[split]) for split in ("train", "val", "test")] == [11, 1, 5]
+
+
+def test_a_test_split_is_cut_where_the_protocol_has_one_and_tfds_has_not(catalogue, monkeypatch):
+    from dataclasses import replace
+
+    spec = replace(TASKS["eurosat"], tfds="pipeline_sample/whole", test_count=6)
+    monkeypatch.setitem(TASKS, "eurosat", spec)
+    task = open_task("eurosat", data_dir=catalogue)
+    assert [len(task.splits[split]) for split in ("train", "val", "test")] == [22, 2, 6]
+    assert task.test_cut == {"seed": 0, "count": 6}
+    rows = [task.splits[split].describe(i) for split in task.splits for i in range(len(task.splits[split]))]
+    assert len(set(rows)) == 30
+
+
+def test_tensorflow_is_never_imported(catalogue):
+    # The builder of the data set is not defined there: what is prepared opens without its code.
+    code = f"""
+import sys
+from tajax import data
+from tajax.types import Preprocessing
+task = data.open_task("pipeline_sample/usual", data_dir={str(catalogue)!r})
+stream = data.load(task, "test", batch_size=4, preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3))
+print(sum(int(batch.mask.sum()) for batch in stream), "tensorflow" in sys.modules)
+"""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["7", "False"], done.stderr
+
+
+def test_names_of_several_tasks_differ(npz, folder, tmp_path, arrays):
+    assert [task.name for task in open_tasks([npz, str(folder)])] == ["animals", "birds"]
+    (tmp_path / "elsewhere").mkdir()
+    np.savez(tmp_path / "elsewhere" / "animals.npz", **arrays)
+    with pytest.raises(ValueError, match=r"two tasks are called 'animals': .*elsewhere.*rename"):
+        open_tasks([npz, tmp_path / "elsewhere" / "animals.npz"])
+    with pytest.raises(ValueError, match="give a sequence of at least one entry"):
+        open_tasks("mnist")
+    with pytest.raises(ValueError, match="give a sequence of at least one entry"):
+        open_tasks(())
+
+
+def test_overlap_between_splits_is_found_in_other_formats(folder):
+    assert find_overlap(open_task(folder)) == []
+    source = folder / "train" / "wren" / "04.png"
+    copy = folder / "test" / "barn_owl" / "copy.bmp"
+    copy.write_bytes(encoded(Image.open(source), "BMP"))
+    (overlap,) = find_overlap(open_task(folder))
+    assert overlap.names == (str(source), str(copy))
+    assert overlap.second[0] == "test" and overlap.first[0] in ("train", "val")
+
+
+def test_overlap_inside_train_is_no_leak_unless_the_cut_parts_it(tmp_path, arrays):
+    arrays["train_images"][:] = arrays["train_images"][0]  # 40 times the same
+    np.savez(tmp_path / "same.npz", **arrays)
+    task = open_task(tmp_path / "same.npz")
+    assert {(o.first[0], o.second[0]) for o in find_overlap(task)} == {("train", "val")}
