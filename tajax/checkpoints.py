@@ -89,16 +89,12 @@ def restore(directory: str | Path, like: State, *, step: int) -> State:
         try:
             stored = checkpointer.metadata(path).item_metadata.tree
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise ValueError(
-                f"checkpoint {path} cannot be read: {error}. Delete it to start anew."
-            ) from error
+            raise ValueError(f"checkpoint {path} cannot be read: {error}. Delete it to start anew.") from error
         _check_leaves(path, stored, target)
         try:
             leaves = checkpointer.restore(path, target)
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"checkpoint {path} cannot be read: {error}. Delete it to start anew."
-            ) from error
+            raise ValueError(f"checkpoint {path} cannot be read: {error}. Delete it to start anew.") from error
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in target])
 
 
@@ -125,9 +121,7 @@ def save_task_vector(
     """
     taken = [key for key in RESERVED if key in metadata]
     if taken:
-        raise ValueError(
-            f"metadata of {path} uses the reserved key {taken[0]!r}. Reserved: {', '.join(RESERVED)}."
-        )
+        raise ValueError(f"metadata of {path} uses the reserved key {taken[0]!r}. Reserved: {', '.join(RESERVED)}.")
     trees.check_finite(tau, f"task vector for {path}")
     leaves = trees.flatten_paths(tau)
     trained = trees.flatten_paths(mask) if mask is not None else dict.fromkeys(leaves, True)

@@ -29,9 +29,7 @@ MEASURES = (
 SPLITS = ("test", "val")
 WIDTH = 100  # columns of plain text
 CURVE_ROWS = 12
-RULED = box.Box(
-    "    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True
-)  # lines below head and above means
+RULED = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)  # lines below head and above means
 
 
 class Table(NamedTuple):
@@ -68,9 +66,7 @@ def write(workdir: str | Path, *, file: TextIO | None = None) -> None:
     accuracy = [table for group in groups for table in accuracy_tables(group)]
     curves = [table for group in groups for table in curve_tables(group)]
     if not accuracy and not curves:
-        raise ValueError(
-            f"nothing to report: {workdir / 'results.jsonl'} holds no measured accuracy or loss."
-        )
+        raise ValueError(f"nothing to report: {workdir / 'results.jsonl'} holds no measured accuracy or loss.")
     temporary = workdir / "report.md.tmp"
     temporary.write_text(markdown([*accuracy, *curves]), encoding="utf-8")
     temporary.replace(workdir / "report.md")
@@ -90,9 +86,7 @@ def accuracy_tables(records: Sequence[Record]) -> list[Table]:
                 values.append([measured.get(task) for task in tasks])
     if not columns:
         return []
-    rows = [
-        (str(task), *map(_percent, row)) for task, row in zip(tasks, zip(*values, strict=True), strict=True)
-    ]
+    rows = [(str(task), *map(_percent, row)) for task, row in zip(tasks, zip(*values, strict=True), strict=True)]
     means = ("mean", *(_percent(None if None in column else statistics.fmean(column)) for column in values))
     first = records[0]
     title = f"{first.get('regime')} on {first.get('model')}, seed {first.get('seed')}"
@@ -142,9 +136,7 @@ def comparison(records: Iterable[Record]) -> Table:
         tasks = tuple(sorted(str(r["task"]) for r in addition))
         key = (str(group[0].get("model")), str(group[0].get("regime")), tasks)
         if group[0].get("seed") in seeds.setdefault(key, []):
-            raise ValueError(
-                f"two runs of {key[1]} on {key[0]} have seed {group[0].get('seed')}: not comparable."
-            )
+            raise ValueError(f"two runs of {key[1]} on {key[0]} have seed {group[0].get('seed')}: not comparable.")
         seeds[key].append(group[0].get("seed"))
         run = [_mean(group, stage, "test", metric) for _, stage, metric in MEASURES]
         rows.setdefault(key, []).append((*run, float(addition[0]["scaling_coef"])))
@@ -154,9 +146,7 @@ def comparison(records: Iterable[Record]) -> Table:
     for (model, regime, tasks), runs in rows.items():
         *accuracies, coefs = zip(*runs, strict=True)
         numbers = [_spread([100 * a for a in column], 1) for column in accuracies]
-        body.append(
-            (f"{regime} on {model}", str(len(tasks)), str(len(runs)), *numbers, _spread(list(coefs), 2))
-        )
+        body.append((f"{regime} on {model}", str(len(tasks)), str(len(runs)), *numbers, _spread(list(coefs), 2)))
     titles = ("regime", "tasks", "seeds", *(title for title, _, _ in MEASURES), "coef.")
     return Table("Test accuracy, mean over tasks", titles, tuple(body), ("± is the deviation over seeds.",))
 

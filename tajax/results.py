@@ -135,9 +135,7 @@ def _plain(value: object, where: str) -> object:
     if hasattr(value, "dtype"):  # NumPy and JAX, scalars and arrays
         return _plain(np.asarray(value).tolist(), where)
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(
-            f"{where} is {value}: not a result. Find where it comes from instead of recording it."
-        )
+        raise ValueError(f"{where} is {value}: not a result. Find where it comes from instead of recording it.")
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold: {value!r}")
