@@ -15,7 +15,7 @@ from urllib.request import getproxies
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tajax.data.builders import prepare
+from tajax.data.builders import BUILDERS, prepare
 from tajax.data.local import Contents, check_splits
 from tajax.data.sources import RecordSource
 
@@ -53,7 +53,7 @@ def open_bundled(name: str, data_dir: Path) -> Contents:
     Raises:
         ValueError: it cannot be written there.
     """
-    if not any((data_dir / name).glob("*/dataset_info.json")):
+    if not (data_dir / name / str(BUILDERS[name].VERSION) / "dataset_info.json").exists():
         print(f"Preparing {name} in {data_dir} (once, some seconds)", file=sys.stderr, flush=True)
     try:
         builder = prepare(name, data_dir=data_dir)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 MEMORY_BYTES = 2**28  # of one split kept decoded: 87,000 images of 32 px, 1,780 of 224 px
 ON_BAD_IMAGE = ("error", "skip")
 _SAMPLE = 32  # images whose size is looked at to estimate the bytes of a source
-_ANNOUNCE = 5000  # files whose check takes long enough to be announced
+_ANNOUNCE = 5000  # images whose reading takes long enough to be announced
 _LISTED = 5  # bad images named in a message
 
 # What was read of each source that is still alive: images by size, and the examples without a readable one.
@@ -49,8 +49,6 @@ def check(source: Source, *, where: str, on_bad_image: str = "error") -> dict[in
         raise ValueError(f"on_bad_image {on_bad_image!r} is not known; choose from {ON_BAD_IMAGE}")
     by_file = isinstance(source, FileSource)
     if source not in _bad and (by_file or (on_bad_image == "skip" and not isinstance(source, ArraySource))):
-        if len(source) > _ANNOUNCE:
-            print(f"Checking the {len(source):,} images of {where}", file=sys.stderr, flush=True)
         _bad[source] = _in_threads(source.check if by_file else source.__getitem__, len(source), where)[1]
     bad = _bad.get(source, {})
     if bad and on_bad_image == "error":
@@ -154,6 +152,8 @@ def _in_threads(
             bad_labels[index] = error
         return None
 
+    if count > _ANNOUNCE:
+        print(f"Reading the {count:,} images of {where} once", file=sys.stderr, flush=True)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
         results = list(threads.map(attempt, range(count)))
     if bad_labels:

@@ -25,7 +25,7 @@ from tajax.data.tasks import Task, open_task
 from tajax.types import Batch, Preprocessing
 
 _ENDLESS = 2**48  # batches; centuries of training, and still a length that Grain can slice
-_BUFFER = 2  # batches made ahead by each thread or process
+_BUFFER = 2  # finished batches that wait, beside those in the making
 _open_streams: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
 
 
@@ -80,7 +80,7 @@ class Batches:
         copies_only = memory.is_array(self.source, self.size) and not self.augment
         workers = 0 if copies_only else self.workers  # nothing to share out
         threads = 1 if copies_only or workers else min(16, os.cpu_count() or 1)
-        read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_BUFFER * threads)
+        read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_BUFFER + threads)
         dataset = grain.MapDataset.source(_Numbered(self)).to_iter_dataset(read_options)
         if workers:
             if not flags.FLAGS.is_parsed():
@@ -158,7 +158,7 @@ def check_images(task: Task, *, on_bad_image: str = "error") -> None:
 
 
 def load(
-    task: Task | str,
+    task: Task | str | os.PathLike[str],
     split: str,
     *,
     batch_size: int,

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from tajax.data import catalog, draws, local, prompts
 from tajax.data.builders import SPECS
 from tajax.data.local import Contents
@@ -234,5 +236,5 @@ def _task(name: str, contents: Contents, spec: TaskSpec | None = None, *, origin
 def _cut(source: Source, count: int, purpose: int) -> tuple[Source, Source, dict[str, int | None]]:
     """What is left of a source, `count` examples drawn from it by `CUT_SEED`, and the record of the draw."""
     order = draws.permutation(len(source), seed=CUT_SEED, purpose=purpose)
-    drawn, left = sorted(order[:count]), sorted(order[count:])
+    drawn, left = np.sort(order[:count]), np.sort(order[count:])
     return rows_of(source, left), rows_of(source, drawn), {"seed": CUT_SEED, "count": count}
