@@ -22,7 +22,7 @@ from tajax.models.geometry import LEGACY_EOS_TOKEN_ID, ClipConfig
 from tajax.models.hub import locate
 from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD, preprocessor_config, read_preprocessing
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer
-from tajax.trees import check_finite, flatten_paths
+from tajax.trees import flatten_paths
 from tajax.types import Params, Preprocessing
 
 __all__ = ["OPENAI_MEAN", "OPENAI_STD", "LoadedClip", "load", "save_pretrained"]
@@ -125,11 +125,12 @@ def load(
     tensors, config = files.read_model(path)
     try:
         leaves = params_from_tensors(tensors, config)
+        _check_finite(leaves)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     param_dtype = jnp.promote_types(dtype, jnp.float32)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), leaves)
-    check_finite(params, f"the checkpoint {path}")
+    # cast and checked in NumPy: under JAX each shape would be compiled for
+    params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, param_dtype)), leaves)
     if unroll is None:
         shallow = config.vision.num_hidden_layers <= _UNROLLED_ON_CPU
         unroll = True if shallow and jax.default_backend() == "cpu" else 1
@@ -228,6 +229,13 @@ def _replace(new: Path, target: Path) -> None:
         os.rename(old, target)
         raise
     shutil.rmtree(old)
+
+
+def _check_finite(leaves: Params) -> None:
+    for leaf_path, leaf in flatten_paths(leaves).items():
+        damaged = int(np.size(leaf) - np.isfinite(leaf).sum())
+        if damaged:
+            raise ValueError(f"{damaged} of the {np.size(leaf):,} entries of {leaf_path!r} are not finite.")
 
 
 def _check_tokenizer(config: ClipConfig, tokenizer: ClipTokenizer) -> None:
