@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from tajax import merging
+from tajax.disentanglement import disentanglement_error
 from tajax.linearize import linear_responses, linearize
 from tajax.ntk import empirical_ntk, ntk_vector_product
 from tajax.task_vectors import (
@@ -30,10 +32,12 @@ __all__ = [
     "apply_task_vector",
     "combine",
     "cosine_similarity",
+    "disentanglement_error",
     "dot",
     "empirical_ntk",
     "linear_responses",
     "linearize",
+    "merging",
     "negate",
     "norm",
     "ntk_vector_product",

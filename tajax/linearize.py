@@ -83,12 +83,9 @@ def linear_responses(
         (Array([9.], dtype=float32), Array([[ 6.],
                [-3.]], dtype=float32))
     """
-    trees.check_taus(taus)
+    trees.check_taus(taus, params0, what="params0")
     theta0, restore = split(params0, mask)
-    flats = []
-    for t, tau in enumerate(taus):
-        trees.check_same_tree(params0, tau, what=("params0", f"task vector {t}"))
-        flats.append(trees.flatten_paths(tau))
+    flats = [trees.flatten_paths(tau) for tau in taus]
     steps = {
         path: jnp.stack([jnp.asarray(flat[path]).astype(leaf.dtype) for flat in flats]) for path, leaf in theta0.items()
     }

@@ -106,7 +106,7 @@ def combine(taus: Sequence[Params], coefs: Sequence[ArrayLike] | Float[Array, " 
         first, *rest = (_scaled(c, _widen(leaf)) for c, leaf in zip(coefs, leaves, strict=True))
         return sum(rest, start=first)
 
-    return trees.map_leaves(weighted_sum, *taus, what=("task vector 0", "another task vector"))
+    return trees.map_leaves(weighted_sum, *taus)
 
 
 def negate(tau: Params) -> Params:

@@ -161,17 +161,26 @@ def check_finite(tree: Params, what: str) -> None:
         )
 
 
-def check_taus(taus: Sequence[Params]) -> None:
-    """Raises unless `taus` is a sequence with at least one task vector in it.
+def check_taus(taus: Sequence[Params], like: Params | None = None, *, what: str = "pretrained") -> None:
+    """Raises unless `taus` is a sequence of at least one task vector, each with the paths and shapes of `like`.
+
+    Args:
+        taus: the task vectors.
+        like: the tree to hold them against, the first of them by default.
+        what: what to call that tree in the message.
 
     Raises:
-        ValueError: it is empty.
+        ValueError: there are none, or one differs; the message names which, and where.
         TypeError: it is one tree, whose keys would be taken for vectors.
     """
     if isinstance(taus, Mapping) or not isinstance(taus, Sequence):
         raise TypeError(f"expected a list of task vectors, got one {type(taus).__name__}; write [tau] for one of them")
     if not taus:
         raise ValueError("the list of task vectors is empty")
+    if like is None:
+        like, what = taus[0], "task vector 0"
+    for t, tau in enumerate(taus):
+        check_same_tree(like, tau, what=(what, f"task vector {t}"))
 
 
 def is_float(leaf: ArrayLike) -> bool:

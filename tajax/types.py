@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -30,7 +30,8 @@ class ApplyFn(Protocol):
 class MergeFn(Protocol):
     """A merging method, `(pretrained, taus, *, ...) -> params`; its own options are keyword-only."""
 
-    def __call__(self, pretrained: Params, taus: Sequence[Params], /, **options: object) -> Params:
+    # Any, because each method has other options: to a type checker these two stand for "whatever follows".
+    def __call__(self, pretrained: Params, taus: Sequence[Params], *args: Any, **options: Any) -> Params:
         """The merged parameters: a tree like `pretrained`, with its dtypes."""
         ...
 

@@ -1,3 +1,6 @@
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +35,7 @@ def test_padded_classes_change_neither_values_nor_gradients(key):
     def loss(features, weights):
         return cross_entropy(head_logits(features, Head(weights, jnp.int32(3))), labels).sum()
 
-    plain, wide = (jax.value_and_grad(loss)(features, w) for w in (weights, padded))
+    plain, wide = (jax.jit(jax.value_and_grad(loss))(features, w) for w in (weights, padded))
     np.testing.assert_allclose(plain[0], wide[0], rtol=1e-6)
     np.testing.assert_allclose(plain[1], wide[1], rtol=1e-5, atol=1e-6)
 
@@ -48,29 +51,23 @@ def test_a_head_sees_directions_only(key):
     assert np.isfinite(jax.grad(lambda x: head_logits(x, head).sum())(zeros)).all()
 
 
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 7))
+tally = jax.jit(metrics.tally)
+
+
+@given(st.lists(st.integers(1, 5), min_size=3, max_size=10), st.integers(0, 7))
 def test_a_tally_does_not_see_how_examples_were_batched_or_padded(sizes, seed):
     rng = np.random.default_rng(seed)
-    total = sum(sizes)
-    logits, labels = rng.normal(size=(total, 3)).astype(np.float32), rng.integers(0, 3, total)
-    whole = metrics.tally(jnp.asarray(logits), jnp.asarray(labels), jnp.ones(total, bool))
+    bounds = [*itertools.takewhile(lambda bound: bound < 13, itertools.accumulate(sizes, initial=0)), 13]
+    logits, labels = rng.normal(size=(13, 3)).astype(np.float32), rng.integers(0, 3, 13)
+    whole = tally(logits, labels, np.ones(13, bool))
 
-    parts, start = [], 0
-    for size in sizes:
-        rows = slice(start, start + size)
-        start += size
-        padding = 5 - size
-        parts.append(
-            metrics.tally(
-                jnp.concatenate([logits[rows], np.full((padding, 3), np.nan, np.float32)]),
-                jnp.concatenate([labels[rows], np.full(padding, 99)]),
-                jnp.arange(5) < size,
-            )
-        )
-    merged = parts[0]
-    for part in parts[1:]:
-        merged = metrics.add(merged, part)
-    assert (int(merged.correct), int(merged.count)) == (int(whole.correct), total)  # integers: exact
+    parts = []
+    for start, stop in itertools.pairwise(bounds):
+        padded_logits, padded_labels = np.full((13, 3), np.nan, np.float32), np.full(13, 99)
+        padded_logits[: stop - start], padded_labels[: stop - start] = logits[start:stop], labels[start:stop]
+        parts.append(tally(padded_logits, padded_labels, np.arange(13) < stop - start))
+    merged = functools.reduce(metrics.add, parts)
+    assert (int(merged.correct), int(merged.count)) == (int(whole.correct), 13)  # integers: exact
     np.testing.assert_allclose(merged.loss_sum, whole.loss_sum, rtol=1e-5)  # order of sums
     assert metrics.compute(whole)["top1"] == np.mean(logits.argmax(-1) == labels)
 

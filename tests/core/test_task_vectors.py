@@ -119,7 +119,7 @@ def test_all_of_it_compiles_with_coefficients_as_arguments(key):
         ([{"w": 1.0}] * 2, [1.0], ValueError, r"2 task vectors need 2 coefficients, one each; got shape \(1,\)"),
         ([{"w": 1.0}] * 2, jnp.ones((2, 1)), ValueError, r"got shape \(2, 1\)"),
         ([{"w": 1.0}] * 2, 0.3, ValueError, "one each; got 0.3"),
-        ([{"w": 1.0}, {"v": 1.0}], None, ValueError, "'w' is in task vector 0 but not in another task vector"),
+        ([{"w": 1.0}, {"v": 1.0}], None, ValueError, "'w' is in task vector 0 but not in task vector 1"),
     ],
 )
 def test_a_combination_that_does_not_fit_says_why(taus, coefs, error, message):

@@ -1,0 +1,88 @@
+"""TIES: trim, elect a sign, average those who agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from tajax import trees
+from tajax.task_vectors import apply_task_vector
+from tajax.types import Params
+
+
+def ties(pretrained: Params, taus: Sequence[Params], *, density: float = 0.2, scaling_coef: ArrayLike = 1.0) -> Params:
+    """The mean of the large entries that agree in sign, θ₀ + λ mean{τ̂_t : sign τ̂_t = γ}, entry by entry.
+
+    τ̂_t keeps the entries of τ_t of largest magnitude, and γ = sign(Σ_t τ̂_t) is the sign that carries more mass. The
+    mean is over the tasks that kept the entry and agree with γ; where none does, or masses balance, θ₀ stays.
+
+    Args:
+        pretrained: θ₀.
+        taus: the task vectors, trees with the paths and shapes of `pretrained`.
+        density: share of the entries of each vector to keep, in (0, 1], ranked over all leaves together. A Python
+            number, known when compiling.
+        scaling_coef: λ, chosen on validation data, around 1.
+
+    Returns:
+        A tree with the dtypes of `pretrained`.
+
+    Raises:
+        ValueError: `density` is out of range, there are no vectors, or one differs from `pretrained`.
+
+    Source:
+        Yadav et al. 2023, "TIES-Merging", §4, Algorithm 1.
+
+    Example:
+        >>> taus = [{"w": jnp.array([4.0, 2.0, 0.1, 1.0])}, {"w": jnp.array([2.0, -3.0, 0.1, 1.0])}]
+        >>> ties({"w": jnp.zeros(4)}, taus, density=0.5)
+        {'w': Array([ 3., -3.,  0.,  0.], dtype=float32)}
+    """
+    trees.check_taus(taus, pretrained)
+    trimmed = [keep_largest(tau, density) for tau in taus]
+
+    def elected_mean(*entries: Array) -> Array:
+        stacked = jnp.stack(entries)
+        sign = jnp.sign(jnp.sum(stacked, axis=0))
+        agree = (jnp.sign(stacked) == sign[None]) & (stacked != 0)
+        return jnp.sum(jnp.where(agree, stacked, 0), axis=0) / jnp.maximum(jnp.sum(agree, axis=0), 1)
+
+    return apply_task_vector(pretrained, trees.map_leaves(elected_mean, *trimmed), scaling_coef)
+
+
+def keep_largest(tau: Params, density: float) -> Params:
+    """The entries of largest magnitude over all leaves together, and zeros elsewhere; float32 or wider.
+
+    Of n entries round(`density` · n) are kept, at least one; entries that tie with the smallest of them stay too.
+    Exact, without sorting or copying into one vector: the threshold is found bit by bit, 31 counts over the tree.
+
+    Raises:
+        ValueError: `density` is not in (0, 1].
+
+    Example:
+        >>> keep_largest({"a": jnp.array([1.0, -5.0]), "b": jnp.array([3.0, 0.0])}, density=0.5)
+        {'a': Array([ 0., -5.], dtype=float32), 'b': Array([3., 0.], dtype=float32)}
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density is the share of entries to keep, in (0, 1]; got {density}")
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tau)]
+    dtype = jnp.result_type(jnp.float32, *leaves)
+    leaves = [leaf.astype(dtype) for leaf in leaves]
+    # The bits of a non-negative float, read as an integer, are in the order of the floats.
+    word = np.dtype(f"uint{8 * dtype.itemsize}")
+    ranks = [jax.lax.bitcast_convert_type(jnp.abs(leaf), word) for leaf in leaves]
+    keep = max(1, round(density * sum(math.prod(leaf.shape) for leaf in leaves)))
+
+    def refine(i: Array, threshold: Array) -> Array:
+        higher = threshold | (word.type(1) << (word.type(8 * dtype.itemsize - 2) - i.astype(word)))
+        enough = sum(jnp.sum(rank >= higher, dtype=jnp.uint32) for rank in ranks) >= jnp.uint32(keep)
+        return jnp.where(enough, higher, threshold)
+
+    threshold = jax.lax.fori_loop(0, 8 * dtype.itemsize - 1, refine, jnp.zeros((), word))
+    kept = [jnp.where(rank >= threshold, leaf, 0) for leaf, rank in zip(leaves, ranks, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(tau), kept)

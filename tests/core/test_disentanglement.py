@@ -1,0 +1,98 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tajax
+from tajax.disentanglement import disentanglement_terms, prediction_error, symmetric_kl, through_head
+from tajax.types import Batch, Head
+
+GRID = np.linspace(-2, 2, 9)
+W0 = 0.75
+
+
+def threshold(params, x):
+    """Class 1 where w² exceeds the input: one weight that both tasks share. [B, 1] -> [B, 2]."""
+    return jnp.concatenate([jnp.zeros_like(x), params["w"] ** 2 - x], axis=-1)
+
+
+def threshold_terms(response):
+    """ξ's terms for two tasks that both add α to w, given the response w ↦ w² or its expansion."""
+    inputs = np.linspace(0.03, 4.03, 41), np.linspace(0.21, 2.21, 21)
+    terms = np.zeros((2, 9, 9))
+    for t, x in enumerate(inputs):
+        for i, a in enumerate(GRID):
+            for j, b in enumerate(GRID):
+                alone, both = response((a, b)[t]), response(a + b)
+                terms[t, i, j] = np.mean((alone > x) != (both > x))
+    return inputs, terms
+
+
+@pytest.mark.parametrize(
+    ("linearized", "response"),
+    [(False, lambda alpha: (W0 + alpha) ** 2), (True, lambda alpha: W0**2 + 2 * W0 * alpha)],
+    ids=["model", "tangent model"],
+)
+def test_the_error_of_two_tasks_that_share_one_weight(linearized, response):
+    inputs, want = threshold_terms(response)
+    batches_1, batches_2 = (jnp.asarray(x, jnp.float32)[:, None] for x in inputs)
+    # The second task arrives in uneven batches with padding that would change the mean if it counted.
+    padded = [
+        Batch(batches_2[:16], np.zeros(16, np.int32), np.ones(16, bool)),
+        Batch(jnp.concatenate([batches_2[16:], jnp.full((11, 1), 0.5)]), np.zeros(16, np.int32), np.arange(16) < 5),
+    ]
+    tau = {"w": jnp.array(1.0)}
+    arguments = (threshold, {"w": jnp.array(W0)}, tau, tau, [batches_1], padded)
+    terms = disentanglement_terms(*arguments, coefs=GRID, linearized=linearized)
+    np.testing.assert_allclose(terms, want, atol=1e-12)  # counts: exact
+    error = tajax.disentanglement_error(*arguments, coefs=GRID, linearized=linearized)
+    np.testing.assert_allclose(error, want.sum(0), atol=1e-12)
+    assert error.max() > 0.5
+    np.testing.assert_array_equal(terms[0][:, GRID == 0], 0)  # without τ₂ the first task cannot notice it
+    np.testing.assert_array_equal(terms[1][GRID == 0], 0)
+
+
+def test_the_expansion_agrees_with_a_linearised_model_given_as_such(key):
+    keys = jax.random.split(key, 5)
+    encode = lambda params, x: jnp.tanh(x @ params["w"])  # noqa: E731
+    params0, tau_1, tau_2 = ({"w": jax.random.normal(k, (3, 4))} for k in keys[:3])
+    x_1, x_2 = (jax.random.normal(k, (50, 3)) for k in keys[3:])
+    heads = (Head(10 * jnp.eye(4), jnp.int32(4)), Head(jnp.flip(jnp.eye(4), 0), jnp.int32(3)))
+    distances = through_head(heads[0]), through_head(heads[1], symmetric_kl)
+    terms = functools.partial(disentanglement_terms, coefs=[-1.0, 0.0, 1.5])
+    fast = terms(encode, params0, tau_1, tau_2, [x_1], [x_2], distances=distances, linearized=True)
+    lin = tajax.linearize(encode, params0)
+    slow = terms(lin, params0, tau_1, tau_2, [x_1], [x_2], distances=distances)
+    np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-6)
+    assert slow.min() >= 0 and slow[0].max() > 0.1 and slow[1].max() > 0.01
+    # Exchanging the tasks transposes the map.
+    swapped = terms(encode, params0, tau_2, tau_1, [x_2], [x_1], distances=distances[::-1], linearized=True)
+    np.testing.assert_allclose(swapped, fast[::-1].transpose(0, 2, 1), rtol=1e-4, atol=1e-6)
+
+
+def test_distances_by_hand():
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.5, 0.25])
+    want = np.sum(p * np.log(p / q)) + np.sum(q * np.log(q / p))
+    log_p, log_q = (jnp.log(jnp.array([[*v, 0.0]])) + 3 for v in (p, q))  # a padded class; logits may shift
+    np.testing.assert_allclose(symmetric_kl(log_p, log_q), [want], rtol=1e-6)
+    np.testing.assert_array_equal(symmetric_kl(log_p, log_p), [0])
+    np.testing.assert_array_equal(prediction_error(log_p, log_q), [1])
+    np.testing.assert_array_equal(prediction_error(log_p, log_p - 1), [0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"coefs": 0.5}, r"list of finite numbers, got shape \(\)"),
+        ({"coefs": [0.0, np.nan]}, "list of finite numbers"),
+        ({"batches_2": []}, "batches_2 holds no input"),
+        ({"tau_2": {"v": 1.0}}, "'w' is in params0 but not in task vector 1"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    x = jnp.ones((1, 1))
+    arguments = {"params0": {"w": 1.0}, "tau_1": {"w": 1.0}, "tau_2": {"w": 1.0}, "batches_1": [x], "batches_2": [x]}
+    with pytest.raises(ValueError, match=message):
+        tajax.disentanglement_error(threshold, **{**arguments, "coefs": [0.0], **change})

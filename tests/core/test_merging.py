@@ -1,0 +1,134 @@
+import functools
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tajax
+from tajax.merging import METHODS
+from tajax.merging.ties import keep_largest
+
+SHAPES = {"a": (3, 4), "b": [(5,), ()]}
+
+
+def tree_of(vector):
+    """The 18 numbers of a vector as a tree of three leaves."""
+    vector = jnp.asarray(vector, jnp.float32)
+    return {"a": vector[:12].reshape(3, 4), "b": [vector[12:17], vector[17]]}
+
+
+def vector_of(tree):
+    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
+
+
+def slow_ties(theta, taus, density, scaling_coef):
+    """TIES entry by entry, as a person would do it on paper."""
+    merged = theta.copy()
+    kept = []
+    for tau in taus:
+        smallest = sorted(abs(tau))[::-1][round(density * len(tau)) - 1]
+        kept.append([entry if abs(entry) >= smallest else 0.0 for entry in tau])
+    for i in range(len(theta)):
+        entries = [tau[i] for tau in kept]
+        winners = [entry for entry in entries if entry * sum(entries) > 0]
+        if winners:
+            merged[i] += scaling_coef * sum(winners) / len(winners)
+    return merged
+
+
+@pytest.fixture
+def setting(key):
+    """θ₀ and three task vectors of small integers: their sums are exact in any order."""
+    draws = np.asarray(jax.random.randint(key, (4, 18), -9, 10), np.float64)
+    return draws[0], draws[1:]
+
+
+# Options besides the scaling coefficient, and the oracle in float64.
+ORACLES = {
+    "task_arithmetic": ({"scaling_coef": 0.5}, lambda theta, taus: theta + 0.5 * taus.sum(0)),
+    "weight_average": ({}, lambda theta, taus: theta + taus.mean(0)),
+    "ties": ({"density": 0.3, "scaling_coef": 1.5}, lambda theta, taus: slow_ties(theta, taus, 0.3, 1.5)),
+    "dare": ({"drop_rate": 0.0, "key": jax.random.key(0)}, lambda theta, taus: theta + taus.sum(0)),
+}
+
+
+def test_every_method_has_an_oracle_and_the_one_signature():
+    assert set(METHODS) == set(ORACLES)
+    for method in METHODS.values():
+        first, second, *options = inspect.signature(method).parameters.values()
+        assert (first.name, second.name) == ("pretrained", "taus")
+        assert all(option.kind in (option.KEYWORD_ONLY, option.VAR_KEYWORD) for option in options)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_agree_with_a_slow_oracle_compiled_or_not(setting, name):
+    theta, taus = setting
+    options, oracle = ORACLES[name]
+    merge = functools.partial(METHODS[name], **options)
+    arguments = tree_of(theta), [tree_of(tau) for tau in taus]
+    for merged in (merge(*arguments), jax.jit(merge)(*arguments)):
+        np.testing.assert_allclose(vector_of(merged), oracle(theta, taus), rtol=1e-6, atol=2e-6)  # thirds
+        assert jax.tree.structure(merged) == jax.tree.structure(arguments[0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_do_not_see_the_order_of_tasks(setting, name):
+    theta, taus = setting
+    merge = jax.jit(functools.partial(METHODS[name], **ORACLES[name][0]))
+    want = vector_of(merge(tree_of(theta), [tree_of(tau) for tau in taus]))
+    for order in itertools.permutations(range(3)):
+        np.testing.assert_array_equal(vector_of(merge(tree_of(theta), [tree_of(taus[t]) for t in order])), want)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_keep_dtypes_and_leave_other_leaves_alone(name):
+    pretrained = {"w": jnp.ones(4, jnp.bfloat16), "ids": jnp.arange(2)}
+    tau = tajax.task_vector(pretrained, {"w": jnp.full(4, 3, jnp.bfloat16), "ids": jnp.arange(2)})
+    merged = METHODS[name](pretrained, [tau, tau], **ORACLES[name][0])
+    assert {path: leaf.dtype.name for path, leaf in merged.items()} == {"w": "bfloat16", "ids": "int32"}
+    np.testing.assert_array_equal(merged["ids"], [0, 1])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_name_the_task_vector_that_does_not_fit(name):
+    options = ORACLES[name][0]
+    with pytest.raises(ValueError, match="'w' is in pretrained but not in task vector 1"):
+        METHODS[name]({"w": 1.0}, [{"w": 1.0}, {"v": 1.0}], **options)
+    with pytest.raises(ValueError, match="is empty"):
+        METHODS[name]({"w": 1.0}, [], **options)
+
+
+@pytest.mark.parametrize("density", [0.001, 0.3, 1.0])
+def test_the_largest_entries_stay_whatever_their_leaf(key, density, x64):
+    for dtype in (jnp.float32, jnp.float64):
+        tau = {"u": jax.random.normal(key, (40, 3), dtype), "v": 1e-3 * jax.random.normal(key, (30,), dtype)}
+        got, flat = vector_of(jax.jit(keep_largest, static_argnums=1)(tau, density)), vector_of(tau)
+        threshold = np.sort(np.abs(flat))[-max(1, round(density * 150))]
+        np.testing.assert_array_equal(got, np.where(np.abs(flat) >= threshold, flat, 0))
+
+
+def test_density_and_drop_rate_have_ranges():
+    for density in (0, 1.5, -0.1):
+        with pytest.raises(ValueError, match=r"density is the share .* got"):
+            METHODS["ties"]({"w": 1.0}, [{"w": 1.0}], density=density)
+    for drop_rate in (1, -0.1):
+        with pytest.raises(ValueError, match=r"drop_rate is the share .* got"):
+            METHODS["dare"]({"w": 1.0}, [{"w": 1.0}], key=jax.random.key(0), drop_rate=drop_rate)
+
+
+def test_dropping_entries_changes_a_task_vector_but_not_its_mean(key):
+    n, drop_rate = 40_000, 0.75
+    tau = {"w": jnp.full((n,), 2.0), "v": jnp.full((n,), 2.0)}
+    pretrained = jax.tree.map(jnp.zeros_like, tau)
+    thinned = METHODS["dare"](pretrained, [tau], key=key, drop_rate=drop_rate)
+    for leaf in thinned.values():
+        assert set(np.unique(leaf)) == {0.0, 8.0}
+        np.testing.assert_allclose(np.mean(leaf), 2, atol=5 * 8 * np.sqrt(0.25 * 0.75 / n))  # five deviations
+    assert not np.array_equal(thinned["w"], thinned["v"])
+    both = METHODS["dare"](pretrained, [tau, tau], key=key, drop_rate=drop_rate)
+    assert set(np.unique(both["w"])) == {0.0, 8.0, 16.0}  # each task has a draw of its own
+    merged = METHODS["dare"](pretrained, [tau], key=key, drop_rate=drop_rate, merge=METHODS["ties"], density=1.0)
+    np.testing.assert_array_equal(merged["w"], thinned["w"])
