@@ -15,7 +15,7 @@ from urllib.request import getproxies
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tajax.data.builders import BUILDERS, prepare
+from tajax.data.builders import BUILDERS, prepare, prepare_all
 from tajax.data.local import Contents, check_splits
 from tajax.data.sources import RecordSource
 
@@ -47,24 +47,36 @@ def _names() -> list[str]:
     return [name for name in tfds.list_builders(with_community_datasets=False) if not name.startswith("tajax_")]
 
 
-def open_bundled(name: str, data_dir: Path) -> Contents:
-    """A bundled task, generated into `data_dir` on first use.
+def prepare_bundled(names: Sequence[str], data_dir: Path) -> None:
+    """Generates those of the bundled tasks that `data_dir` does not hold, on several processors at a time.
 
     Raises:
-        ValueError: it cannot be written there.
+        ValueError: they cannot be written there.
     """
-    if not (data_dir / name / str(BUILDERS[name].VERSION) / "dataset_info.json").exists():
-        print(f"Preparing {name} in {data_dir} (once, some seconds)", file=sys.stderr, flush=True)
+    missing = [
+        name
+        for name in names
+        if not (data_dir / name / str(BUILDERS[name].VERSION) / "dataset_info.json").exists()
+    ]
+    if not missing:
+        return
+    print(f"Preparing {', '.join(missing)} in {data_dir} (once, some seconds)", file=sys.stderr, flush=True)
     try:
-        builder = prepare(name, data_dir=data_dir)
+        prepare_all(data_dir=data_dir, names=missing)
     except OSError as error:
         try:  # another process may have finished the same task meanwhile
-            builder = prepare(name, data_dir=data_dir)
+            prepare_all(data_dir=data_dir, names=missing)
         except OSError:
             raise ValueError(
-                f"bundled task {name} cannot be prepared in {data_dir}: {error}. Choose a directory you may write to: "
-                "data_dir=… here, --config.data_dir=… on the command line."
+                f"bundled tasks {', '.join(missing)} cannot be prepared in {data_dir}: {error}. Choose a directory you "
+                "may write to: data_dir=… here, --config.data_dir=… on the command line."
             ) from error
+
+
+def open_bundled(name: str, data_dir: Path) -> Contents:
+    """A bundled task, generated into `data_dir` on first use; errors as in `prepare_bundled`."""
+    prepare_bundled([name], data_dir)
+    builder = prepare(name, data_dir=data_dir)
     return _contents(builder, {"train": "train", "val": "val", "test": "test"}, _keys(builder))
 
 

@@ -134,7 +134,7 @@ def open_task(entry: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
     """
     entry = os.fspath(entry)
     place = Path(entry).expanduser()
-    data_dir = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    data_dir = _directory(data_dir)
     if entry in TASKS:
         return _from_table(entry, data_dir)
     if place.suffix == ".npz":
@@ -166,6 +166,8 @@ def open_tasks(
     """
     if isinstance(entries, str | os.PathLike) or not entries:
         raise ValueError(f"tasks is {entries!r}; give a sequence of at least one entry, such as ('mnist',)")
+    bundled = [entry for entry in entries if entry in BUNDLED and not _has_folder(entry, _directory(data_dir))]
+    catalog.prepare_bundled([TASKS[name].tfds for name in bundled], _directory(data_dir))
     tasks: dict[str, Task] = {}
     for entry in entries:
         task = open_task(entry, data_dir=data_dir)
@@ -178,9 +180,17 @@ def open_tasks(
     return list(tasks.values())
 
 
+def _directory(data_dir: str | os.PathLike[str] | None) -> Path:
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _has_folder(name: str, data_dir: Path) -> bool:
+    return (data_dir / name / "train").is_dir() and (data_dir / name / "test").is_dir()
+
+
 def _from_table(name: str, data_dir: Path) -> Task:
     spec, folder = TASKS[name], data_dir / name
-    if (folder / "train").is_dir() and (folder / "test").is_dir():
+    if _has_folder(name, data_dir):
         return _task(name, local.open_folder(folder), spec, origin=str(folder))
     if name in BUNDLED:
         return _task(name, catalog.open_bundled(spec.tfds, data_dir), spec, origin=spec.tfds)

@@ -112,6 +112,8 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     regime = regime_of(config)
     mask = trees.param_mask(clip.params["image"], regime.trainable)
     tasks = tuple(data.open_tasks(config.tasks, data_dir=config.data_dir))
+    for task in tasks:
+        data.check_images(task)
     claim(config, workdir, overwrite=overwrite)
     heads = {task.name: models.zero_shot_head(clip, task.class_names, task.templates) for task in tasks}
     most_classes = max(len(task.class_names) for task in tasks)

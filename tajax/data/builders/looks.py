@@ -96,8 +96,8 @@ def chalk_on_blackboard(rng: np.random.Generator, mask: Mask, again: Mask, nuisa
         ),
         np.float32,
     )
-    width = between(rng, 1.1, 2.0)
-    crumbs = np.clip(rng.random((SIZE, SIZE), np.float32) * 1.7 + 0.1, 0, 1)
+    width = between(rng, 1.5, 2.4)
+    crumbs = np.clip(rng.random((SIZE, SIZE), np.float32) * 1.5 + 0.35, 0, 1)
     line = np.maximum(coverage(outline(mask, width)), 0.7 * coverage(outline(again, width)))
     if chance(rng, 0.35):  # shaded with the side of the chalk
         stripes = ((X * between(rng, -1, 1) + Y) * between(rng, 5, 7)) % 1 < 0.5

@@ -40,12 +40,12 @@ from tajax.data.builders.signs import sign
 # How hard each task is. A change here changes that task's pictures and nothing else; raise its version in `SPECS` too,
 # so that data prepared before are not taken for the new ones. In `textures`, radius is the number of periods.
 NUISANCE = {
-    "shapes": Nuisance(radius=(7, 12), drift=3.0, turn=math.pi, bend=0.15, clutter=2.0, fading=0.45, grain=0.06),
+    "shapes": Nuisance(radius=(10, 13), drift=1.5, turn=0.5, bend=0.12, clutter=1.0, fading=0.2, grain=0.03),
     "colors": Nuisance(radius=(6.5, 11), drift=4.0, turn=math.pi, bend=0.15, clutter=6.0, fading=0.12, grain=0.06),
-    "digits": Nuisance(radius=(8, 12), drift=2.5, turn=0.2, bend=0.15, clutter=3.0, fading=0.4, grain=0.05),
-    "letters": Nuisance(radius=(8, 12), drift=2.5, turn=0.2, bend=0.15, clutter=2.0, fading=0.5, grain=0.06),
+    "digits": Nuisance(radius=(10, 13), drift=1.5, turn=0.15, bend=0.1, clutter=1.5, fading=0.25, grain=0.03),
+    "letters": Nuisance(radius=(10, 13), drift=1.5, turn=0.15, bend=0.1, clutter=1.0, fading=0.3, grain=0.03),
     "textures": Nuisance(radius=(2.8, 4.6), drift=0.0, turn=math.pi, bend=0.4, clutter=1.0, fading=0.5, grain=0.06),
-    "counting": Nuisance(radius=(3.0, 4.3), drift=10.0, turn=math.pi, bend=0.15, clutter=2.5, fading=0.35, grain=0.04),
+    "counting": Nuisance(radius=(3.4, 4.4), drift=10.0, turn=math.pi, bend=0.12, clutter=1.5, fading=0.25, grain=0.03),
     "signs": Nuisance(radius=(7, 11), drift=3.0, turn=0.2, bend=0.15, clutter=2.0, fading=0.5, grain=0.06),
     "arrows": Nuisance(radius=(7.5, 11.5), drift=2.5, turn=0.2, bend=0.12, clutter=1.5, fading=0.4, grain=0.06),
 }  # fmt: skip
@@ -159,12 +159,12 @@ def _spec(name: str, draw: Draw, templates: tuple[str, ...], *, version: str = "
 SPECS: dict[str, TaskSpec] = {
     spec.name: spec
     for spec in (
-        _spec("shapes", _draw_shape, ("a drawing of {}.", "a picture of {}.", "an image of {}.")),
+        _spec("shapes", _draw_shape, ("a drawing of {}.", "a picture of {}.", "an image of {}."), version="1.0.2"),
         _spec("colors", _draw_color, ("a photo of {}.", "a picture of {}.", "there is {} in the scene.")),
-        _spec("digits", _draw_digit, ("a drawing of {}.", "a picture of {}.", "an image of {}.")),
-        _spec("letters", _draw_letter, ("a photo of {}.", "a picture of {}.", "an image of {}.")),
+        _spec("digits", _draw_digit, ("a drawing of {}.", "a picture of {}.", "an image of {}."), version="1.0.1"),
+        _spec("letters", _draw_letter, ("a photo of {}.", "a picture of {}.", "an image of {}."), version="1.0.1"),
         _spec("textures", _draw_texture, ("a photo of {}.", "an image of {}.", "a blurry photo of {}.")),
-        _spec("counting", _draw_count, ("a photo of {}.", "an image of {}.", "there is {} in the scene.")),
+        _spec("counting", _draw_count, ("a photo of {}.", "an image of {}.", "there is {} in the scene."), version="1.0.1"),
         _spec("signs", _draw_sign, ("a photo of {}.", "a small photo of {}.", "there is {} in the scene.")),
         _spec("arrows", _draw_arrow, ("a photo of {}.", "a picture of {}.", "an image of {}.")),
     )
