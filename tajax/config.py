@@ -139,9 +139,9 @@ def _tiny(config: ConfigDict) -> None:
     """The bundled model and tasks; a small model learns from scratch-like steps, so few and large ones."""
     config.model = "tiny"
     config.tasks = BUNDLED_TASKS
-    config.finetune.learning_rate = 5e-4
-    config.finetune.steps = 150
-    config.finetune.batch_size = 64
+    config.finetune.learning_rate = 1e-3
+    config.finetune.steps = 200
+    config.finetune.batch_size = 32
 
 
 def _protocol(config: ConfigDict, model: str, *, accumulation_steps: int = 1) -> None:
