@@ -67,6 +67,8 @@ def sweep(
     coefs: Float[np.ndarray, "G T"],
     head: Head,
     batches: Iterable[Batch],
+    *,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Tally:
     """Tallies over a whole data set at every row of `coefs`; each batch is read once.
 
@@ -77,6 +79,7 @@ def sweep(
         coefs: one row of T coefficients for each of the G points.
         head: the head of the data set's task.
         batches: padded, masked batches, each row of the data set once.
+        devices: those of the step; all local ones by default.
 
     Returns:
         A Tally with leaves of shape [G], on the host.
@@ -96,7 +99,7 @@ def sweep(
     for index, tau in enumerate(taus):
         trees.check_same_tree(pretrained, tau, what=("pretrained", f"task vector {index}"))
         trees.check_finite(tau, f"task vector {index}")
-    pretrained, taus, head = parallel.replicate((pretrained, tuple(taus), head))
+    pretrained, taus, head = parallel.replicate((pretrained, tuple(taus), head), devices)
     total = None
     for batch in batches:
         partial = step(pretrained, taus, coefs, head, batch)

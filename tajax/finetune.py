@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -69,14 +69,16 @@ def make_train_step(
         features = apply_fn(restore(trained), batch.image)
         logits = head_logits(features, head)
         hits = (jnp.argmax(logits, axis=-1) == batch.label) & batch.mask
-        return jnp.sum(cross_entropy(logits, batch.label) * batch.mask), jnp.sum(hits)
+        losses = jnp.where(batch.mask, cross_entropy(logits, batch.label), 0)  # labels of padding may be anything
+        return jnp.sum(losses), jnp.sum(hits)
 
     def summed_grads(params, pretrained, head, batch):
         trained, _ = split(params, mask)
         grad_fn = jax.value_and_grad(loss_sum, has_aux=True)
         if accumulation_steps == 1:
             return grad_fn(trained, params, pretrained, head, batch)
-        parts = jax.tree.map(lambda a: a.reshape(accumulation_steps, -1, *a.shape[1:]), batch)
+        # Strided parts: each takes as many rows of every device, so that no row changes its device.
+        parts = jax.tree.map(lambda a: a.reshape(-1, accumulation_steps, *a.shape[1:]).swapaxes(0, 1), batch)
         shapes = jax.eval_shape(grad_fn, trained, params, pretrained, head, jax.tree.map(lambda a: a[0], parts))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -92,7 +94,7 @@ def make_train_step(
         _, restore = split(jax.tree.map(jnp.zeros_like, state.params), mask)
         updates, opt_state = tx.update(restore(grads), state.opt_state, state.params)
         params = optim.apply_updates(state.params, updates, mask)
-        metrics = {"loss": loss / count, "top1": hits / count, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss / count, "top1": hits / count, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)
@@ -111,6 +113,7 @@ def finetune(
     checkpoint_every: int | None = None,
     on_checkpoint: Callable[[TrainState], None] | None = None,
     describe: Callable[[int], str] = lambda step: "",
+    devices: Sequence[jax.Device] | None = None,
 ) -> TrainState:
     """The state after `num_steps` optimiser steps in all, counted from the first step ever taken.
 
@@ -124,8 +127,9 @@ def finetune(
         log_every: steps between calls of `on_log`; metrics are read from the device only then.
         on_log: called with the number of steps done and the mean metrics since the last call.
         checkpoint_every: steps between calls of `on_checkpoint`; None never calls it.
-        on_checkpoint: called with the state, which it must not keep.
+        on_checkpoint: called with the state, which it must not keep. No loss up to it was NaN or infinite.
         describe: text for the error message of a step, such as the task and the learning rate.
+        devices: local devices to divide each batch over; all by default.
 
     Returns:
         The last state.
@@ -135,7 +139,7 @@ def finetune(
         ValueError: `batches` ended too early.
     """
     stream = iter(batches)
-    devices = jax.local_devices()
+    devices = jax.local_devices() if devices is None else devices
     state, pretrained, head = (parallel.replicate(tree, devices) for tree in (state, pretrained, head))
     pending: list[dict[str, jax.Array]] = []
     for index in range(int(state.step), num_steps):
@@ -145,22 +149,28 @@ def finetune(
         state, metrics = train_step(state, pretrained, head, parallel.split_batch(batch, devices))
         pending.append(metrics)
         done = index + 1
-        if done % log_every == 0 or done == num_steps:
-            means = _means(jax.device_get(pending), first_step=done - len(pending), describe=describe)
+        log = done % log_every == 0 or done == num_steps
+        keep = on_checkpoint and checkpoint_every and done % checkpoint_every == 0 and done < num_steps
+        if log or keep:
+            _check_losses(jax.device_get(pending), first_step=done - len(pending), describe=describe)
+        if log:
+            means = _means(jax.device_get(pending))
             pending.clear()
             if on_log:
                 on_log(done, means)
-        if on_checkpoint and checkpoint_every and done % checkpoint_every == 0 and done < num_steps:
+        if keep:
             on_checkpoint(state)
     return state
 
 
-def _means(metrics: list[dict], *, first_step: int, describe: Callable[[int], str]) -> dict[str, float]:
-    for offset, values in enumerate(metrics):
+def _check_losses(metrics: Sequence[Mapping], *, first_step: int, describe: Callable[[int], str]) -> None:
+    for step, values in enumerate(metrics, start=first_step):
         if not math.isfinite(values["loss"]):
-            step = first_step + offset
             raise NonFiniteLossError(
                 f"the loss is {float(values['loss'])} at step {step + 1}{describe(step)}. "
                 "Lower config.finetune.learning_rate, lengthen warmup_steps, or look at the data of this task."
             )
+
+
+def _means(metrics: Sequence[Mapping]) -> dict[str, float]:
     return {name: float(sum(values[name] for values in metrics) / len(metrics)) for name in metrics[0]}

@@ -1,0 +1,94 @@
+"""The loops on 1, 2, 4 and 8 virtual devices, in a process of its own; prints one JSON object.
+
+XLA reads the number of virtual devices when JAX starts, so this cannot run inside pytest. Used by test_parallel.py.
+"""
+
+import json
+import os
+import re
+import sys
+
+COUNTS = (1, 2, 4, 8)
+SIZES = {"whole": [27], "ragged": [11, 11, 5]}  # of 27 rows; no size is a multiple of 2
+
+
+def measure():
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    from tajax import apply_task_vector, combine, evaluate, finetune, parallel, trees
+    from tajax.types import Batch, Head
+
+    rng = np.random.default_rng(20230522)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    def encode(params, images):
+        x = images.reshape(len(images), -1).astype(jnp.float32) / 127.5 - 1
+        return jnp.tanh(x @ params["first"]) @ params["second"]
+
+    params = {"first": normal(12, 6), "second": normal(6, 5)}
+    taus = [jax.tree.map(lambda leaf: normal(*leaf.shape), params) for _ in range(2)]
+    coefs = np.array([[0.0, 0.0], [0.5, -0.5], [1.0, 1.0]], np.float32)
+    head = Head(4 * normal(5, 6), jnp.int32(4))
+    images = rng.integers(256, size=(27, 2, 2, 3), dtype=np.uint8)
+    # Labels that each point of the sweep gets right for other rows, so that counts differ between points.
+    points = [apply_task_vector(params, combine(taus, list(coef))) for coef in coefs]
+    logits = [encode(point, images) @ head.weights for point in points]
+    guesses = np.stack([np.argmax(z[:, : int(head.num_classes)], axis=1) for z in logits])
+    labels = guesses[np.repeat([0, 1, 1, 2, 2, 2], 5)[:27], np.arange(27)].astype(np.int32)
+    rows = Batch(images, labels, np.ones(27, bool))
+
+    def cut(sizes):
+        ends = np.cumsum(sizes)
+        return [Batch(*(a[end - size : end] for a in rows)) for size, end in zip(sizes, ends, strict=True)]
+
+    def tallies(count, sizes, linearized):
+        devices = parallel.local_devices(count)
+        step = evaluate.make_sweep_step(encode, linearized=linearized, devices=devices)
+        return [leaf.tolist() for leaf in evaluate.sweep(step, params, taus, coefs, head, cut(sizes), devices=devices)]
+
+    mask, tx = trees.param_mask(params, "all"), optax.sgd(0.1)
+
+    def trained(count, accumulation_steps):
+        devices = parallel.local_devices(count)
+        step = finetune.make_train_step(encode, tx, mask, accumulation_steps=accumulation_steps)
+        state = finetune.init_state(params, tx)
+        batches = [Batch(*(a[k : k + 14] for a in rows)) for k in (0, 6, 13)]  # 14 rows: padded for 4 and 8 devices
+        losses = []
+        state = finetune.finetune(
+            step, state, params, head, batches, num_steps=3, log_every=1, devices=devices,
+            on_log=lambda done, means: losses.append(means),
+        )  # fmt: skip
+        (used,) = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
+        return {"params": jax.tree.map(np.ndarray.tolist, jax.device_get(state.params)), "log": losses, "devices": used}
+
+    def transfers(accumulation_steps):
+        """Kinds of communication in the compiled step for eight devices."""
+        step = finetune.make_train_step(encode, tx, mask, accumulation_steps=accumulation_steps)
+        constants = parallel.replicate((finetune.init_state(params, tx), params, head))
+        batch = parallel.split_batch(Batch(*(a[:16] for a in rows)))
+        program = step.lower(*constants, batch).compile().as_text()
+        return sorted(set(re.findall(r"(all-[a-z]+|collective-[a-z]+|reduce-scatter)(?=\()", program)))
+
+    def refusal(count):
+        try:
+            parallel.local_devices(count)
+        except ValueError as error:
+            return str(error)
+
+    found = {"present": jax.local_device_count(), "refusals": {count: refusal(count) for count in (0, 9)}}
+    found["transfers"] = {parts: transfers(parts) for parts in (1, 2)}
+    found["finetune"] = {n: {parts: trained(n, parts) for parts in ((1, 2) if n == 8 else (1,))} for n in COUNTS}
+    for linearized in (False, True):
+        name = "linear" if linearized else "standard"
+        found[name] = {n: {cut_as: tallies(n, sizes, linearized) for cut_as, sizes in SIZES.items()} for n in COUNTS}
+    return found
+
+
+if __name__ == "__main__":
+    os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    json.dump(measure(), sys.stdout)

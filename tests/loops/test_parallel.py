@@ -1,0 +1,60 @@
+"""One program on one, two, four and eight devices: the same counts exactly, the same training up to rounding."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COUNTS = ("1", "2", "4", "8")
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """What on_devices.py prints; one process for all tests."""
+    script, environment = Path(__file__).with_name("on_devices.py"), os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["present"] == 8
+    return found
+
+
+@pytest.mark.parametrize("kind", ["standard", "linear"])
+def test_device_count_and_ragged_tails_do_not_change_accuracy(kind, measured):
+    correct, losses, counts = measured[kind]["1"]["whole"]
+    assert counts == [27] * 3
+    assert len(set(correct)) > 1  # the points differ, so a mix-up of points would show
+    for count in COUNTS:
+        for cut, (hits, loss_sums, rows) in measured[kind][count].items():
+            assert (hits, rows) == (correct, counts), f"{cut} batches on {count} devices"
+            np.testing.assert_allclose(loss_sums, losses, rtol=1e-6)  # order of 27 float32 sums
+
+
+def test_device_count_does_not_change_training(measured):
+    """Three steps of plain descent: every rounding enters linearly, a few units in the last place of each step."""
+    want = measured["finetune"]["1"]["1"]
+    for count in COUNTS:
+        for parts, got in measured["finetune"][count].items():
+            assert got["devices"] == int(count)
+            for leaf, params in want["params"].items():
+                what = f"{leaf} after {parts} parts on {count} devices"
+                np.testing.assert_allclose(got["params"][leaf], params, rtol=2e-6, atol=2e-6, err_msg=what)
+            for values, expected in zip(got["log"], want["log"], strict=True):
+                assert values["top1"] == expected["top1"]
+                np.testing.assert_allclose(values["loss"], expected["loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("parts", ["1", "2"])
+def test_devices_exchange_sums_alone(parts, measured):
+    """Images stay where they are, in parts too."""
+    assert measured["transfers"][parts] == ["all-reduce"]
+
+
+def test_more_devices_than_present_are_refused(measured):
+    for count, message in measured["refusals"].items():
+        assert f"{count} devices asked for, but this process has 8 (cpu). Ask for 1 to 8" in message
