@@ -180,8 +180,8 @@ class ImageEncoder(nn.Module):
         ...                       num_hidden_layers=2, num_attention_heads=2, projection_dim=4)
         >>> encoder = ImageEncoder(config)
         >>> images = jnp.zeros((3, 8, 8, 3))
-        >>> params = encoder.init(jax.random.key(0), images)["params"]
-        >>> encoder.apply({"params": params}, images).shape
+        >>> variables = jax.jit(encoder.init)(jax.random.key(0), images)
+        >>> jax.jit(encoder.apply)(variables, images).shape
         (3, 4)
     """
 

@@ -41,6 +41,11 @@ def zero_shot_head(clip: LoadedClip, class_names: Sequence[str], templates: Sequ
             not finite.
         TypeError: a name or template that is not a text, or one text in place of several.
 
+    Example:
+        >>> from tajax.models import load
+        >>> zero_shot_head(load("tiny"), ["red circle", "green square"], ["a photo of a {}."]).weights.shape
+        (128, 2)
+
     Source: Radford et al. 2021, §3.1.4 (prompt ensembling).
     """
     class_names, templates = _check_texts("class_names", class_names), _check_texts("templates", templates)

@@ -65,7 +65,9 @@ def _download(repo_id: str, revision: str | None) -> Path:
         directory = fetch(_COMMON + _WEIGHTS)
         if not any(next(directory.glob(pattern), None) for pattern in _WEIGHTS):
             directory = fetch(_COMMON + _OPEN_CLIP_WEIGHTS)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no path that exists, and cannot be a hub id: {error}") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
         at, target = f" --revision {revision}" if revision else "", repo_id.rsplit("/", 1)[-1]
         raise FileNotFoundError(

@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 
+import huggingface_hub.constants
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,16 +194,37 @@ def test_names_that_are_nothing_say_what_could_be_named(tmp_path):
         load(tmp_path, revision="main")
 
 
-def test_a_hub_id_without_network_says_what_to_download(tmp_path, monkeypatch):
-    import huggingface_hub.constants
-
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An empty Hugging Face cache, and no network."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_hub_id_without_network_says_what_to_download(hub_cache):
     with pytest.raises(FileNotFoundError) as error:
         load("openai/clip-vit-base-patch32", revision="refs/pr/1")
     message = str(error.value)
     assert "hf download openai/clip-vit-base-patch32 --revision refs/pr/1 --include" in message
     assert "--local-dir clip-vit-base-patch32" in message
+    with pytest.raises(ValueError, match="cannot be a hub id"):
+        load("openai/clip vit*")
+
+
+@pytest.mark.parametrize("naming", ["huggingface", "open_clip"])
+def test_a_cached_hub_id_is_loaded_without_network(hub_cache, copy, config, params, naming):
+    repository, commit = hub_cache / "models--owner--clip", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    if naming == "open_clip":
+        (copy / "model.safetensors").unlink()
+        save_file(tensors_from_params(params, config, naming=naming), copy / "open_clip_model.safetensors")
+    copy.rename(repository / "snapshots" / commit)
+    clip = load("owner/clip")
+    assert clip.name == "owner/clip"
+    assert_equal_trees(clip.params, params)
 
 
 def test_a_model_in_the_way_stays_unless_told(copy, saved, config, params, tokenizer, preprocessing):
