@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from tajax import trees
@@ -23,8 +22,10 @@ Distance = Callable[[Array, Array], Array]
 
 
 def prediction_error(outputs: Float[Array, "B K"], others: Float[Array, "B K"]) -> Float[Array, " B"]:
-    """1 where the predicted classes differ, else 0: the distance of the tangent paper's maps."""
-    return (jnp.argmax(outputs, axis=-1) != jnp.argmax(others, axis=-1)).astype(jnp.float32)
+    """1 where the predicted classes differ, else 0: the distance of the tangent paper's maps. NaN if an output is."""
+    differ = jnp.argmax(outputs, axis=-1) != jnp.argmax(others, axis=-1)
+    broken = jnp.isnan(outputs).any(axis=-1) | jnp.isnan(others).any(axis=-1)
+    return jnp.where(broken, jnp.nan, differ.astype(jnp.float32))
 
 
 def symmetric_kl(outputs: Float[Array, "B K"], others: Float[Array, "B K"]) -> Float[Array, " B"]:
@@ -33,9 +34,9 @@ def symmetric_kl(outputs: Float[Array, "B K"], others: Float[Array, "B K"]) -> F
     On features it is the distance of the representation module in Jin et al. 2024. Padded classes (−inf) count
     for nothing.
     """
-    log_p, log_q = jax.nn.log_softmax(outputs), jax.nn.log_softmax(others)
-    classes = jnp.isfinite(log_p) & jnp.isfinite(log_q)
-    return jnp.sum(jnp.where(classes, (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q), 0), axis=-1)
+    log_p, log_q = (jax.nn.log_softmax(y.astype(jnp.promote_types(y.dtype, jnp.float32))) for y in (outputs, others))
+    padding = jnp.isneginf(log_p) | jnp.isneginf(log_q)
+    return jnp.sum(jnp.where(padding, 0, (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)), axis=-1)
 
 
 def through_head(head: Head, distance: Distance = prediction_error) -> Distance:
@@ -51,7 +52,7 @@ def disentanglement_error(
     batches_1: Iterable[Batch | Array],
     batches_2: Iterable[Batch | Array],
     *,
-    coefs: Float[ArrayLike, " A"],
+    coefs: Sequence[float] | Float[np.ndarray, " A"],
     distances: tuple[Distance, Distance] = (prediction_error, prediction_error),
     linearized: bool = False,
 ) -> Float[np.ndarray, "A A"]:
@@ -117,7 +118,7 @@ def disentanglement_terms(
     batches_1: Iterable[Batch | Array],
     batches_2: Iterable[Batch | Array],
     *,
-    coefs: Float[ArrayLike, " A"],
+    coefs: Sequence[float] | Float[np.ndarray, " A"],
     distances: tuple[Distance, Distance] = (prediction_error, prediction_error),
     linearized: bool = False,
 ) -> Float[np.ndarray, "T=2 A A"]:

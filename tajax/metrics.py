@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from tajax.losses import cross_entropy
+
+Values: TypeAlias = ArrayLike | Sequence[float]
+"""A number or several, in an array or a list."""
 
 
 class Tally(NamedTuple):
@@ -64,7 +68,7 @@ def compute(sums: Tally) -> dict[str, float | int]:
     return {"top1": int(sums.correct) / count, "loss": float(sums.loss_sum) / count, "count": count}
 
 
-def normalized_accuracy(merged: ArrayLike, single: ArrayLike) -> np.ndarray:
+def normalized_accuracy(merged: Values, single: Values) -> np.ndarray:
     """Accuracy of the merged model relative to the single-task model's, of the same regime.
 
     Args:
@@ -87,7 +91,7 @@ def normalized_accuracy(merged: ArrayLike, single: ArrayLike) -> np.ndarray:
     return merged / single
 
 
-def nonlinear_advantage(acc_nonlinear: ArrayLike, acc_linear: ArrayLike, num_classes: ArrayLike) -> np.ndarray:
+def nonlinear_advantage(acc_nonlinear: Values, acc_linear: Values, num_classes: Values) -> np.ndarray:
     """What the non-linear model gains over the linear one, (a_nonlin − a_lin) / (1 − 1/K).
 
     Ortiz-Jimenez et al. 2023. The denominator is the range between chance and perfection.

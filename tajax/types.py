@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -19,6 +19,7 @@ Trained: TypeAlias = dict[str, Array]
 """The trained leaves alone, by path."""
 
 
+@runtime_checkable
 class ApplyFn(Protocol):
     """A model as a pure function, `(params, *inputs) -> outputs`, with the batch as the leading axis."""
 
@@ -27,6 +28,7 @@ class ApplyFn(Protocol):
         ...
 
 
+@runtime_checkable
 class MergeFn(Protocol):
     """A merging method, `(pretrained, taus, *, ...) -> params`; its own options are keyword-only."""
 

@@ -80,6 +80,8 @@ def test_distances_by_hand():
     np.testing.assert_array_equal(symmetric_kl(log_p, log_p), [0])
     np.testing.assert_array_equal(prediction_error(log_p, log_q), [1])
     np.testing.assert_array_equal(prediction_error(log_p, log_p - 1), [0])
+    broken = log_p.at[0, 0].set(jnp.nan)  # must not pass for agreement
+    assert np.isnan(prediction_error(broken, log_p)) and np.isnan(symmetric_kl(broken, broken))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_the_core_pulls_in_jaxtyping_and_itself(probe):
 
 
 def test_the_core_is_quick_to_import(probe):
-    assert probe["share"] < 0.5  # of the processor time that JAX itself takes; measured SHARE
+    assert probe["share"] < 0.5  # of the processor time that JAX itself takes; measured: 0.04
 
 
 def test_the_public_names_are_there(probe):
