@@ -374,8 +374,8 @@ def diff(config_a: Fields, config_b: Fields) -> dict[str, tuple[object, object]]
     """Fields in which two configs differ, with both values; None where a config lacks the field.
 
     Example:
-        >>> diff(default_config(), with_variant(default_config(), "tiny"))["finetune.steps"]
-        (None, 150)
+        >>> diff(default_config(), with_variant(default_config(), "l14"))["finetune.accumulation_steps"]
+        (1, 2)
     """
     a, b = flatten(config_a), flatten(config_b)
     return {
@@ -391,5 +391,5 @@ def _canonical(value: object) -> object:
     if isinstance(value, (tuple, list)):
         return [_canonical(item) for item in value]
     if isinstance(value, Mapping):
-        return {key: _canonical(item) for key, item in value.items()}
+        return [[key, _canonical(item)] for key, item in value.items()]  # the first matching pattern wins
     return value
