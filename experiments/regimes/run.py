@@ -54,15 +54,15 @@ def main() -> None:
     parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=tuple(REGIMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="optimiser steps a task; default: that of the config")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real tasks' .npz files")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder of the real tasks' .npz files"
+    )
     parser.add_argument("--workdir", type=Path, default=Path("runs/regimes"), help="where the runs live")
     options = parser.parse_args()
     root = options.workdir / options.benchmark
     for seed in options.seeds:
         for regime in options.regimes:
-            config = make_config(
-                regime, benchmark=options.benchmark, seed=seed, data=options.data, steps=options.steps
-            )
+            config = make_config(regime, benchmark=options.benchmark, seed=seed, data=options.data, steps=options.steps)
             if regime == "posthoc":
                 config.task_vectors = str(root / f"standard_{seed}")
             validate(config)

@@ -54,9 +54,7 @@ def prepare_bundled(names: Sequence[str], data_dir: Path) -> None:
         ValueError: they cannot be written there.
     """
     missing = [
-        name
-        for name in names
-        if not (data_dir / name / str(BUILDERS[name].VERSION) / "dataset_info.json").exists()
+        name for name in names if not (data_dir / name / str(BUILDERS[name].VERSION) / "dataset_info.json").exists()
     ]
     if not missing:
         return

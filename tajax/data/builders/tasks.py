@@ -164,7 +164,9 @@ SPECS: dict[str, TaskSpec] = {
         _spec("digits", _draw_digit, ("a drawing of {}.", "a picture of {}.", "an image of {}."), version="1.0.1"),
         _spec("letters", _draw_letter, ("a photo of {}.", "a picture of {}.", "an image of {}."), version="1.0.1"),
         _spec("textures", _draw_texture, ("a photo of {}.", "an image of {}.", "a blurry photo of {}.")),
-        _spec("counting", _draw_count, ("a photo of {}.", "an image of {}.", "there is {} in the scene."), version="1.0.1"),
+        _spec(
+            "counting", _draw_count, ("a photo of {}.", "an image of {}.", "there is {} in the scene."), version="1.0.1"
+        ),
         _spec("signs", _draw_sign, ("a photo of {}.", "a small photo of {}.", "there is {} in the scene.")),
         _spec("arrows", _draw_arrow, ("a photo of {}.", "a picture of {}.", "an image of {}.")),
     )
