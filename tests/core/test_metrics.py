@@ -65,7 +65,7 @@ def test_a_tally_does_not_see_how_examples_were_batched_or_padded(sizes, seed):
 
     parts = []
     for start, stop in itertools.pairwise(bounds):
-        padded_logits, padded_labels = np.full((13, 3), np.nan, np.float32), np.full(13, 99)
+        padded_logits, padded_labels = np.zeros((13, 3), np.float32), np.zeros(13, int)  # would be hits
         padded_logits[: stop - start], padded_labels[: stop - start] = logits[start:stop], labels[start:stop]
         parts.append(tally(padded_logits, padded_labels, np.arange(13) < stop - start))
     merged = functools.reduce(metrics.add, parts)
