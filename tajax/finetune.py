@@ -125,9 +125,10 @@ def finetune(
         batches: batches from the one that belongs to `state.step` onward.
         num_steps: the step to reach.
         log_every: steps between calls of `on_log`; metrics are read from the device only then.
-        on_log: called with the number of steps done and the mean metrics since the last call.
+        on_log: called with the number of steps done and the mean metrics since the last call. Before a checkpoint
+            too: none is kept of a loss that is not finite, and a resumed run logs what an uninterrupted one does.
         checkpoint_every: steps between calls of `on_checkpoint`; None never calls it.
-        on_checkpoint: called with the state, which it must not keep. No loss up to it was NaN or infinite.
+        on_checkpoint: called with the state, which it must not keep.
         describe: text for the error message of a step, such as the task and the learning rate.
         devices: local devices to divide each batch over; all by default.
 
@@ -149,12 +150,9 @@ def finetune(
         state, metrics = train_step(state, pretrained, head, parallel.split_batch(batch, devices))
         pending.append(metrics)
         done = index + 1
-        log = done % log_every == 0 or done == num_steps
         keep = on_checkpoint and checkpoint_every and done % checkpoint_every == 0 and done < num_steps
-        if log or keep:
-            _check_losses(jax.device_get(pending), first_step=done - len(pending), describe=describe)
-        if log:
-            means = _means(jax.device_get(pending))
+        if keep or done % log_every == 0 or done == num_steps:
+            means = _means(jax.device_get(pending), first_step=done - len(pending), describe=describe)
             pending.clear()
             if on_log:
                 on_log(done, means)
@@ -163,14 +161,11 @@ def finetune(
     return state
 
 
-def _check_losses(metrics: Sequence[Mapping], *, first_step: int, describe: Callable[[int], str]) -> None:
+def _means(metrics: Sequence[Mapping], *, first_step: int, describe: Callable[[int], str]) -> dict[str, float]:
     for step, values in enumerate(metrics, start=first_step):
         if not math.isfinite(values["loss"]):
             raise NonFiniteLossError(
                 f"the loss is {float(values['loss'])} at step {step + 1}{describe(step)}. "
                 "Lower config.finetune.learning_rate, lengthen warmup_steps, or look at the data of this task."
             )
-
-
-def _means(metrics: Sequence[Mapping]) -> dict[str, float]:
     return {name: float(sum(values[name] for values in metrics) / len(metrics)) for name in metrics[0]}

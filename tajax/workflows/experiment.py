@@ -128,6 +128,13 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
         f"{config.regime} on {config.model}: training {trained:,} of the {total:,} parameters of the image tower "
         f"({trained / total:.1%}), {len(tasks)} tasks, {jax.local_device_count()} {jax.default_backend()} device(s)"
     )
-    if not experiment.find(stage="run"):
-        experiment.record("run", trained_parameters=trained, total_parameters=total, **results.provenance())
+    earlier = experiment.find(stage="run")
+    if not earlier:
+        counts = {"trained_parameters": trained, "total_parameters": total}
+        experiment.record("run", base_sha256=clip.image_sha256, **counts, **results.provenance())
+    elif (base := earlier[0].get("base_sha256", clip.image_sha256)) != clip.image_sha256:
+        raise ValueError(
+            f"{workdir} was begun with an image tower of sha256 {base}, but {config.model} now holds "
+            f"{clip.image_sha256}. Choose another --workdir, or pass --overwrite to replace that run."
+        )
     return experiment

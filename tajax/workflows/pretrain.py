@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from tajax import checkpoints, optim, results
+from tajax import checkpoints, optim, report, results
 from tajax.config import config_hash
 from tajax.data import captions
 from tajax.data.preprocess import normalize
@@ -20,6 +20,7 @@ from tajax.models import clip, save_pretrained, tokenizer
 from tajax.models.load import OPENAI_MEAN, OPENAI_STD
 from tajax.types import Params, Preprocessing
 from tajax.workflows.progress import Progress
+from tajax.workflows.workdir import claim
 
 
 def contrastive_loss(image_features, text_features, scale, groups):
@@ -119,6 +120,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
         natural_rows = round(settings.batch_size * settings.natural_fraction)
         sources.append(captions.load_natural(settings.natural))
     rows = [settings.batch_size - natural_rows] + [natural_rows] * (len(sources) - 1)
+    claim(config, workdir, overwrite=overwrite)
 
     phrases = [phrase for source in sources for phrase in source.captions]
     sentences = [template.format(phrase) for phrase in phrases for template in captions.TEMPLATES]
@@ -141,6 +143,12 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     state = checkpoints.restore_latest(workdir / "checkpoints", init_state(params, tx))
     step_fn = make_step(model, tx, mask, preprocessing)
 
+    log = workdir / "results.jsonl"
+    if not results.find(results.read(log), stage="run"):
+        results.append(
+            log, {"stage": "run", "seed": config.seed, "config_hash": config_hash(config), **results.provenance()}
+        )
+
     losses = []
     start = int(state.step)
     batches = captions.mixed_batches(sources, rows, seed=config.seed, start_batch=start)
@@ -151,18 +159,20 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
                 state, key, batch.images, batch.mirrored, tokens[batch.groups, batch.template], batch.groups
             )
             losses.append(loss)
-            if done % settings.log_every == 0 or done == settings.steps:
+            keep = done % settings.checkpoint_every == 0 or done == settings.steps
+            if keep or done % settings.log_every == 0:  # a checkpoint is never of a loss that is not finite
                 mean = float(np.mean(jax.device_get(losses)))
                 losses.clear()
                 if not np.isfinite(mean):
                     raise FloatingPointError(f"the loss is {mean} around step {done}; lower pretrain.learning_rate")
                 record = {"stage": "pretrain", "step": done, "loss": mean, "learning_rate": float(schedule(done))}
-                results.append(workdir / "results.jsonl", record | {"config_hash": config_hash(config)})
+                results.append(log, record | {"config_hash": config_hash(config)})
                 progress.update(done, {"loss": mean})
-            if done % settings.checkpoint_every == 0 or done == settings.steps:
+            if keep:
                 checkpoints.save(workdir / "checkpoints", state, step=done, keep=None)
     save_pretrained(workdir / "model", geometry, state.params, words, preprocessing, dtype=jnp.float16, overwrite=True)
     minutes = (time.monotonic() - started) / 60
+    report.write(workdir)
     print(f"Pre-trained {settings.steps} steps in {minutes:.1f} minutes: {workdir / 'model'}")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import optax
 from ml_collections import ConfigDict
 
 import tajax
@@ -49,8 +52,10 @@ def finetune_all(experiment: Experiment) -> dict[str, Params]:
     source = experiment.config.task_vectors
     if source is not None:
         return {t.name: _reused_vector(experiment, Path(source).expanduser(), t) for t in experiment.tasks}
-    make_step = _step_factory(experiment)
-    return {task.name: _task_vector(experiment, task, make_step) for task in experiment.tasks}
+    make_training = _training_factory(experiment)
+    # All of them before the first is trained: a task without epochs is an error at once.
+    trainings = [make_training(num_steps(experiment, task)) for task in experiment.tasks]
+    return {t.name: _task_vector(experiment, t, made) for t, made in zip(experiment.tasks, trainings, strict=True)}
 
 
 def measure_single_task(experiment: Experiment, taus: Mapping[str, Params]) -> None:
@@ -63,33 +68,40 @@ def measure_single_task(experiment: Experiment, taus: Mapping[str, Params]) -> N
                 experiment.record("single_task", task=task.name, split=split, **measured)
 
 
-def _step_factory(experiment: Experiment) -> Callable[[int], tuple]:
-    """`num_steps -> (optimiser, schedule, compiled step)`, the same objects for the same number of steps."""
-    settings = experiment.config.finetune
-    made: dict[int, tuple] = {}
+class _Training(NamedTuple):
+    """What fine-tuning of a given number of steps consists of."""
 
-    def make(num_steps: int) -> tuple:
-        if num_steps not in made:
-            schedule = optim.make_schedule(
-                learning_rate=settings.learning_rate,
-                num_steps=num_steps,
-                warmup_steps=warmup_steps(experiment.config, num_steps),
-            )
-            tx = optim.make_optimizer(
-                experiment.mask,
-                learning_rate=schedule,
-                weight_decay=settings.weight_decay,
-                clip_norm=settings.clip_norm,
-            )
-            step = finetune.make_train_step(
-                experiment.encode,
-                tx,
-                experiment.mask,
-                linearized=experiment.regime.train_linearized,
-                accumulation_steps=settings.accumulation_steps,
-            )
-            made[num_steps] = tx, schedule, step
-        return made[num_steps]
+    num_steps: int
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    step: finetune.TrainStep
+
+
+def _training_factory(experiment: Experiment) -> Callable[[int], _Training]:
+    """`num_steps -> training`, the same object for the same number of steps, so that it is compiled once."""
+    settings = experiment.config.finetune
+
+    @functools.cache
+    def make(num_steps: int) -> _Training:
+        schedule = optim.make_schedule(
+            learning_rate=settings.learning_rate,
+            num_steps=num_steps,
+            warmup_steps=warmup_steps(experiment.config, num_steps),
+        )
+        tx = optim.make_optimizer(
+            experiment.mask,
+            learning_rate=schedule,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+        )
+        step = finetune.make_train_step(
+            experiment.encode,
+            tx,
+            experiment.mask,
+            linearized=experiment.regime.train_linearized,
+            accumulation_steps=settings.accumulation_steps,
+        )
+        return _Training(num_steps, schedule, tx, step)
 
     return make
 
@@ -108,15 +120,14 @@ def num_steps(experiment: Experiment, task: data.Task) -> int:
     return max(1, epochs * len(task.split("train")) // settings.batch_size)
 
 
-def _task_vector(experiment: Experiment, task: data.Task, make_step: Callable[[int], tuple]) -> Params:
+def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -> Params:
     path = experiment.workdir / "task_vectors" / f"{task.name}.safetensors"
     pretrained = experiment.pretrained
     if path.exists():
         return checkpoints.load_task_vector(path, pretrained)[0]
-    settings, steps = experiment.config.finetune, num_steps(experiment, task)
-    tx, schedule, train_step = make_step(steps)
+    settings = experiment.config.finetune
     kept = experiment.workdir / "checkpoints" / task.name
-    state = checkpoints.restore_latest(kept, finetune.init_state(pretrained, tx))
+    state = checkpoints.restore_latest(kept, finetune.init_state(pretrained, training.tx))
     start = int(state.step)
     batches = data.load(
         task,
@@ -129,24 +140,28 @@ def _task_vector(experiment: Experiment, task: data.Task, make_step: Callable[[i
         start_batch=start,
         workers=experiment.config.data_workers,
     )
-    with Progress(f"finetune {task.name}", total=steps, start=start, items_per_step=settings.batch_size) as progress:
+    progress = Progress(
+        f"finetune {task.name}", total=training.num_steps, start=start, items_per_step=settings.batch_size
+    )
+    with progress:
 
         def on_log(done: int, means: dict[str, float]) -> None:
             progress.update(done, means)
-            experiment.record("finetune", task=task.name, step=done, learning_rate=float(schedule(done)), **means)
+            rate = float(training.schedule(done))
+            experiment.record("finetune", task=task.name, step=done, learning_rate=rate, **means)
 
         state = finetune.finetune(
-            train_step,
+            training.step,
             state,
             pretrained,
             experiment.heads[task.name],
             batches,
-            num_steps=steps,
+            num_steps=training.num_steps,
             log_every=settings.log_every,
             on_log=on_log,
             checkpoint_every=settings.checkpoint_every,
             on_checkpoint=lambda s: checkpoints.save(kept, s, step=int(s.step)),
-            describe=lambda step: f" of task {task.name!r}, learning rate {float(schedule(step)):.3g}",
+            describe=lambda step: f" of task {task.name!r}, learning rate {float(training.schedule(step)):.3g}",
         )
     tau = tajax.task_vector(pretrained, state.params)
     metadata = {

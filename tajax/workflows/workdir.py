@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tajax.config import config_hash, diff
+from tajax.config import OPERATIONAL, config_hash, diff
 
 CONTENTS = ("config.json", "results.jsonl", "report.md", "task_vectors", "checkpoints", "merged", "model")
 
@@ -34,14 +34,22 @@ def claim(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
     if path.exists():
         try:
-            earlier = ConfigDict(json.loads(path.read_text()))
+            earlier = json.loads(path.read_text())
+            if not isinstance(earlier, dict):
+                raise ValueError(f"it holds {earlier!r}, not an object")
         except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}). Choose another --workdir, or pass --overwrite.") from error
+            raise ValueError(
+                f"{path} is no config ({error}). Choose another --workdir, or pass --overwrite."
+            ) from error
         if config_hash(earlier) != config_hash(config):
+            differing = [
+                f"\n  {field}: {there!r} → {here!r}"
+                for field, (there, here) in diff(earlier, config).items()
+                if field not in OPERATIONAL
+            ]
             raise FileExistsError(
-                f"{workdir} holds a run of another config. What differs (there → here):\n  "
-                + "\n  ".join(diff(earlier, config))
-                + "\nChoose another --workdir, or pass --overwrite to replace that run."
+                f"{workdir} holds a run of another config. What differs (there → here):{''.join(differing)}\n"
+                "Choose another --workdir, or pass --overwrite to replace that run."
             )
         return
     if (workdir / "results.jsonl").exists():
