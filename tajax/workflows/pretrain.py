@@ -64,7 +64,7 @@ def augment(key, images, mirrored, *, zoom: float = 0.2, shift: float = 4.0, lig
     count, height, width, _ = images.shape
     keys = jax.random.split(key, 5)
     scale = 1 + jax.random.uniform(keys[0], (count, 1), minval=-zoom, maxval=zoom)
-    centre = jnp.array([height, width]) / 2
+    centre = jnp.array([[height, width]]) / 2
     offset = jax.random.uniform(keys[1], (count, 2), minval=-shift, maxval=shift) + centre * (1 - scale)
     flip = mirrored & jax.random.bernoulli(keys[2], shape=(count,))
     pixels = images.astype(jnp.float32)

@@ -47,8 +47,8 @@ def save_clip(directory, rng):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, rng):
-    """The model, two tasks whose classes differ in colour, and a cache so that each program is compiled once."""
+def world(tmp_path_factory, rng, programs):
+    """The model, and two tasks whose classes differ in colour."""
     home = tmp_path_factory.mktemp("world")
     save_clip(home / "clip", rng(210))
     for number, (name, classes) in enumerate(TASKS.items()):
@@ -59,10 +59,7 @@ def world(tmp_path_factory, rng):
             noise = draw.integers(-40, 40, size=(count, 8, 8, 3))
             arrays |= {f"{split}_images": (colors[labels] + noise).astype(np.uint8), f"{split}_labels": labels}
         np.savez(home / f"{name}.npz", **arrays)
-    jax.config.update("jax_compilation_cache_dir", str(home / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield home
-    jax.config.update("jax_compilation_cache_dir", None)
+    return home
 
 
 @pytest.fixture(scope="module")

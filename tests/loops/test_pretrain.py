@@ -1,0 +1,171 @@
+"""Contrastive pre-training: its loss by hand, its batches as a function of their number, and a run of two steps."""
+
+import contextlib
+import io
+import math
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tajax import main, models, results, trees
+from tajax.data import captions
+from tajax.data.builders import render_scene
+from tajax.workflows.pretrain import augment, contrastive_loss
+
+CONFIG = Path(__file__).parents[2] / "configs" / "pretrain.py"
+
+
+def test_loss_of_two_pairs_by_hand():
+    """Unit features at angles a and b between images and texts: logits s·cos, both directions."""
+    images, texts = jnp.array([[3.0, 0.0], [0.0, 2.0]]), jnp.array([[0.6, 0.8], [0.8, -0.6]])
+    logits = np.array([[0.6, 0.8], [0.8, -0.6]]) * 2.0
+
+    def row(positive, negative):
+        return math.log1p(math.exp(negative - positive))
+
+    images_to_texts = row(logits[0, 0], logits[0, 1]) + row(logits[1, 1], logits[1, 0])
+    texts_to_images = row(logits[0, 0], logits[1, 0]) + row(logits[1, 1], logits[0, 1])
+    loss = contrastive_loss(images, texts, 2.0, jnp.array([0, 1]))
+    np.testing.assert_allclose(loss, (images_to_texts + texts_to_images) / 4, rtol=1e-6)
+
+
+def test_loss_of_distinct_captions_is_clips(rng):
+    images, texts = (jnp.asarray(rng(n).normal(size=(6, 4)), jnp.float32) for n in (300, 301))
+    loss = contrastive_loss(images, texts, 5.0, jnp.array([4, 0, 9, 2, 7, 1]))
+    unit_images, unit_texts = (f / jnp.linalg.norm(f, axis=1, keepdims=True) for f in (images, texts))
+    logits = 5.0 * unit_images @ unit_texts.T
+    both = [jax.nn.log_softmax(logits, axis=axis).diagonal().mean() for axis in (0, 1)]
+    np.testing.assert_allclose(loss, -sum(both) / 2, rtol=1e-5)
+
+
+def test_equal_captions_are_no_negatives(rng):
+    """One caption for all: every pair is as right as any other, so the loss is the entropy of a uniform target."""
+    feature = jnp.asarray(rng(302).normal(size=(1, 4)), jnp.float32).repeat(5, axis=0)
+    np.testing.assert_allclose(contrastive_loss(feature, feature, 9.0, jnp.zeros(5, jnp.int32)), math.log(5), rtol=1e-6)
+    apart = contrastive_loss(feature, -feature, 9.0, jnp.array([0, 0, 0, 0, 0]))
+    np.testing.assert_allclose(apart, math.log(5), rtol=1e-6)
+
+
+@pytest.fixture
+def sources(rng):
+    """Seven scenes with three captions and ten photographs with two; an image is its own number."""
+
+    def source(count, names, mirrored, first):
+        images = np.zeros((count, 2, 2, 3), np.uint8) + np.arange(first, first + count)[:, None, None, None].astype(
+            np.uint8
+        )
+        return captions.CaptionedImages(images, names, (np.arange(count) % len(names)).astype(np.int32), mirrored)
+
+    return [source(7, ("a ring", "a dot", "an arrow"), False, 0), source(10, ("an ant", "a bee"), True, 100)]
+
+
+def stream(sources, count, **options):
+    batches = captions.mixed_batches(sources, [3, 2], **options)
+    return [next(batches) for _ in range(count)]
+
+
+def assert_equal_batches(got, want):
+    for a, b in zip(got, want, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_batches_are_a_function_of_seed_and_number(sources):
+    whole = stream(sources, 12, seed=1)
+    assert_equal_batches(stream(sources, 12, seed=1), whole)
+    assert_equal_batches(stream(sources, 5, seed=1, start_batch=7), whole[7:])
+    others = stream(sources, 12, seed=2)
+    assert any(not np.array_equal(a.images, b.images) for a, b in zip(whole, others, strict=True))
+
+
+def test_every_image_once_an_epoch_in_an_order_that_changes(sources):
+    numbers = np.stack([batch.images[:, 0, 0, 0] for batch in stream(sources, 14, seed=1)])
+    scenes, photographs = numbers[:, :3].ravel(), numbers[:, 3:].ravel()
+    for drawn, size, first in ((scenes, 7, 0), (photographs[:20], 10, 100)):
+        epochs = drawn.reshape(-1, size)
+        assert all(sorted(epoch) == list(range(first, first + size)) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_rows_keep_their_caption_and_whether_they_may_be_mirrored(sources):
+    names = [*sources[0].captions, *sources[1].captions]
+    for batch in stream(sources, 6, seed=3):
+        for image, group, template, mirrored in zip(*batch, strict=True):
+            number = int(image[0, 0, 0])
+            expected = names[number % 3] if number < 100 else names[3 + (number - 100) % 2]
+            assert names[group] == expected
+            assert mirrored == (number >= 100)
+            assert 0 <= template < len(captions.TEMPLATES)
+
+
+def test_augmented_images_keep_shape_and_type_and_are_mirrored_where_allowed_alone(key):
+    """Left halves black, right halves white: a mirrored image is the one that is white on the left."""
+    count = 32
+    images = np.zeros((count, 16, 16, 3), np.uint8)
+    images[:, :, 8:] = 255
+    allowed = np.arange(count) < count // 2
+    changed = np.asarray(jax.jit(augment)(key, images, allowed))
+    assert (changed.shape, changed.dtype) == (images.shape, np.uint8)
+    mirrored = changed[:, :, :4].mean((1, 2, 3)) > changed[:, :, -4:].mean((1, 2, 3))
+    assert not mirrored[~allowed].any()
+    assert count // 8 < mirrored[allowed].sum() < 3 * count // 8  # half of them
+    assert len({image.tobytes() for image in changed}) == count  # each has its own zoom, shift and light
+    plain = augment(key, images, np.zeros(count, bool), zoom=0.0, shift=0.0, light=0.0)
+    np.testing.assert_array_equal(plain, images)
+
+
+@pytest.fixture
+def run(programs, monkeypatch):
+    """`run(workdir, *flags)`: two steps of a minute model on twenty scenes; its exit code and messages."""
+
+    def scenes(split, *, data_dir, size):
+        assert (split, size) == ("train", "small")
+        pictures, texts = zip(*(render_scene(index, 0) for index in range(20)), strict=True)
+        names, index = np.unique(texts, return_inverse=True)
+        return captions.CaptionedImages(
+            np.stack(pictures), tuple(map(str, names)), index.astype(np.int32), mirrored=False
+        )
+
+    monkeypatch.setattr(captions, "load_scenes", scenes)
+    sizes = {"width": 8, "heads": 1, "layers": 1, "text_width": 8, "text_layers": 1, "text_heads": 1, "embed_dim": 8}
+    sizes |= {"patch_size": 16, "vocab_size": 600, "context_length": 24}
+    rates = {"steps": 2, "warmup_steps": 0, "batch_size": 4, "scenes": "small", "natural_fraction": 0.0}
+    fields = sizes | rates | {"checkpoint_every": 1, "log_every": 1}
+
+    def run(workdir, *flags, **overrides):
+        given = [f"--config.pretrain.{name}={value}" for name, value in (fields | overrides).items()]
+        messages = io.StringIO()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(messages):
+            code = main.main(["tajax", f"--config={CONFIG}", f"--workdir={workdir}", *given, *flags])
+        return code, messages.getvalue()
+
+    return run
+
+
+def test_pretrained_model_opens_and_a_resumed_run_gives_the_same(run, tmp_path):
+    workdir = tmp_path / "run"
+    assert run(workdir)[0] == 0
+    clip = models.load(workdir / "model")
+    assert (clip.config.vision.hidden_size, clip.preprocessing.size, clip.config.projection_dim) == (8, 32, 8)
+    records = results.read(workdir / "results.jsonl")
+    assert [(r["stage"], r.get("step")) for r in records] == [("run", None), ("pretrain", 1), ("pretrain", 2)]
+    assert "Pre-training" in (workdir / "report.md").read_text()
+
+    shutil.rmtree(workdir / "model")  # as if killed after the first of two steps
+    shutil.rmtree(workdir / "checkpoints" / "step_00000002")
+    assert run(workdir)[0] == 0
+    *_, again = results.read(workdir / "results.jsonl")
+    assert (again["step"], again["loss"]) == (2, records[-1]["loss"])
+    want = trees.flatten_paths(clip.params)
+    for path, leaf in trees.flatten_paths(models.load(workdir / "model").params).items():
+        np.testing.assert_array_equal(leaf, want[path], err_msg=path)
+
+    code, message = run(workdir, learning_rate=0.5)
+    assert (code, "pretrain.learning_rate: 0.001 → 0.5" in message) == (2, True)
+    code, message = run(workdir, "--overwrite", natural_fraction=0.5, natural="nothing.npz")
+    assert (code, "no file nothing.npz" in message) == (2, True)
+    assert (workdir / "model").exists()  # bad input came first
