@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from tajax import checkpoints, optim, report, results
+from tajax import checkpoints, optim, parallel, report, results
 from tajax.config import config_hash
 from tajax.data import captions
 from tajax.data.preprocess import normalize
@@ -140,7 +140,8 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
         learning_rate=settings.learning_rate, num_steps=settings.steps, warmup_steps=settings.warmup_steps
     )
     tx = optim.make_optimizer(mask, learning_rate=schedule, weight_decay=settings.weight_decay)
-    state = checkpoints.restore_latest(workdir / "checkpoints", init_state(params, tx))
+    state = parallel.replicate(init_state(params, tx), jax.local_devices()[:1])  # where a restored one goes, too
+    state = checkpoints.restore_latest(workdir / "checkpoints", state)
     step_fn = make_step(model, tx, mask, preprocessing)
 
     log = workdir / "results.jsonl"

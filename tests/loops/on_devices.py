@@ -82,7 +82,7 @@ def measure():
 
     found = {"present": jax.local_device_count(), "refusals": {count: refusal(count) for count in (0, 9)}}
     found["transfers"] = {parts: transfers(parts) for parts in (1, 2)}
-    found["finetune"] = {n: {parts: trained(n, parts) for parts in ((1, 2) if n == 8 else (1,))} for n in COUNTS}
+    found["finetune"] = {1: {1: trained(1, 1)}, 8: {parts: trained(8, parts) for parts in (1, 2)}}
     for linearized in (False, True):
         name = "linear" if linearized else "standard"
         found[name] = {n: {cut_as: tallies(n, sizes, linearized) for cut_as, sizes in SIZES.items()} for n in COUNTS}
