@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from tajax.models.convert import detect_naming
 from tajax.models.geometry import ClipConfig
@@ -64,7 +64,7 @@ def read_model(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig]:
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write one safetensors file, marked as `transformers` expects."""
-    save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.write_bytes(save(dict(tensors), metadata={"format": "pt"}))  # `save_file` would hide it from other users
 
 
 def read_json(path: Path) -> dict:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,9 +116,7 @@ def load_tokenizer(directory: str | Path, *, context_length: int) -> ClipTokeniz
             "Copy those of openai/clip-vit-base-patch32 there: OpenAI's and LAION's English models share "
             "them."
         )
-    from transformers import CLIPTokenizer
-
-    backend = CLIPTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    backend = _backend_class().from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     return ClipTokenizer(backend, context_length)
 
 
@@ -142,7 +141,6 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context_length: int = 77
         ((1, 6), True)
     """
     from tokenizers import Tokenizer, models, trainers
-    from transformers import CLIPTokenizer
 
     alphabet = _byte_alphabet()
     symbols = [*alphabet, *(f"{symbol}</w>" for symbol in alphabet)]
@@ -151,7 +149,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context_length: int = 77
             f"vocab_size must be at least {len(symbols) + 2} (256 bytes, 256 word ends, BOS, EOS), got {vocab_size}."
         )
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    reference = CLIPTokenizer().backend_tokenizer
+    reference = _backend_class()().backend_tokenizer
     learner.normalizer, learner.pre_tokenizer = reference.normalizer, reference.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
@@ -167,7 +165,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context_length: int = 77
         merges.append(tuple(merge))
         vocab.setdefault(token, len(vocab))
     vocab |= {BOS: len(vocab), EOS: len(vocab) + 1}
-    return ClipTokenizer(CLIPTokenizer(vocab=vocab, merges=merges), context_length)
+    return ClipTokenizer(_backend_class()(vocab=vocab, merges=merges), context_length)
 
 
 @functools.cache
@@ -176,3 +174,11 @@ def _byte_alphabet() -> list[str]:
     from tokenizers import pre_tokenizers
 
     return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def _backend_class() -> type[CLIPTokenizer]:
+    """`transformers.CLIPTokenizer`, without the advice to install PyTorch, which tajax has no use for."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tajax.config import Regime, config_hash
 from tajax.config import regime as regime_of
 from tajax.data.preprocess import normalize
 from tajax.types import ApplyFn, Batch, Head, Mask, Params
+from tajax.workflows.progress import Progress
 from tajax.workflows.workdir import claim
 
 SPLITS = ("val", "test")
@@ -85,6 +86,16 @@ class Experiment:
                 "elapsed_seconds": round(time.monotonic() - self.started, 1),
             },
         )
+
+    def measure(self, stage: str, measure: Callable[[data.Task, str], dict[str, float]]) -> None:
+        """Records `measure(task, split)` under a stage, for every task and split that has no such record yet."""
+        pairs = [(task, split) for task in self.tasks for split in SPLITS]
+        with Progress(stage.replace("_", " "), total=len(pairs)) as progress:
+            for done, (task, split) in enumerate(pairs, start=1):
+                if not self.find(stage=stage, task=task.name, split=split):
+                    measured = measure(task, split)
+                    self.record(stage, task=task.name, split=split, **measured)
+                    progress.update(done, {f"{task.name} {split} top1": measured["top1"]})
 
     def evaluate(
         self, step: evaluate.SweepStep, task: data.Task, split: str, taus: tuple[Params, ...], coefs: Iterable

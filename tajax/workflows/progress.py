@@ -18,14 +18,17 @@ class Progress:
         title: what is running, such as `finetune dtd`.
         total: steps in all.
         start: steps done before this process began.
-        items_per_step: images a step.
+        items_per_step: images a step; None leaves the rate out.
         every: seconds between lines where the output is not a terminal.
     """
 
-    def __init__(self, title: str, *, total: int, start: int = 0, items_per_step: int = 1, every: float = 15.0):
+    def __init__(
+        self, title: str, *, total: int, start: int = 0, items_per_step: int | None = None, every: float = 15.0
+    ):
         self.title, self.total, self.start = title, total, start
         self.items_per_step, self.every = items_per_step, every
         self.began = self.printed = time.monotonic()
+        self.summary: str | None = None
         self.bar: Bar | None = None
         if sys.stderr.isatty():
             columns = (
@@ -46,9 +49,12 @@ class Progress:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        """Takes the bar away; what was printed stays."""
+        """Takes the bar away and leaves one line about what was done, if anything was."""
         if self.bar:
             self.bar.stop()
+        if self.summary and failure[0] is None:
+            seconds = time.monotonic() - self.began
+            print(f"{self.title}: {self.summary}  {seconds:.0f} s", file=sys.stderr, flush=True)
 
     def update(self, done: int, metrics: Mapping[str, float]) -> None:
         """Shows that `done` steps of all are done.
@@ -58,11 +64,14 @@ class Progress:
             metrics: numbers to show, by name.
         """
         now = time.monotonic()
-        rate = (done - self.start) * self.items_per_step / max(now - self.began, 1e-9)
-        shown = " ".join(f"{name} {value:.3f}" for name, value in metrics.items()) + f"  {rate:.0f} images/s"
+        steps_per_second = (done - self.start) / max(now - self.began, 1e-9)
+        shown = " ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        if self.items_per_step is not None:
+            shown += f"  {steps_per_second * self.items_per_step:.0f} images/s"
+        self.summary = f"{done}/{self.total}  {shown}"
         if self.bar:
             self.bar.update(self.row, completed=done, metrics=shown)
         elif now - self.printed >= self.every:
             self.printed = now
-            left = (self.total - done) * self.items_per_step / max(rate, 1e-9)
-            print(f"{self.title}: {done}/{self.total}  {shown}  {left:.0f} s left", file=sys.stderr, flush=True)
+            left = (self.total - done) / steps_per_second
+            print(f"{self.title}: {self.summary}  {left:.0f} s left", file=sys.stderr, flush=True)

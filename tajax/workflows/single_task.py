@@ -16,7 +16,7 @@ from tajax import checkpoints, data, finetune, optim, report
 from tajax.config import config_hash, warmup_steps
 from tajax.evaluate import make_sweep_step
 from tajax.types import Params
-from tajax.workflows.experiment import SPLITS, Experiment, setup
+from tajax.workflows.experiment import Experiment, setup
 from tajax.workflows.progress import Progress
 
 
@@ -37,11 +37,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
 def measure_zero_shot(experiment: Experiment) -> None:
     """Records the pre-trained model's accuracy on each task, validation and test."""
     step = make_sweep_step(experiment.encode)
-    for task in experiment.tasks:
-        for split in SPLITS:
-            if not experiment.find(stage="zero_shot", task=task.name, split=split):
-                (measured,) = experiment.evaluate(step, task, split, (), [[]])
-                experiment.record("zero_shot", task=task.name, split=split, **measured)
+    experiment.measure("zero_shot", lambda task, split: experiment.evaluate(step, task, split, (), [[]])[0])
 
 
 def finetune_all(experiment: Experiment) -> dict[str, Params]:
@@ -61,11 +57,11 @@ def finetune_all(experiment: Experiment) -> dict[str, Params]:
 def measure_single_task(experiment: Experiment, taus: Mapping[str, Params]) -> None:
     """Records the accuracy of each fine-tuned model on its own task, validation and test."""
     step = make_sweep_step(experiment.encode, linearized=experiment.regime.evaluate_linearized)
-    for task in experiment.tasks:
-        for split in SPLITS:
-            if not experiment.find(stage="single_task", task=task.name, split=split):
-                (measured,) = experiment.evaluate(step, task, split, (taus[task.name],), [[1.0]])
-                experiment.record("single_task", task=task.name, split=split, **measured)
+
+    def measure(task: data.Task, split: str) -> dict[str, float]:
+        return experiment.evaluate(step, task, split, (taus[task.name],), [[1.0]])[0]
+
+    experiment.measure("single_task", measure)
 
 
 class _Training(NamedTuple):

@@ -9,12 +9,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import models, report
+from tajax import data, models, report
 from tajax.evaluate import make_sweep_step, select_scaling_coef
 from tajax.merging import METHODS
 from tajax.metrics import normalized_accuracy
 from tajax.types import Params
-from tajax.workflows.experiment import Experiment, setup
+from tajax.workflows.experiment import SPLITS, Experiment, setup
+from tajax.workflows.progress import Progress
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
 
 
@@ -50,34 +51,30 @@ def add_tasks(experiment: Experiment, taus: Mapping[str, Params]) -> float:
     names = [task.name for task in experiment.tasks]
     tau_sum = tajax.combine([taus[name] for name in names])
     step = make_sweep_step(experiment.encode, linearized=experiment.regime.evaluate_linearized)
-    for task in experiment.tasks:
-        done = {r["scaling_coef"] for r in experiment.find(stage="sweep", task=task.name, split="val")}
-        if not done.issuperset(grid):
-            measured = experiment.evaluate(step, task, "val", (tau_sum,), [[c] for c in grid])
-            for coef, values in zip(grid, measured, strict=True):
-                if coef not in done:
-                    experiment.record("sweep", task=task.name, split="val", scaling_coef=coef, **values)
-    single = {split: _top1(experiment, "single_task", split) for split in ("val", "test")}
+    with Progress(f"sweep of {len(grid)} coefficients", total=len(names)) as progress:
+        for number, task in enumerate(experiment.tasks, start=1):
+            done = {r["scaling_coef"] for r in experiment.find(stage="sweep", task=task.name, split="val")}
+            if not done.issuperset(grid):
+                measured = experiment.evaluate(step, task, "val", (tau_sum,), [[c] for c in grid])
+                for coef, values in zip(grid, measured, strict=True):
+                    if coef not in done:
+                        experiment.record("sweep", task=task.name, split="val", scaling_coef=coef, **values)
+                progress.update(number, {f"{task.name} best top1": max(values["top1"] for values in measured)})
+    single = {split: _top1(experiment, "single_task", split) for split in SPLITS}
     sweeps = {(r["task"], r["scaling_coef"]): r for r in experiment.find(stage="sweep", split="val")}
     accuracies = np.array([[sweeps[name, coef]["top1"] for coef in grid] for name in names])
     best = select_scaling_coef(grid, accuracies, np.array([single["val"][name] for name in names]))
     scaling_coef = grid[best]
-    for task in experiment.tasks:
-        for split in ("val", "test"):
-            if experiment.find(stage="task_addition", task=task.name, split=split):
-                continue
-            if split == "val":
-                values = {key: sweeps[task.name, scaling_coef][key] for key in ("top1", "loss", "count")}
-            else:
-                (values,) = experiment.evaluate(step, task, split, (tau_sum,), [[scaling_coef]])
-            experiment.record(
-                "task_addition",
-                task=task.name,
-                split=split,
-                scaling_coef=scaling_coef,
-                normalized_top1=normalized_accuracy(values["top1"], single[split][task.name]),
-                **values,
-            )
+
+    def measure(task: data.Task, split: str) -> dict[str, float]:
+        if split == "val":
+            values = {key: sweeps[task.name, scaling_coef][key] for key in ("top1", "loss", "count")}
+        else:
+            (values,) = experiment.evaluate(step, task, split, (tau_sum,), [[scaling_coef]])
+        normalized = normalized_accuracy(values["top1"], single[split][task.name])
+        return {"scaling_coef": scaling_coef, "normalized_top1": float(normalized), **values}
+
+    experiment.measure("task_addition", measure)
     return scaling_coef
 
 
