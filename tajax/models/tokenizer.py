@@ -151,8 +151,14 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context_length: int = 77
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     reference = _backend_class()().backend_tokenizer
     learner.normalizer, learner.pre_tokenizer = reference.normalizer, reference.pre_tokenizer
+    # Equally frequent pairs are learnt in the order of their ids. Symbols that end a word would get theirs in the order
+    # of a hash map, another in each run; as special tokens they get them before anything is read.
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size,
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        special_tokens=symbols[len(alphabet) :],
+        show_progress=False,
     )
     learner.train_from_iterator(texts, trainer)
     learnt = json.loads(learner.to_str())["model"]["merges"]
