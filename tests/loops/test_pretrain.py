@@ -10,12 +10,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tajax import main, models, results, trees
 from tajax.data import captions
 from tajax.data.builders import render_scene
-from tajax.workflows.pretrain import augment, contrastive_loss
+from tajax.finetune import init_state
+from tajax.types import Preprocessing
+from tajax.workflows.pretrain import augment, contrastive_loss, make_step
 
 CONFIG = Path(__file__).parents[2] / "configs" / "pretrain.py"
 
@@ -94,7 +97,9 @@ def test_every_image_once_an_epoch_in_an_order_that_changes(sources):
 
 def test_rows_keep_their_caption_and_whether_they_may_be_mirrored(sources):
     names = [*sources[0].captions, *sources[1].captions]
-    for batch in stream(sources, 6, seed=3):
+    batches = stream(sources, 6, seed=3)
+    assert len({tuple(batch.template) for batch in batches}) > 1
+    for batch in batches:
         for image, group, template, mirrored in zip(*batch, strict=True):
             number = int(image[0, 0, 0])
             expected = names[number % 3] if number < 100 else names[3 + (number - 100) % 2]
@@ -118,6 +123,29 @@ def test_augmented_images_keep_shape_and_type_and_are_mirrored_where_allowed_alo
     unchanged = functools.partial(augment, zoom=0.0, shift=0.0, light=0.0)
     plain = jax.jit(unchanged)(key, images, np.zeros(count, bool))
     np.testing.assert_array_equal(plain, images)
+
+
+def test_each_step_augments_anew_and_a_repeated_one_alike(key):
+    """A model that returns pixels, at rate 0: the loss of a batch changes with its augmentation alone."""
+
+    class Pixels:
+        def apply(self, variables, images, tokens):
+            return images.reshape(len(images), -1), images.reshape(len(images), -1)[::-1], 1.0
+
+    tx, half = optax.sgd(0.0), Preprocessing(8, (0.5,) * 3, (0.5,) * 3)
+    step = make_step(Pixels(), tx, {"w": True}, half)
+    images = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
+    params = {"w": jnp.zeros(1)}
+
+    def losses():
+        state = init_state(params, tx)
+        for _ in range(3):
+            state, loss = step(state, key, images, np.zeros(4, bool), np.zeros((4, 3), np.int32), np.arange(4))
+            yield float(loss)
+
+    first = list(losses())
+    assert len(set(first)) == 3
+    assert list(losses()) == first
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from tajax.data.preprocess import normalize
 from tajax.linearize import linearize
 from tajax.models import CLIP, ClipConfig, TextConfig, VisionConfig, save_pretrained, train_bpe
 from tajax.types import Preprocessing
+from tajax.workflows import task_addition
 from tajax.workflows.workdir import claim
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -120,14 +121,14 @@ def vector_bits(workdir):
     return {file.stem: {name: leaf.tobytes() for name, leaf in load_file(file).items()} for file in files}
 
 
-def correct(clip, params, task, split, *, model=None):
-    """How many images of a split a model classifies correctly, by the shortest way: all images at once, in NumPy."""
+def measure(clip, params, task, split, *, model):
+    """Accuracy and mean loss of a model on a split, by the shortest way: all images at once, in NumPy float64."""
     (batch,) = data.load(task, split, batch_size=len(task.split(split)), preprocessing=clip.preprocessing)
     head = models.zero_shot_head(clip, task.class_names, task.templates)
-    features = np.asarray(
-        jax.jit(model or clip.encode_image)(params, normalize(jnp.asarray(batch.image), clip.preprocessing))
-    )
-    return int(((features @ np.asarray(head.weights)).argmax(1) == batch.label).sum())
+    features = np.asarray(jax.jit(model)(params, normalize(jnp.asarray(batch.image), clip.preprocessing)), np.float64)
+    logits = features / np.linalg.norm(features, axis=1, keepdims=True) @ np.asarray(head.weights, np.float64)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), batch.label]
+    return (logits.argmax(1) == batch.label).mean(), losses.mean()
 
 
 EVERY_CONFIG = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "pretrain")
@@ -180,16 +181,24 @@ def test_accuracies_are_those_of_the_vectors_on_disk(config, finished, world):
         for stage, vector in {"zero_shot": None, "single_task": tau, "task_addition": combine(taus)}.items():
             (record,) = results.find(measured, stage=stage)
             params = theta0 if vector is None else apply_task_vector(theta0, vector, record.get("scaling_coef", 1.0))
-            assert record["top1"] == correct(clip, params, task, "test", model=model) / 20, stage
+            top1, loss = measure(clip, params, task, "test", model=model)
+            assert record["top1"] == top1, stage
+            np.testing.assert_allclose(record["loss"], loss, rtol=1e-4, err_msg=stage)  # float32, temperature 20
 
 
-def test_coefficient_is_the_best_of_the_validation_sweep(finished):
-    records = results.read(finished("attn").workdir / "results.jsonl")
-    single = {r["task"]: r["top1"] for r in results.find(records, stage="single_task", split="val")}
-    points = {c: results.find(records, stage="sweep", scaling_coef=c) for c in GRID}
-    means = {c: np.mean([r["top1"] / single[r["task"]] for r in rows]) for c, rows in points.items()}
+def test_coefficient_is_chosen_by_validation_accuracies(finished, run, monkeypatch):
+    workdir, seen = finished("attn").workdir, []
+    records = results.read(workdir / "results.jsonl")
+    select = task_addition.select_scaling_coef
+    monkeypatch.setattr(task_addition, "select_scaling_coef", lambda *given: seen.append(given) or select(*given))
+    assert run("attn", workdir).code == 0
+    ((grid, accuracies, single),) = seen
+    sweep, alone = results.find(records, stage="sweep"), results.find(records, stage="single_task", split="val")
+    assert tuple(grid) == GRID
+    assert accuracies.tolist() == [[r["top1"] for r in results.find(sweep, task=task)] for task in TASKS]
+    assert single.tolist() == [r["top1"] for r in alone]
     for record in results.find(records, stage="task_addition"):
-        assert means[record["scaling_coef"]] == max(means.values())
+        assert record["scaling_coef"] == GRID[select(grid, accuracies, single)]
         (alone,) = results.find(records, stage="single_task", task=record["task"], split=record["split"])
         assert record["normalized_top1"] == record["top1"] / alone["top1"]
 
