@@ -9,7 +9,7 @@ import re
 import sys
 
 COUNTS = (1, 2, 4, 8)
-SIZES = {"whole": [27], "ragged": [11, 11, 5]}  # of 27 rows; no size is a multiple of 2
+RAGGED = [11, 11, 5]  # of 27 rows; no size is a multiple of 2
 
 
 def measure():
@@ -85,7 +85,7 @@ def measure():
     found["finetune"] = {1: {1: trained(1, 1)}, 8: {parts: trained(8, parts) for parts in (1, 2)}}
     for linearized in (False, True):
         name = "linear" if linearized else "standard"
-        found[name] = {n: {cut_as: tallies(n, sizes, linearized) for cut_as, sizes in SIZES.items()} for n in COUNTS}
+        found[name] = {"whole": tallies(1, [27], linearized)} | {n: tallies(n, RAGGED, linearized) for n in COUNTS}
     return found
 
 

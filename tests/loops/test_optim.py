@@ -53,7 +53,7 @@ def adamw(params, grads, rates, *, decay, clip):
     return updates
 
 
-@pytest.mark.parametrize("clip", [1.0, math.inf, None])
+@pytest.mark.parametrize("clip", [1.0, None])
 def test_updates_are_those_of_adamw_on_the_trained_leaves_alone(rng, x64, clip):
     """Frozen gradients are a million times larger: were they seen, clipping would leave nothing of the others."""
     schedule = make_schedule(learning_rate=0.1, num_steps=4, warmup_steps=1)
@@ -63,9 +63,9 @@ def test_updates_are_those_of_adamw_on_the_trained_leaves_alone(rng, x64, clip):
     trained = [{name: np.asarray(leaf) for name, leaf in tree.items() if MASK[name]} for tree in (params, *grads)]
     rates = [float(schedule(step)) for step in range(4)]
     expected = adamw(trained[0], trained[1:], rates, decay=0.1, clip=math.inf if clip is None else clip)
-    state = tx.init(params)
+    state, step = tx.init(params), jax.jit(tx.update)
     for grad, want in zip(grads, expected, strict=True):
-        updates, state = tx.update(grad, state, params)
+        updates, state = step(grad, state, params)
         for name, update in want.items():
             np.testing.assert_allclose(updates[name], update, rtol=1e-6)  # the schedule is float32
         assert not np.any(updates["b"])

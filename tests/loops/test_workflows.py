@@ -121,11 +121,24 @@ def vector_bits(workdir):
     return {file.stem: {name: leaf.tobytes() for name, leaf in load_file(file).items()} for file in files}
 
 
-def measure(clip, params, task, split, *, model):
-    """Accuracy and mean loss of a model on a split, by the shortest way: all images at once, in NumPy float64."""
-    (batch,) = data.load(task, split, batch_size=len(task.split(split)), preprocessing=clip.preprocessing)
-    head = models.zero_shot_head(clip, task.class_names, task.templates)
-    features = np.asarray(jax.jit(model)(params, normalize(jnp.asarray(batch.image), clip.preprocessing)), np.float64)
+@pytest.fixture(scope="module")
+def base(world):
+    """The pre-trained model and its expansion, and of each task the head and the test split as one batch."""
+    clip = models.load(world / "clip")
+    tasks = {}
+    for name in TASKS:
+        task = data.open_task(world / f"{name}.npz")
+        (batch,) = data.load(task, "test", batch_size=20, preprocessing=clip.preprocessing)
+        tasks[name] = models.zero_shot_head(clip, task.class_names, task.templates), batch
+    theta0 = clip.params["image"]
+    encoders = clip.encode_image, linearize(clip.encode_image, theta0)
+    return SimpleNamespace(clip=clip, theta0=theta0, tasks=tasks, models=[jax.jit(encoder) for encoder in encoders])
+
+
+def measure(base, task, model, params):
+    """Accuracy and mean loss of a model on a test split, by the shortest way, in NumPy float64."""
+    head, batch = base.tasks[task]
+    features = np.asarray(model(params, normalize(jnp.asarray(batch.image), base.clip.preprocessing)), np.float64)
     logits = features / np.linalg.norm(features, axis=1, keepdims=True) @ np.asarray(head.weights, np.float64)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), batch.label]
     return (logits.argmax(1) == batch.label).mean(), losses.mean()
@@ -158,30 +171,27 @@ def test_every_config_runs_and_records_every_stage_once(config, finished):
 
 
 @pytest.mark.parametrize("config", EVERY_CONFIG)
-def test_accuracies_are_those_of_the_vectors_on_disk(config, finished, world):
+def test_accuracies_are_those_of_the_vectors_on_disk(config, finished, base):
     """Everything recorded, from the files alone and without tajax's sweeps, in the regime's kind of model."""
     workdir = finished(config).workdir
     records = results.read(workdir / "results.jsonl")
     regime = REGIMES[records[0]["regime"]]
-    clip = models.load(world / "clip")
-    theta0 = clip.params["image"]
+    theta0 = base.theta0
     taus = vectors(workdir if config != "posthoc" else finished("standard").workdir, theta0)
     trained = trees.flatten_paths(trees.param_mask(theta0, regime.trainable))
     for tau in taus:
         moved = {path for path, leaf in trees.flatten_paths(tau).items() if np.any(leaf)}
         assert moved <= {path for path, chosen in trained.items() if chosen}
         assert len(moved) > 3
-    assert records[0]["trained_parameters"] == sum(
-        np.size(trees.flatten_paths(theta0)[p]) for p in trained if trained[p]
-    )
-    model = linearize(clip.encode_image, theta0) if regime.evaluate_linearized else clip.encode_image
+    sizes = {path: np.size(leaf) for path, leaf in trees.flatten_paths(theta0).items()}
+    assert records[0]["trained_parameters"] == sum(sizes[path] for path, chosen in trained.items() if chosen)
+    model = base.models[regime.evaluate_linearized]
     for name, tau in zip(TASKS, taus, strict=True):
-        task = data.open_task(world / f"{name}.npz")
         measured = results.find(records, task=name, split="test")
         for stage, vector in {"zero_shot": None, "single_task": tau, "task_addition": combine(taus)}.items():
             (record,) = results.find(measured, stage=stage)
             params = theta0 if vector is None else apply_task_vector(theta0, vector, record.get("scaling_coef", 1.0))
-            top1, loss = measure(clip, params, task, "test", model=model)
+            top1, loss = measure(base, name, model, params)
             assert record["top1"] == top1, stage
             np.testing.assert_allclose(record["loss"], loss, rtol=1e-4, err_msg=stage)  # float32, temperature 20
 
@@ -372,11 +382,15 @@ def test_every_task_can_be_trained_before_the_first_one_is(run, world, tmp_path,
     assert "finetune.warmup_steps is 1, but the run has 1 steps" in refused.err
 
 
-def test_nonfinite_loss_stops_with_step_task_and_learning_rate(run, tmp_path):
-    stopped = run("attn", tmp_path / "run", finetune__learning_rate=1e38, finetune__steps=3)
+def test_nonfinite_loss_stops_with_step_task_and_learning_rate(run, tmp_path, monkeypatch):
+    def step(state, pretrained, head, batch):
+        return state._replace(step=state.step + 1), {"loss": 1.0 if int(state.step) == 0 else float("nan"), "top1": 0.5}
+
+    monkeypatch.setattr(finetune, "make_train_step", lambda *arguments, **options: step)
+    stopped = run("attn", tmp_path / "run")
     assert stopped.code == 2
-    assert "NonFiniteLossError" in stopped.err
-    assert "at step 2 of task 'pets', learning rate 7.5e+37" in stopped.err
+    assert "NonFiniteLossError: the loss is nan at step 2 of task 'pets', learning rate 0.0075." in stopped.err
+    assert not list((tmp_path / "run").glob("task_vectors/*"))
 
 
 @pytest.mark.parametrize(
