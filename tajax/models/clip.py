@@ -1,7 +1,7 @@
 """CLIP in Flax linen: an image tower and a text tower, each a pure function of a parameter tree.
 
-Layers are stacked along a leading axis L and run under `nn.scan`, so that a tower compiles one block whatever
-its depth. The attention has one `[D, D]` kernel for each of W_q, W_k, W_v, W_o: the leaves that
+Layers are stacked along a leading axis L and run under `jax.lax.scan`, so that a tower can compile one block
+whatever its depth. The attention has one `[D, D]` kernel for each of W_q, W_k, W_v, W_o: the leaves that
 attention-only fine-tuning trains. No custom derivative stands anywhere, so `jax.linearize` works and XLA can
 drop the gradients nobody asks for. The parameters:
 
@@ -52,8 +52,23 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 """The functions that `hidden_act` names."""
 
 
+def _dense(x: Array, features: int, dtype: DTypeLike | None, std: float, name: str) -> Array:
+    """A dense layer on the last axis, `[..., D]` → `[..., features]`.
+
+    It sees one row a token: the gradient of its kernel is then a product over one axis. Over two, XLA's CPU compiler
+    copies both factors into another layout first, a third of the time of a B/32 training step.
+    """
+    init = nn.initializers.normal(std)
+    rows = nn.Dense(features, dtype=dtype, kernel_init=init, name=name)(x.reshape(-1, x.shape[-1]))
+    return rows.reshape(*x.shape[:-1], features)
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention, softmax(QKᵀ/√d)V·W_o; `[B, N, D]` → `[B, N, D]`. The softmax is float32."""
+    """Multi-head self-attention, softmax(QKᵀ/√d)V·W_o. The softmax is float32.
+
+    Queries come from the first `num_queries` tokens (None: all of them), keys and values from all:
+    `[B, N, D]` → `[B, num_queries, D]`.
+    """
 
     num_heads: int
     num_layers: int
@@ -61,26 +76,23 @@ class Attention(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, x):
-        width = x.shape[-1]
+    def __call__(self, x, num_queries: int | None = None):
+        batch, length, width = x.shape
         head_dim = width // self.num_heads
 
-        def dense(name, std):
-            return nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.normal(std), name=name)
+        def heads(tokens, name):
+            y = _dense(tokens, width, self.dtype, width**-0.5, name)
+            return y.reshape(batch, -1, self.num_heads, head_dim).swapaxes(1, 2)  # [B, heads, N, d]
 
-        def heads(name):
-            y = dense(name, width**-0.5)(x)
-            return y.reshape(*y.shape[:-1], self.num_heads, head_dim)
-
-        query, key, value = heads("query") * head_dim**-0.5, heads("key"), heads("value")
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key)
+        query, key, value = heads(x[:, :num_queries], "query"), heads(x, "key"), heads(x, "value")
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query * head_dim**-0.5, key)
         scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
         if self.causal:
-            n = x.shape[-2]
-            scores = jnp.where(jnp.tril(jnp.ones((n, n), bool))[None, None], scores, -jnp.inf)
+            seen = jnp.tril(jnp.ones((length, length), bool))[:num_queries]
+            scores = jnp.where(seen[None, None], scores, -jnp.inf)
         weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
-        return dense("out", width**-0.5 * (2 * self.num_layers) ** -0.5)(mixed)
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value).swapaxes(1, 2).reshape(batch, -1, width)
+        return _dense(mixed, width, self.dtype, width**-0.5 * (2 * self.num_layers) ** -0.5, "out")
 
 
 class MLP(nn.Module):
@@ -91,12 +103,10 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        width = x.shape[-1]
-        init_in = nn.initializers.normal((2 * width) ** -0.5)
-        init_out = nn.initializers.normal(width**-0.5 * (2 * self.config.num_hidden_layers) ** -0.5)
-        x = nn.Dense(self.config.intermediate_size, dtype=self.dtype, kernel_init=init_in, name="fc_in")(x)
-        x = ACTIVATIONS[self.config.hidden_act](x)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=init_out, name="fc_out")(x)
+        config, width = self.config, x.shape[-1]
+        x = _dense(x, config.intermediate_size, self.dtype, (2 * width) ** -0.5, "fc_in")
+        x = ACTIVATIONS[config.hidden_act](x)
+        return _dense(x, width, self.dtype, width**-0.5 * (2 * config.num_hidden_layers) ** -0.5, "fc_out")
 
 
 def _layer_norm(config: VisionConfig | TextConfig, dtype: DTypeLike | None, name: str) -> nn.LayerNorm:
@@ -105,41 +115,48 @@ def _layer_norm(config: VisionConfig | TextConfig, dtype: DTypeLike | None, name
 
 
 class Block(nn.Module):
-    """One pre-norm transformer layer, in the (carry, output) form that `nn.scan` wants."""
+    """One pre-norm transformer layer, `[B, N, D]` → `[B, num_outputs, D]`: its first tokens, or all."""
 
     config: VisionConfig | TextConfig
     causal: bool
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, x, _):
+    def __call__(self, x, num_outputs: int | None = None):
         config = self.config
         attention = Attention(
             config.num_attention_heads, config.num_hidden_layers, self.causal, self.dtype, name="attn"
         )
-        x = x + attention(_layer_norm(config, self.dtype, "ln_1")(x))
-        x = x + MLP(config, self.dtype, name="mlp")(_layer_norm(config, self.dtype, "ln_2")(x))
-        return x, None
+        x = x[:, :num_outputs] + attention(_layer_norm(config, self.dtype, "ln_1")(x), num_outputs)
+        return x + MLP(config, self.dtype, name="mlp")(_layer_norm(config, self.dtype, "ln_2")(x))
 
 
-def _blocks(
-    config: VisionConfig | TextConfig,
-    *,
-    causal: bool,
-    dtype: DTypeLike | None,
-    unroll: int | bool,
-    remat: bool,
-) -> nn.Module:
-    block = nn.remat(Block, prevent_cse=False) if remat else Block
-    depth = config.num_hidden_layers
-    scanned = nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        length=depth,
-        unroll=unroll if isinstance(unroll, bool) else min(unroll, depth),
-    )
-    return scanned(config, causal, dtype, name="blocks")
+def _transform(
+    tower: ImageEncoder | TextEncoder, x: Array, *, causal: bool, num_outputs: int | None = None
+) -> Float[Array, "B M D"]:
+    """The layers of a tower, whose parameters are stacked along a leading axis, run under `jax.lax.scan`.
+
+    The last layer computes nothing but the `num_outputs` tokens that are read afterwards: with the class token alone,
+    7 % of the operations of B/32 fall away and 21 % of the bundled model's.
+    """
+    block, depth = Block(tower.config, causal, tower.dtype, parent=None), tower.config.num_hidden_layers
+
+    def init(key: Array) -> Params:
+        return jax.vmap(lambda k: block.init(k, x)["params"])(jax.random.split(key, depth))
+
+    def layer(x: Array, params: Params, num_outputs: int | None) -> Array:
+        return block.apply({"params": params}, x, num_outputs)
+
+    if tower.remat:
+        layer = jax.checkpoint(layer, prevent_cse=False, static_argnums=2)
+    stacked = tower.param("blocks", init)
+    # Split, not sliced: the gradients of the parts are then put together by copying, without sums of padded arrays.
+    structure = jax.tree.structure(stacked)
+    parts = [jax.lax.split(leaf, (depth - 1, 1)) for leaf in jax.tree.leaves(stacked)]
+    body, last = (jax.tree.unflatten(structure, part) for part in zip(*parts, strict=True))
+    unroll = tower.unroll if isinstance(tower.unroll, bool) else min(tower.unroll, max(depth - 1, 1))
+    x, _ = jax.lax.scan(lambda x, params: (layer(x, params, None), None), x, body, unroll=unroll)
+    return layer(x, jax.tree.map(lambda leaf: leaf[0], last), num_outputs)
 
 
 def _projection(config: VisionConfig | TextConfig, dtype: DTypeLike | None) -> nn.Dense:
@@ -161,7 +178,8 @@ class PatchEmbedding(nn.Module):
         kernel = self.param("kernel", init, (p, p, channels, width))
         images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
         patches = images[:, : g * p, : g * p].reshape(-1, g, p, g, p, channels).transpose(0, 1, 3, 2, 4, 5)
-        return patches.reshape(-1, g * g, p * p * channels) @ kernel.reshape(-1, width)
+        rows = patches.reshape(-1, p * p * channels) @ kernel.reshape(-1, width)
+        return rows.reshape(-1, g * g, width)
 
 
 class ImageEncoder(nn.Module):
@@ -171,8 +189,9 @@ class ImageEncoder(nn.Module):
         config: The geometry.
         dtype: Dtype of the computation; None takes that of the parameters. Layer-norm statistics and softmax
             are float32 at least, and so are the features.
-        unroll: Layers unrolled in one step of the scan, or True for all. 1 compiles twice as fast; all of
-            B/32 runs 8–14 % faster on a CPU.
+        unroll: Layers unrolled in one step of the scan, or True for all. 1 compiles one layer alone. On a CPU all
+            layers together run 20 % faster in training, and a linearised evaluation twice as fast; anywhere they
+            spare it the residuals of all layers (B/32, 128 images, compiled for a TPU v5e: 0.35 instead of 6.9 GiB).
         remat: Recompute each layer in the backward pass, to save memory.
 
     Example:
@@ -209,7 +228,7 @@ class ImageEncoder(nn.Module):
         class_token = jnp.broadcast_to(class_embedding.astype(x.dtype), (x.shape[0], 1, width))
         x = jnp.concatenate([class_token, x], axis=1) + position_embedding.astype(x.dtype)[None]
         x = _layer_norm(config, self.dtype, "ln_pre")(x)
-        x, _ = _blocks(config, causal=False, dtype=self.dtype, unroll=self.unroll, remat=self.remat)(x, None)
+        x = _transform(self, x, causal=False, num_outputs=1)
         x = _layer_norm(config, self.dtype, "ln_post")(x[:, 0])
         features = _projection(config, self.dtype)(x)
         return features.astype(jnp.promote_types(features.dtype, jnp.float32))
@@ -244,7 +263,7 @@ class TextEncoder(nn.Module):
         position_embedding = self.param("position_embedding", init_position, shape)
         x = jnp.take(token_embedding, tokens, axis=0) + position_embedding[None, :length]
         x = x if self.dtype is None else x.astype(self.dtype)
-        x, _ = _blocks(config, causal=True, dtype=self.dtype, unroll=self.unroll, remat=self.remat)(x, None)
+        x = _transform(self, x, causal=True)
         x = jnp.take_along_axis(x, pooled_position(config, tokens)[:, None, None], axis=1)[:, 0]
         x = _layer_norm(config, self.dtype, "ln_final")(x)
         features = _projection(config, self.dtype)(x)
