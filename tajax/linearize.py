@@ -84,9 +84,7 @@ def linear_responses(
     trees.check_taus(taus, params0, what="params0")
     theta0, restore = split(params0, mask)
     flats = [trees.flatten_paths(tau) for tau in taus]
-    steps = {
-        path: jnp.stack([jnp.asarray(flat[path]).astype(leaf.dtype) for flat in flats]) for path, leaf in theta0.items()
-    }
-
+    steps = [{path: jnp.asarray(flat[path]).astype(leaf.dtype) for path, leaf in theta0.items()} for flat in flats]
     outputs, push = jax.linearize(lambda trained: apply_fn(restore(trained), *inputs), theta0)
-    return outputs, jax.vmap(push)(steps)
+    # One after the other: under `vmap`, B/32 with eight vectors took 11 % longer and 29 % more memory on a CPU.
+    return outputs, jax.tree.map(lambda *responses: jnp.stack(responses), *map(push, steps))

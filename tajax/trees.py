@@ -183,6 +183,20 @@ def check_taus(taus: Sequence[Params], like: Params | None = None, *, what: str 
         check_same_tree(like, tau, what=(what, f"task vector {t}"))
 
 
+def moved_leaves(taus: Sequence[Params]) -> list[dict[str, ArrayLike]]:
+    """The leaves, by path, in which any of the vectors is not zero: what there is to carry to a device.
+
+    Waits for the device; not for use under `jit`.
+
+    Example:
+        >>> moved_leaves([{"w": np.ones(1), "b": np.zeros(1)}, {"w": np.zeros(1), "b": np.zeros(1)}])
+        [{'w': array([1.])}, {'w': array([0.])}]
+    """
+    flats = [flatten_paths(tau) for tau in taus]
+    moved = jax.device_get([{path: jnp.any(jnp.asarray(leaf) != 0) for path, leaf in flat.items()} for flat in flats])
+    return [{path: leaf for path, leaf in flat.items() if any(m[path] for m in moved)} for flat in flats]
+
+
 def is_float(leaf: ArrayLike) -> bool:
     """Whether a leaf can be trained: real or complex floating point, not an integer, a bool or a PRNG key."""
     return jnp.issubdtype(dtype_of(leaf), jnp.inexact)
