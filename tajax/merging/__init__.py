@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
 
 from tajax.merging.dare import dare
 from tajax.merging.task_arithmetic import task_arithmetic
@@ -10,7 +14,7 @@ from tajax.merging.ties import ties
 from tajax.merging.weight_average import weight_average
 from tajax.types import MergeFn
 
-__all__ = ["METHODS", "dare", "task_arithmetic", "ties", "weight_average"]
+__all__ = ["METHODS", "compiled", "dare", "task_arithmetic", "ties", "weight_average"]
 
 METHODS: Mapping[str, MergeFn] = {
     "dare": dare,
@@ -19,3 +23,29 @@ METHODS: Mapping[str, MergeFn] = {
     "weight_average": weight_average,
 }
 """Every method by the name that configs and records use."""
+
+
+def compiled(method: MergeFn, *, donate: bool = False, **options: Any) -> MergeFn:
+    """A method under `jax.jit`: one fused pass over the parameters, without a copy of any vector.
+
+    Args:
+        method: one of `METHODS`, or any function with their signature.
+        donate: let the result take the memory of `pretrained`, which is gone afterwards. For the last merge of a run.
+        **options: options that are known when compiling, such as the `density` of TIES.
+
+    Returns:
+        `(pretrained, taus, **options) -> params`. Options given to it, such as `scaling_coef`, are arguments of the
+        program: one compilation serves all their values.
+
+    Raises:
+        ValueError, TypeError: on the call, what the method raises for trees that differ. Nothing is compiled then, and
+            nothing donated.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> merge = compiled(ties, density=0.5)
+        >>> tau = {"w": jnp.array([4.0, 2.0])}
+        >>> [merge({"w": jnp.zeros(2)}, [tau], scaling_coef=c)["w"].tolist() for c in (1.0, 0.5)]
+        [[4.0, 0.0], [2.0, 0.0]]
+    """
+    return jax.jit(partial(method, **options), donate_argnums=(0,) if donate else ())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tajax
+from tajax import merging
 from tajax.merging import METHODS
 from tajax.merging.ties import keep_largest
 
@@ -137,3 +138,32 @@ def test_dropping_entries_changes_a_task_vector_but_not_its_mean(key):
     assert set(np.unique(both["w"])) == {0.0, 8.0, 16.0}  # each task has a draw of its own
     merged = METHODS["dare"](pretrained, [tau], key=key, drop_rate=drop_rate, merge=METHODS["ties"], density=1.0)
     np.testing.assert_array_equal(merged["w"], thinned["w"])
+
+
+def test_one_compilation_serves_every_coefficient(setting):
+    theta, taus = setting
+    traces = []
+
+    def method(pretrained, taus, **options):
+        traces.append(options)
+        return METHODS["ties"](pretrained, taus, **options)
+
+    merge = merging.compiled(method, density=0.3)
+    for coef in (0.5, 1.5, -1.0):
+        got = merge(tree_of(theta), list(map(tree_of, taus)), scaling_coef=coef)
+        np.testing.assert_allclose(vector_of(got), slow_ties(theta, taus, 0.3, coef), rtol=1e-6)
+    assert len(traces) == 1
+
+
+def test_a_donated_model_gives_its_memory_to_the_merged_one(setting):
+    theta, taus = (jax.tree.map(jnp.asarray, tree) for tree in (tree_of(setting[0]), list(map(tree_of, setting[1]))))
+    kept = merging.compiled(METHODS["task_arithmetic"])(theta, taus, scaling_coef=0.5)
+    places = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(theta)}
+    merge = merging.compiled(METHODS["task_arithmetic"], donate=True)
+    with pytest.raises(ValueError, match="not in task vector 1"):
+        merge(theta, [taus[0], {"a": taus[1]["a"]}])
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(theta))  # refused before anything was given away
+    merged = merge(theta, taus, scaling_coef=0.5)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(theta))
+    assert {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(merged)} == places
+    np.testing.assert_array_equal(vector_of(merged), vector_of(kept))
