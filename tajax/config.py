@@ -54,6 +54,7 @@ OPERATIONAL = (
     "variant",
     "data_dir",
     "data_workers",
+    "devices",
     "finetune.checkpoint_every",
     "finetune.log_every",
     "finetune.remat",
@@ -87,6 +88,7 @@ def default_config() -> ConfigDict:
     config.seed = 0  # order of examples, augmentation; data.load and finetune
     config.data_dir = os.environ.get("TAJAX_DATA_DIR", "~/.cache/tajax")  # prepared data sets; data
     config.data_workers = 0  # processes that decode images, 0: in the main process; data.load
+    config.devices = config_dict.placeholder(int)  # local devices to use; None: all; parallel
 
     config.finetune = finetune = ConfigDict()
     finetune.learning_rate = 1e-5  # peak of the cosine schedule; optim
@@ -105,6 +107,7 @@ def default_config() -> ConfigDict:
     config.evaluate = evaluate = ConfigDict()
     evaluate.batch_size = 256  # images; accuracy does not depend on it; evaluate
     evaluate.scaling_coefs = tuple(round(0.05 * k, 2) for k in range(21))  # the grid of α; evaluate
+    evaluate.exact = False  # linearised regimes: the best of all α between the ends of the grid; scaling
 
     config.save = save = ConfigDict()
     save.merged = True  # write the merged model as a Hugging Face directory; workflows
@@ -245,7 +248,7 @@ def validate(config: ConfigDict) -> None:
             raise ValueError(f"{field} is {value!r}, want {wanted}.")
     _check_trainable(config.trainable)
     _check_tasks(config.tasks)
-    _check_scaling_coefs(config.evaluate.scaling_coefs)
+    _check_evaluate(config)
     _check_finetune(config)
     _check_pretrain(config)
 
@@ -294,10 +297,8 @@ def _check_trainable(rule: object) -> None:
     several = tuple(rule) if isinstance(rule, (tuple, list, Mapping)) else ()
     patterns = (rule,) if isinstance(rule, str) else several
     if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise ValueError(
-            f"trainable is {rule!r}, want a rule such as 'attention', a path pattern, several of them, "
-            "or {pattern: bool}."
-        )
+        wanted = "a rule such as 'attention', a path pattern, several of them, or {pattern: bool}"
+        raise ValueError(f"trainable is {rule!r}, want {wanted}.")
     for pattern in patterns:
         try:
             re.compile(pattern)
@@ -316,10 +317,15 @@ def _check_tasks(tasks: tuple[object, ...]) -> None:
         raise ValueError(f"tasks names {', '.join(map(repr, twice))} more than once.")
 
 
-def _check_scaling_coefs(coefs: tuple[object, ...]) -> None:
+def _check_evaluate(config: ConfigDict) -> None:
+    coefs, exact = config.evaluate.scaling_coefs, config.evaluate.exact
     numbers = all(isinstance(c, (int, float)) and not isinstance(c, bool) and math.isfinite(c) for c in coefs)
-    if not coefs or not numbers or any(a >= b for a, b in itertools.pairwise(coefs)):
-        raise ValueError(f"evaluate.scaling_coefs is {coefs!r}, want finite numbers, each larger than the one before.")
+    if len(coefs) < 1 + exact or not numbers or any(a >= b for a, b in itertools.pairwise(coefs)):
+        wanted = f"want finite numbers, each larger than the one before, at least {1 + exact} of them"
+        raise ValueError(f"evaluate.scaling_coefs is {coefs!r}, {wanted}.")
+    if exact and not regime(config).evaluate_linearized:
+        names = ", ".join(name for name, r in REGIMES.items() if r.evaluate_linearized)
+        raise ValueError(f"evaluate.exact is for regimes that are evaluated linearised ({names}), not {config.regime}.")
 
 
 def _check_finetune(config: ConfigDict) -> None:

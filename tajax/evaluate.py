@@ -1,22 +1,32 @@
-"""Evaluation: a pure step that sums, one compiled program a sweep, and the choice of a coefficient."""
+"""Evaluation: pure steps over batches, one compiled program a sweep, one pass over the images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from tajax import metrics, parallel, trees
-from tajax.linearize import linear_responses
+from tajax.affine import AffineLogits, affine_logits, tally_at
 from tajax.losses import head_logits
-from tajax.metrics import Tally, normalized_accuracy, tally
+from tajax.metrics import Tally, tally
 from tajax.task_vectors import apply_task_vector, combine
-from tajax.types import ApplyFn, Batch, Head, Params
+from tajax.types import ApplyFn, Batch, Head, Mask, Params, Trained
 
-SweepStep = Callable[[Params, Sequence[Params], Array, Head, Batch], Tally]
+SweepStep = Callable[[Params, Sequence[Trained], Array, Head, Batch], Tally]
+AffineStep = Callable[[Params, Sequence[Trained], Head, Batch], tuple[Array, Array]]
+
+
+class AffineSplit(NamedTuple):
+    """A data set seen through a linearised model, on the host: enough to evaluate it at any coefficients."""
+
+    rows: AffineLogits
+    """Scores and inner products of each image, padding excluded."""
+    labels: Int[np.ndarray, " N"]
 
 
 def make_sweep_step(
@@ -29,35 +39,73 @@ def make_sweep_step(
     Otherwise every coefficient costs a forward pass, in one program that takes it as an argument.
 
     Args:
-        encode: `(params, images) -> features [B, E]`.
+        encode: `(params, images) -> features [B, E]`. Linearised, its layers should be unrolled: the tangents of a
+            scan keep the residuals of all layers at once.
         linearized: evaluate the first-order expansion around the pre-trained parameters.
         devices: local devices to use; all by default.
 
     Returns:
-        `step(pretrained, taus, coefs [G, T], head, batch) -> Tally` with leaves of shape [G].
+        `step(pretrained, taus, coefs [G, T], head, batch) -> Tally` with leaves of shape [G]. The task vectors may
+        lack leaves that are zero in all of them: those cost neither memory nor tangents.
     """
 
     def affine(pretrained, taus, coefs, head, batch):
-        origin, responses = linear_responses(encode, pretrained, taus, batch.image)
-
-        def at(coef):
-            return tally(head_logits(origin + jnp.tensordot(coef, responses, axes=1), head), batch.label, batch.mask)
-
-        return jax.lax.map(at, coefs)
+        rows = _affine_rows(encode, pretrained, taus, head, batch)
+        return tally_at(rows, batch.label, batch.mask, coefs)
 
     def pointwise(pretrained, taus, coef, head, batch):
-        params = apply_task_vector(pretrained, combine(taus, coef)) if len(taus) else pretrained
+        params = _edited(pretrained, taus, coef) if taus else pretrained
         return tally(head_logits(encode(params, batch.image), head), batch.label, batch.mask)
 
-    if linearized:
-        return parallel.sum_over_devices(affine, devices)
-    at_point = parallel.sum_over_devices(pointwise, devices)
+    summed = parallel.sum_over_devices(affine if linearized else pointwise, devices)
 
     def step(pretrained, taus, coefs, head, batch):
-        points = [at_point(pretrained, taus, coef, head, batch) for coef in coefs]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
+        batch = parallel.share_batch(batch, devices)
+        if linearized:
+            return summed(pretrained, taus, coefs, head, batch)
+        points = [summed(pretrained, taus, coef, head, batch) for coef in coefs]
+        return Tally(*(jnp.stack(leaves) for leaves in zip(*points, strict=True)))
 
     return step
+
+
+def make_affine_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None = None) -> AffineStep:
+    """A compiled step that gives the scores of a batch along each task vector, for `affine_split`.
+
+    Args:
+        encode: `(params, images) -> features [B, E]`, its layers unrolled.
+        devices: local devices to use; all by default.
+
+    Returns:
+        `step(pretrained, taus, head, batch) -> (scores, gram)`, the leaves of `AffineLogits` that have rows.
+    """
+
+    def affine(pretrained, taus, head, batch):
+        return _affine_rows(encode, pretrained, taus, head, batch)[:2]
+
+    rows = parallel.rows_over_devices(affine, devices)
+    return lambda *args: rows(*args[:-1], parallel.share_batch(args[-1], devices))
+
+
+def _edited(pretrained: Params, taus: Sequence[Trained], coef: Array) -> Params:
+    flats = [trees.flatten_paths(tau) for tau in taus]
+    moved, restore = trees.split(pretrained, _moved(pretrained, flats))
+    return restore(apply_task_vector(moved, combine(flats, coef)))
+
+
+def _affine_rows(
+    encode: ApplyFn, pretrained: Params, taus: Sequence[Trained], head: Head, batch: Batch
+) -> AffineLogits:
+    flats = [trees.flatten_paths(tau) for tau in taus]
+    mask = _moved(pretrained, flats)
+    _, restore = trees.split(jax.tree.map(jnp.zeros_like, pretrained), mask)
+    return affine_logits(encode, pretrained, list(map(restore, flats)), head, batch.image, mask=mask)
+
+
+def _moved(pretrained: Params, taus: Sequence[Trained]) -> Mask:
+    """True at the leaves that the task vectors hold."""
+    held = set().union(*taus)
+    return jax.tree.unflatten(jax.tree.structure(pretrained), [p in held for p in trees.flatten_paths(pretrained)])
 
 
 def sweep(
@@ -96,10 +144,7 @@ def sweep(
         )
     if not np.isfinite(coefs).all():
         raise ValueError(f"coefs row {int(np.argmin(np.isfinite(coefs).all(axis=1)))} is not finite")
-    for index, tau in enumerate(taus):
-        trees.check_same_tree(pretrained, tau, what=("pretrained", f"task vector {index}"))
-        trees.check_finite(tau, f"task vector {index}")
-    pretrained, taus, head = parallel.replicate((pretrained, tuple(taus), head), devices)
+    pretrained, taus, head = _place(pretrained, taus, head, devices)
     total = None
     for batch in batches:
         partial = step(pretrained, taus, coefs, head, batch)
@@ -109,22 +154,55 @@ def sweep(
     return jax.device_get(total)
 
 
-def select_scaling_coef(
-    coefs: Sequence[float], accuracies: Float[np.ndarray, "T G"], single_task: Float[np.ndarray, " T"]
-) -> int:
-    """Index of the coefficient with the largest mean normalised accuracy (Ilharco et al. 2023, §4).
+def affine_split(
+    step: AffineStep,
+    pretrained: Params,
+    taus: Sequence[Params],
+    head: Head,
+    batches: Iterable[Batch],
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> AffineSplit:
+    """A whole data set along each task vector, from one pass over its images.
+
+    What follows needs no image any more: `affine.tally_at` for tallies at any coefficients, `affine.correct_intervals`
+    and `scaling.exact_scaling_coef` for the best of them.
 
     Args:
-        coefs: the grid of G coefficients.
-        accuracies: validation accuracy of the merged model on each task at each coefficient.
-        single_task: validation accuracy of each fine-tuned model on its own task, above 0.
+        step: from `make_affine_step`.
+        pretrained: θ₀.
+        taus: T task vectors, at least one.
+        head: the head of the data set's task.
+        batches: padded, masked batches, each row of the data set once.
+        devices: those of the step; all local ones by default.
 
     Returns:
-        The index into `coefs`; of equal ones the smallest coefficient in size.
+        The rows of the data set in order, N·(T+1)·(K+T+1) floats on the host.
 
-    Example:
-        >>> select_scaling_coef([0.0, 0.5, 1.0], np.array([[0.2, 0.8, 0.6], [0.3, 0.7, 0.9]]), np.array([0.8, 1.0]))
-        1
+    Raises:
+        ValueError: a task vector does not fit `pretrained` or is not finite, or the data set is empty. Raised before
+            anything is compiled.
     """
-    means = normalized_accuracy(accuracies, np.asarray(single_task)[:, None]).mean(axis=0)
-    return min(range(len(coefs)), key=lambda g: (-means[g], abs(coefs[g])))
+    pretrained, taus, head = _place(pretrained, taus, head, devices)
+    parts, labels = [], []
+    for batch in batches:
+        parts.append(step(pretrained, taus, head, batch))  # fetched at the end: the devices never wait for the host
+        labels.append(np.where(batch.mask, batch.label, -1))
+    kept = [np.flatnonzero(label >= 0) for label in labels]
+    if not sum(map(len, kept)):
+        raise ValueError("the data set is empty: no image to evaluate")
+    classes = int(head.num_classes)
+    rows = [(scores[k, :, :classes], gram[k]) for (scores, gram), k in zip(jax.device_get(parts), kept, strict=True)]
+    scores, gram = (np.concatenate(leaves) for leaves in zip(*rows, strict=True))
+    labels = np.concatenate([label[k] for label, k in zip(labels, kept, strict=True)])
+    return AffineSplit(AffineLogits(scores, gram, np.int32(classes)), labels)
+
+
+def _place(
+    pretrained: Params, taus: Sequence[Params], head: Head, devices: Sequence[jax.Device] | None
+) -> tuple[Params, tuple[Trained, ...], Head]:
+    """Everything that stays the same from batch to batch, checked, and put on the devices once."""
+    for index, tau in enumerate(taus):
+        trees.check_same_tree(pretrained, tau, what=("pretrained", f"task vector {index}"))
+        trees.check_finite(tau, f"task vector {index}")
+    return parallel.replicate((pretrained, tuple(trees.moved_leaves(taus)), head), devices)

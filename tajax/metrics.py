@@ -68,6 +68,11 @@ def compute(sums: Tally) -> dict[str, float | int]:
     return {"top1": int(sums.correct) / count, "loss": float(sums.loss_sum) / count, "count": count}
 
 
+def compute_each(sums: Tally) -> list[dict[str, float | int]]:
+    """`compute` of every entry of a tally whose leaves have a leading axis, such as a sweep's."""
+    return [compute(Tally(*leaves)) for leaves in zip(*sums, strict=True)]
+
+
 def normalized_accuracy(merged: Values, single: Values) -> np.ndarray:
     """Accuracy of the merged model relative to the single-task model's, of the same regime.
 

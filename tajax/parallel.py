@@ -62,24 +62,49 @@ def sum_over_devices(step: Callable, devices: Sequence[jax.Device] | None = None
         devices: local devices; all by default.
 
     Returns:
-        A function with the signature of `step`. Integer sums do not depend on the number of devices.
+        A function with the signature of `step`, for batches from `share_batch` on the same devices. Integer sums do
+        not depend on the number of devices.
     """
     devices = jax.local_devices() if devices is None else list(devices)
-    count = len(devices)
-    if count == 1:
+    if len(devices) == 1:
         return jax.jit(step)
 
     def shard(constants, batch):
         return jax.lax.psum(step(*constants, batch), AXIS)
 
     mapped = jax.pmap(shard, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
+    return lambda *args: mapped(args[:-1], args[-1])
 
-    def run(*args):
-        *constants, batch = args
-        rows = pad_batch(batch, count)
-        return mapped(tuple(constants), jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), rows))
 
-    return run
+def rows_over_devices(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
+    """`step` compiled to run on every device on its share of the batch, its rows put together in their order.
+
+    Args:
+        step: a pure function `(*constants, batch) -> rows`, a pytree whose leaves have the rows of the batch first.
+        devices: local devices; all by default.
+
+    Returns:
+        A function with the signature of `step`, for batches from `share_batch` on the same devices. Rows added by its
+        padding come last.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    if len(devices) == 1:
+        return jax.jit(step)
+    mapped = jax.pmap(lambda constants, batch: step(*constants, batch), in_axes=(None, 0), devices=devices)
+    return lambda *args: jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), mapped(args[:-1], args[-1]))
+
+
+def share_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Batch:
+    """The batch on the devices for one of the functions above, to be used any number of times.
+
+    On several devices every leaf has a leading axis of devices; rows of padding are added if need be.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    if len(devices) == 1:
+        return jax.device_put(batch, devices[0])
+    padded = pad_batch(batch, len(devices))
+    parts = jax.tree.map(lambda a: np.asarray(a).reshape(len(devices), -1, *a.shape[1:]), padded)
+    return jax.device_put(parts, NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS)))
 
 
 def replicate(tree, devices: Sequence[jax.Device] | None = None):

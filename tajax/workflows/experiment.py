@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, evaluate, metrics, models, results, trees
+from tajax import data, evaluate, metrics, models, parallel, results, trees
 from tajax.config import Regime, config_hash
 from tajax.config import regime as regime_of
 from tajax.data.preprocess import normalize
@@ -34,7 +35,10 @@ class Experiment:
         heads: a frozen zero-shot head for each task name, all padded to the same number of classes.
         regime: what is trained and what is linearised.
         mask: pytree of bool over the image tower.
-        encode: `(image tower's parameters, uint8 images) -> features`.
+        encode: `(image tower's parameters, uint8 images) -> features`, compiled as training wants it.
+        encode_eval: the same function as evaluation wants it: nothing is recomputed, and where it is linearised its
+            layers are unrolled, because the tangents of a scan keep the residuals of all layers.
+        devices: the local devices to use.
         started: when the process began, seconds of `time.monotonic`.
     """
 
@@ -46,6 +50,8 @@ class Experiment:
     regime: Regime
     mask: Mask
     encode: ApplyFn
+    encode_eval: ApplyFn
+    devices: list[jax.Device]
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -97,14 +103,17 @@ class Experiment:
                     self.record(stage, task=task.name, split=split, **measured)
                     progress.update(done, {f"{task.name} {split} top1": measured["top1"]})
 
+    def sweep_step(self, *, linearized: bool) -> evaluate.SweepStep:
+        """The compiled step of a sweep, on the devices of the run."""
+        return evaluate.make_sweep_step(self.encode_eval, linearized=linearized, devices=self.devices)
+
     def evaluate(
         self, step: evaluate.SweepStep, task: data.Task, split: str, taus: tuple[Params, ...], coefs: Iterable
     ) -> list[dict[str, float]]:
         """`top1`, `loss` and `count` on a split at each row of coefficients."""
-        tallies = evaluate.sweep(
-            step, self.pretrained, taus, np.asarray(coefs), self.heads[task.name], self.batches(task, split)
-        )
-        return [metrics.compute(metrics.Tally(*leaves)) for leaves in zip(*tallies, strict=True)]
+        constants = self.pretrained, taus, np.asarray(coefs), self.heads[task.name]
+        tallies = evaluate.sweep(step, *constants, self.batches(task, split), devices=self.devices)
+        return metrics.compute_each(tallies)
 
 
 def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Experiment:
@@ -119,6 +128,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
         The experiment.
     """
     started = time.monotonic()
+    devices = parallel.local_devices(config.devices)
     clip = models.load(config.model, remat=config.finetune.remat)
     regime = regime_of(config)
     mask = trees.param_mask(clip.params["image"], regime.trainable)
@@ -130,14 +140,13 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     most_classes = max(len(task.class_names) for task in tasks)
     heads = {name: models.pad_head(head, most_classes) for name, head in heads.items()}
 
-    def encode(params: Params, images: jax.Array) -> jax.Array:
-        return clip.encode_image(params, normalize(images, clip.preprocessing))
-
-    experiment = Experiment(config, workdir, clip, tasks, heads, regime, mask, encode, started)
+    for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
+    encoders = _encoder(clip), _encoder(for_evaluation)
+    experiment = Experiment(config, workdir, clip, tasks, heads, regime, mask, *encoders, devices, started)
     trained, total = trees.count_params(clip.params["image"], mask), trees.count_params(clip.params["image"])
     print(
         f"{config.regime} on {config.model}: training {trained:,} of the {total:,} parameters of the image tower "
-        f"({trained / total:.1%}), {len(tasks)} tasks, {jax.local_device_count()} {jax.default_backend()} device(s)"
+        f"({trained / total:.1%}), {len(tasks)} tasks, {len(devices)} {jax.default_backend()} device(s)"
     )
     earlier = experiment.find(stage="run")
     if not earlier:
@@ -149,3 +158,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
             f"{clip.image_sha256}. Choose another --workdir, or pass --overwrite to replace that run."
         )
     return experiment
+
+
+def _encoder(clip: models.LoadedClip) -> ApplyFn:
+    return lambda params, images: clip.encode_image(params, normalize(images, clip.preprocessing))

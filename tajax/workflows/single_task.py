@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 import tajax
 from tajax import checkpoints, data, finetune, optim, report
 from tajax.config import config_hash, warmup_steps
-from tajax.evaluate import make_sweep_step
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
 from tajax.workflows.progress import Progress
@@ -36,7 +35,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
 
 def measure_zero_shot(experiment: Experiment) -> None:
     """Records the pre-trained model's accuracy on each task, validation and test."""
-    step = make_sweep_step(experiment.encode)
+    step = experiment.sweep_step(linearized=False)
     experiment.measure("zero_shot", lambda task, split: experiment.evaluate(step, task, split, (), [[]])[0])
 
 
@@ -56,7 +55,7 @@ def finetune_all(experiment: Experiment) -> dict[str, Params]:
 
 def measure_single_task(experiment: Experiment, taus: Mapping[str, Params]) -> None:
     """Records the accuracy of each fine-tuned model on its own task, validation and test."""
-    step = make_sweep_step(experiment.encode, linearized=experiment.regime.evaluate_linearized)
+    step = experiment.sweep_step(linearized=experiment.regime.evaluate_linearized)
 
     def measure(task: data.Task, split: str) -> dict[str, float]:
         return experiment.evaluate(step, task, split, (taus[task.name],), [[1.0]])[0]
@@ -157,6 +156,7 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
             on_log=on_log,
             checkpoint_every=settings.checkpoint_every,
             on_checkpoint=lambda s: checkpoints.save(kept, s, step=int(s.step)),
+            devices=experiment.devices,
             describe=lambda step: f" of task {task.name!r}, learning rate {float(training.schedule(step)):.3g}",
         )
     tau = tajax.task_vector(pretrained, state.params)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import data, models, report
-from tajax.evaluate import make_sweep_step, select_scaling_coef
-from tajax.merging import METHODS
+from tajax import data, merging, metrics, models, report
+from tajax.affine import correct_intervals, tally_at
+from tajax.evaluate import affine_split, make_affine_step
 from tajax.metrics import normalized_accuracy
+from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.types import Params
 from tajax.workflows.experiment import SPLITS, Experiment, setup
 from tajax.workflows.progress import Progress
@@ -45,37 +46,86 @@ def add_tasks(experiment: Experiment, taus: Mapping[str, Params]) -> float:
         taus: the task vector of each task.
 
     Returns:
-        The α with the best mean normalised validation accuracy.
+        The α with the best mean normalised validation accuracy: of the grid, or with `config.evaluate.exact` of all
+        between its ends.
     """
-    grid = experiment.config.evaluate.scaling_coefs
-    names = [task.name for task in experiment.tasks]
-    tau_sum = tajax.combine([taus[name] for name in names])
-    step = make_sweep_step(experiment.encode, linearized=experiment.regime.evaluate_linearized)
-    with Progress(f"sweep of {len(grid)} coefficients", total=len(names)) as progress:
-        for number, task in enumerate(experiment.tasks, start=1):
-            done = {r["scaling_coef"] for r in experiment.find(stage="sweep", task=task.name, split="val")}
-            if not done.issuperset(grid):
-                measured = experiment.evaluate(step, task, "val", (tau_sum,), [[c] for c in grid])
-                for coef, values in zip(grid, measured, strict=True):
-                    if coef not in done:
-                        experiment.record("sweep", task=task.name, split="val", scaling_coef=coef, **values)
-                progress.update(number, {f"{task.name} best top1": max(values["top1"] for values in measured)})
+    tau_sum = tajax.combine([taus[task.name] for task in experiment.tasks])
     single = {split: _top1(experiment, "single_task", split) for split in SPLITS}
-    sweeps = {(r["task"], r["scaling_coef"]): r for r in experiment.find(stage="sweep", split="val")}
-    accuracies = np.array([[sweeps[name, coef]["top1"] for coef in grid] for name in names])
-    best = select_scaling_coef(grid, accuracies, np.array([single["val"][name] for name in names]))
-    scaling_coef = grid[best]
+    step = experiment.sweep_step(linearized=experiment.regime.evaluate_linearized)
+    grid = np.array(experiment.config.evaluate.scaling_coefs)[:, None]
+    if experiment.config.evaluate.exact:
+        scaling_coef = _best_of_all(experiment, tau_sum, single["val"])
+    else:
+        _sweep(experiment, lambda task: experiment.evaluate(step, task, "val", (tau_sum,), grid))
+        scaling_coef = _best_of_grid(experiment, single["val"])
+    sweeps = _recorded_sweeps(experiment)
 
     def measure(task: data.Task, split: str) -> dict[str, float]:
-        if split == "val":
-            values = {key: sweeps[task.name, scaling_coef][key] for key in ("top1", "loss", "count")}
-        else:
-            (values,) = experiment.evaluate(step, task, split, (tau_sum,), [[scaling_coef]])
+        known = sweeps.get((task.name, scaling_coef)) if split == "val" else None
+        values = known or experiment.evaluate(step, task, split, (tau_sum,), [[scaling_coef]])[0]
+        values = {key: values[key] for key in ("top1", "loss", "count")}
         normalized = normalized_accuracy(values["top1"], single[split][task.name])
         return {"scaling_coef": scaling_coef, "normalized_top1": float(normalized), **values}
 
     experiment.measure("task_addition", measure)
     return scaling_coef
+
+
+def _sweep(experiment: Experiment, measure: Callable[[data.Task], list[dict[str, float]]]) -> None:
+    """Records what `measure` gives for each task at every α of the grid, where that is not recorded yet."""
+    grid = experiment.config.evaluate.scaling_coefs
+    with Progress(f"sweep of {len(grid)} coefficients", total=len(experiment.tasks)) as progress:
+        for number, task in enumerate(experiment.tasks, start=1):
+            done = {r["scaling_coef"] for r in experiment.find(stage="sweep", task=task.name, split="val")}
+            if not done.issuperset(grid):
+                measured = measure(task)
+                for coef, values in zip(grid, measured, strict=True):
+                    if coef not in done:
+                        experiment.record("sweep", task=task.name, split="val", scaling_coef=coef, **values)
+                progress.update(number, {f"{task.name} best top1": max(values["top1"] for values in measured)})
+
+
+def _recorded_sweeps(experiment: Experiment) -> dict[tuple[str, float], dict]:
+    return {(r["task"], r["scaling_coef"]): r for r in experiment.find(stage="sweep", split="val")}
+
+
+def _best_of_grid(experiment: Experiment, single: Mapping[str, float]) -> float:
+    grid, names = experiment.config.evaluate.scaling_coefs, [task.name for task in experiment.tasks]
+    sweeps = _recorded_sweeps(experiment)
+    accuracies = np.array([[sweeps[name, coef]["top1"] for coef in grid] for name in names])
+    return grid[select_scaling_coef(grid, accuracies, np.array([single[name] for name in names]))]
+
+
+def _best_of_all(experiment: Experiment, tau_sum: Params, single: Mapping[str, float]) -> float:
+    """Records the grid and the exact optimum, both from one pass over each task's images."""
+    if recorded := experiment.find(stage="exact_scaling_coef"):
+        return recorded[0]["scaling_coef"]
+    grid = np.array(experiment.config.evaluate.scaling_coefs)
+    step = make_affine_step(experiment.encode_eval, devices=experiment.devices)
+    splits = {
+        task.name: affine_split(
+            step,
+            experiment.pretrained,
+            (tau_sum,),
+            experiment.heads[task.name],
+            experiment.batches(task, "val"),
+            devices=experiment.devices,
+        )
+        for task in experiment.tasks
+    }
+
+    def at_grid(task: data.Task) -> list[dict[str, float]]:
+        rows, labels = splits[task.name]
+        return metrics.compute_each(tally_at(rows, labels, np.ones(len(labels), bool), grid[:, None]))
+
+    _sweep(experiment, at_grid)
+    best = exact_scaling_coef(
+        [correct_intervals(rows, labels, np.ones(1)) for rows, labels in splits.values()],
+        [single[name] for name in splits],
+        bounds=(grid[0], grid[-1]),
+    )
+    experiment.record("exact_scaling_coef", split="val", **best._asdict())
+    return best.scaling_coef
 
 
 def save_merged(experiment: Experiment, taus: Mapping[str, Params], scaling_coef: float) -> None:
@@ -87,7 +137,8 @@ def save_merged(experiment: Experiment, taus: Mapping[str, Params], scaling_coef
     directory = experiment.workdir / "merged"
     if directory.exists():
         return
-    merged = METHODS["task_arithmetic"](experiment.pretrained, list(taus.values()), scaling_coef=scaling_coef)
+    merge = merging.compiled(merging.METHODS["task_arithmetic"])
+    merged = merge(experiment.pretrained, list(taus.values()), scaling_coef=scaling_coef)
     clip = experiment.clip
     models.save_pretrained(directory, clip.config, clip.params | {"image": merged}, clip.tokenizer, clip.preprocessing)
 

@@ -18,7 +18,7 @@ def measure():
     import numpy as np
     import optax
 
-    from tajax import apply_task_vector, combine, evaluate, finetune, parallel, trees
+    from tajax import affine, apply_task_vector, combine, evaluate, finetune, parallel, trees
     from tajax.types import Batch, Head
 
     rng = np.random.default_rng(20230522)
@@ -50,6 +50,12 @@ def measure():
         devices = parallel.local_devices(count)
         step = evaluate.make_sweep_step(encode, linearized=linearized, devices=devices)
         return [leaf.tolist() for leaf in evaluate.sweep(step, params, taus, coefs, head, cut(sizes), devices=devices)]
+
+    def correct_from_rows(count):
+        devices = parallel.local_devices(count)
+        step = evaluate.make_affine_step(encode, devices=devices)
+        split = evaluate.affine_split(step, params, taus, head, cut(RAGGED), devices=devices)
+        return affine.tally_at(*split, np.ones(27, bool), coefs).correct.tolist(), split.labels.tolist()
 
     mask, tx = trees.param_mask(params, "all"), optax.sgd(0.1)
 
@@ -86,6 +92,8 @@ def measure():
     for linearized in (False, True):
         name = "linear" if linearized else "standard"
         found[name] = {"whole": tallies(1, [27], linearized)} | {n: tallies(n, RAGGED, linearized) for n in COUNTS}
+    found["rows"] = {count: correct_from_rows(count) for count in COUNTS}
+    found["labels"] = labels.tolist()
     return found
 
 

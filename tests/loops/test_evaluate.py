@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tajax import evaluate, task_vectors
+from tajax import affine, evaluate, scaling, task_vectors, trees
 from tajax.linearize import linearize
 from tajax.types import Batch, Head
 
@@ -145,20 +145,67 @@ def test_bad_input_is_refused_before_the_encoder_is_traced(case, linearized, enc
     assert counter.traces == 0
 
 
-def test_no_batch_is_no_accuracy(encode, params, taus, head):
+def test_a_pass_over_the_images_serves_any_coefficients(encode, params, taus, head, images):
+    """Ragged and padded batches, gathered; then the sweep's own tallies, without an image."""
+    counter = Counter(encode)
+    step = evaluate.make_affine_step(counter)
+    split = evaluate.affine_split(step, params, taus, head, cut(images, [8, 8, 8]))
+    assert counter.traces == 1
+    np.testing.assert_array_equal(split.labels, images.label)
+    got = affine.tally_at(split.rows, split.labels, np.ones(ROWS, bool), COEFS)
+    want = evaluate.sweep(evaluate.make_sweep_step(encode, linearized=True), params, taus, COEFS, head, [images])
+    assert_same(got, want)
+
+
+@pytest.mark.parametrize("case", ["infinite vector", "missing leaf", "shape"])
+def test_a_pass_refuses_bad_vectors_before_the_encoder_is_traced(case, encode, params, taus, head, images):
+    spoil, message = BAD[case]
+    counter = Counter(encode)
+    with pytest.raises(ValueError, match=message):
+        evaluate.affine_split(evaluate.make_affine_step(counter), params, spoil(taus)[0], head, [images])
+    assert counter.traces == 0
+
+
+@pytest.mark.parametrize("linearized", [False, True])
+def test_leaves_that_no_vector_moves_are_not_carried_along(linearized, encode, params, taus, head, images):
+    """Same tallies, and the linearised program does less: nothing is pushed through what does not move."""
+    mask = trees.flatten_paths(trees.param_mask(params, "attention"))
+    vectors = [
+        trees.unflatten_paths({p: leaf * mask[p] for p, leaf in trees.flatten_paths(tau).items()}) for tau in taus
+    ]
+    moved = trees.moved_leaves(vectors)
+    assert [set(leaves) for leaves in moved] == [{path for path in mask if mask[path]}] * 2
+    step = evaluate.make_sweep_step(encode, linearized=linearized)
+    got = step(params, moved, COEFS, head, images)
+    assert_same(got, step(params, vectors, COEFS, head, images))
+    assert_same(got, evaluate.sweep(step, params, vectors, COEFS, head, [images]))
+
+
+def test_vectors_of_zeros_leave_the_pretrained_model(encode, params, taus, head, images):
+    zeros = [jax.tree.map(jnp.zeros_like, tau) for tau in taus]
+    for linearized in (False, True):
+        step = evaluate.make_sweep_step(encode, linearized=linearized)
+        got = evaluate.sweep(step, params, zeros, COEFS, head, [images])
+        assert set(got.correct.tolist()) == {brute_force(encode, params, zeros, head, images)[0][0]}
+
+
+def test_no_batch_is_no_accuracy(encode, params, taus, head, make_batch):
     with pytest.raises(ValueError, match="the data set is empty"):
         evaluate.sweep(evaluate.make_sweep_step(encode), params, taus, COEFS, head, [])
+    nothing = Batch(*(a[:8] for a in cut(make_batch(1, 5), [8])[0]))._replace(mask=np.zeros(8, bool))
+    with pytest.raises(ValueError, match="the data set is empty"):
+        evaluate.affine_split(evaluate.make_affine_step(encode), params, taus, head, [nothing])
 
 
 def test_tied_coefficients_go_to_the_smallest_in_size():
     flat = np.array([[0.5, 0.5, 0.5, 0.5], [0.25, 0.25, 0.25, 0.25]])
-    assert evaluate.select_scaling_coef([-1.0, -0.25, 0.5, 1.0], flat, np.array([1.0, 0.5])) == 1
+    assert scaling.select_scaling_coef([-1.0, -0.25, 0.5, 1.0], flat, np.array([1.0, 0.5])) == 1
 
 
 def test_coefficient_is_chosen_by_the_mean_of_ratios():
     """The ratio of means would choose the other one: task 1 is hard, so its gain weighs more."""
     accuracies, single = np.array([[0.9, 0.7], [0.1, 0.2]]), np.array([0.9, 0.2])
     assert accuracies.mean(0).argmax() == 0
-    assert evaluate.select_scaling_coef([0.5, 1.0], accuracies, single) == 1
+    assert scaling.select_scaling_coef([0.5, 1.0], accuracies, single) == 1
     with pytest.raises(ValueError, match="must be positive"):
-        evaluate.select_scaling_coef([0.5, 1.0], accuracies, np.array([0.9, 0.0]))
+        scaling.select_scaling_coef([0.5, 1.0], accuracies, np.array([0.9, 0.0]))

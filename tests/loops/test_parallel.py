@@ -35,6 +35,14 @@ def test_device_count_and_ragged_tails_do_not_change_accuracy(kind, measured):
         np.testing.assert_allclose(loss_sums, losses, rtol=1e-6)  # order of 27 float32 sums
 
 
+def test_rows_come_back_whole_and_in_order_from_any_number_of_devices(measured):
+    """Eleven rows on eight devices are padded, and the padding is dropped again."""
+    for count in COUNTS:
+        correct, labels = measured["rows"][count]
+        assert labels == measured["labels"]
+        assert correct == measured["linear"]["whole"][0], f"on {count} devices"
+
+
 def test_device_count_does_not_change_training(measured):
     """Three steps of plain descent: every rounding enters linearly, a few units in the last place of each step."""
     want = measured["finetune"]["1"]["1"]

@@ -213,6 +213,36 @@ def test_coefficient_is_chosen_by_validation_accuracies(finished, run, monkeypat
         assert record["normalized_top1"] == record["top1"] / alone["top1"]
 
 
+def test_exact_coefficient_is_at_least_as_good_as_any_of_the_grid(finished, run, world):
+    """Post-hoc linearised vectors, the grid and the optimum from the same pass."""
+    workdir, grid_alone = world / "exact", finished("posthoc").workdir
+    exact = {"task_vectors": finished("standard").workdir, "evaluate.exact": True}
+    assert run("posthoc", workdir, **exact).code == 0
+    records = results.read(workdir / "results.jsonl")
+    (best,) = results.find(records, stage="exact_scaling_coef")
+    assert GRID[0] <= best["lower"] < best["scaling_coef"] < best["upper"] <= GRID[-1]
+    sweep, alone = results.find(records, stage="sweep"), results.find(records, stage="single_task", split="val")
+    same = results.find(results.read(grid_alone / "results.jsonl"), stage="sweep")
+    assert [(r["task"], r["scaling_coef"], r["top1"]) for r in sweep] == [
+        (r["task"], r["scaling_coef"], r["top1"]) for r in same
+    ]
+    single = {record["task"]: record["top1"] for record in alone}
+    means = [np.mean([r["top1"] / single[r["task"]] for r in results.find(sweep, scaling_coef=c)]) for c in GRID]
+    assert len(set(means)) > 1 and max(means) <= best["value"] + 1e-12
+    chosen = results.find(records, stage="task_addition", split="val")
+    assert {r["scaling_coef"] for r in chosen} == {best["scaling_coef"]}
+    assert np.mean([r["normalized_top1"] for r in chosen]) == pytest.approx(best["value"], abs=1e-9)
+    assert run("posthoc", workdir, **exact).code == 0
+    assert results.read(workdir / "results.jsonl") == records  # read back, not searched again
+
+
+def test_more_devices_than_present_are_refused_before_anything_is_written(run, world):
+    refused = run("attn", world / "many", devices=99)
+    assert refused.code == 2
+    assert "99 devices asked for, but this process has" in refused.err
+    assert not (world / "many").exists() or not any((world / "many").iterdir())
+
+
 def test_merged_model_opens_and_lies_on_the_sum_of_the_vectors(finished, world):
     workdir = finished("attn").workdir
     base, merged = models.load(world / "clip"), models.load(workdir / "merged")

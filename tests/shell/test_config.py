@@ -137,6 +137,8 @@ BAD = {
     "evaluate.scaling_coefs=()": "evaluate.scaling_coefs is ()",
     "evaluate.scaling_coefs=(0.5,0.1)": "each larger than the one before",
     "evaluate.scaling_coefs=(0,'x')": "want finite numbers",
+    "evaluate.exact=True": "evaluate.exact is for regimes that are evaluated linearised (linear, ",
+    "devices=0": "devices is 0, want 1 or more",
     "pretrain.warmup_steps=99999": "is not below pretrain.steps",
     "pretrain.patch_size=7": "pretrain.patch_size (7) does not divide pretrain.image_size (32)",
     "pretrain.natural_fraction=1.5": "pretrain.natural_fraction is 1.5, want a share between 0 and 1",
@@ -152,6 +154,13 @@ def test_bad_value_is_named(override, message):
         f"--config.{override}",
     )
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        tc.validate(config)
+
+
+def test_an_exact_coefficient_needs_two_ends_to_lie_between():
+    config = tc.default_config()
+    config.regime, config.evaluate.exact, config.evaluate.scaling_coefs = "linear", True, (0.5,)
+    with pytest.raises(ValueError, match="at least 2 of them"):
         tc.validate(config)
 
 
