@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from tajax import merging
+from tajax import affine, merging, scaling
 from tajax.disentanglement import disentanglement_error
 from tajax.linearize import linear_responses, linearize
 from tajax.ntk import empirical_ntk, ntk_vector_product
@@ -28,6 +28,7 @@ from tajax.trees import param_mask
 __version__ = "0.1.0"
 
 __all__ = [
+    "affine",
     "analogy",
     "apply_task_vector",
     "combine",
@@ -42,6 +43,7 @@ __all__ = [
     "norm",
     "ntk_vector_product",
     "param_mask",
+    "scaling",
     "task_vector",
 ]
 

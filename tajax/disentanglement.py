@@ -158,7 +158,8 @@ def _summed_distances(
         origin, responses = linear_responses(apply_fn, params0, taus, inputs)
 
         def outputs(coefs: Float[Array, " T"]) -> Array:
-            return origin + jnp.tensordot(coefs.astype(responses.dtype), responses, axes=1)
+            exact = jax.lax.Precision.HIGHEST  # a TPU would round the coefficients to bfloat16
+            return origin + jnp.tensordot(coefs.astype(responses.dtype), responses, axes=1, precision=exact)
     else:
 
         def outputs(coefs: Float[Array, " T"]) -> Array:
