@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from tajax import trees
 from tajax.linearize import linear_responses
@@ -130,11 +130,11 @@ def disentanglement_terms(
         raise ValueError(f"coefs must be a list of finite numbers, got shape {grid.shape}: {grid.tolist()}")
     terms = []
     for task, (batches, distance) in enumerate(zip((batches_1, batches_2), distances, strict=True)):
-        step = jax.jit(partial(_summed_distances, apply_fn, distance, task, linearized))
         sums, count = np.zeros((len(grid), len(grid))), 0
         for batch in batches:
             inputs, mask = (batch.image, batch.mask) if isinstance(batch, Batch) else (batch, np.ones(len(batch), bool))
-            sums += np.asarray(step(params0, taus, jnp.asarray(grid), inputs, mask), np.float64)
+            constants = params0, taus, jnp.asarray(grid), jnp.int32(task)
+            sums += np.asarray(_summed_distances(apply_fn, distance, linearized, *constants, inputs, mask), np.float64)
             count += int(np.sum(mask))
         if not count:
             raise ValueError(f"batches_{task + 1} holds no input to average over")
@@ -142,14 +142,15 @@ def disentanglement_terms(
     return np.stack(terms)
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))  # compiled once for a model, a distance and shapes, whoever calls
 def _summed_distances(
     apply_fn: ApplyFn,
     distance: Distance,
-    task: int,
     linearized: bool,
     params0: Params,
     taus: list[Params],
     grid: Float[Array, " A"],
+    task: Int[Array, ""],
     inputs: Array,
     mask: Bool[Array, " B"],
 ) -> Float[Array, "A A"]:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from tajax.types import Mask, Params, Trained
@@ -151,7 +152,7 @@ def check_finite(tree: Params, what: str) -> None:
         ...
         ValueError: task vector of mnist: 1 of the 2 entries of 'w' is not finite (1 of 2 leaves affected)
     """
-    bad = {path: jnp.sum(~jnp.isfinite(leaf)) for path, leaf in flatten_paths(tree).items() if is_float(leaf)}
+    bad = {path: _count_nonfinite(leaf) for path, leaf in flatten_paths(tree).items() if is_float(leaf)}
     counts = {path: int(count) for path, count in jax.device_get(bad).items() if count}
     for path, count in counts.items():
         size = math.prod(np.shape(flatten_paths(tree)[path]))
@@ -159,6 +160,16 @@ def check_finite(tree: Params, what: str) -> None:
             f"{what}: {count} of the {size} entries of {path!r} {'is' if count == 1 else 'are'} not finite"
             f" ({len(counts)} of {len(flatten_paths(tree))} leaves affected)"
         )
+
+
+@jax.jit  # one pass over a leaf, no array of verdicts
+def _count_nonfinite(leaf: ArrayLike) -> Array:
+    return jnp.sum(~jnp.isfinite(leaf))
+
+
+@jax.jit
+def _any_nonzero(leaf: ArrayLike) -> Array:
+    return jnp.any(jnp.asarray(leaf) != 0)
 
 
 def check_taus(taus: Sequence[Params], like: Params | None = None, *, what: str = "pretrained") -> None:
@@ -193,7 +204,7 @@ def moved_leaves(taus: Sequence[Params]) -> list[dict[str, ArrayLike]]:
         [{'w': array([1.])}, {'w': array([0.])}]
     """
     flats = [flatten_paths(tau) for tau in taus]
-    moved = jax.device_get([{path: jnp.any(jnp.asarray(leaf) != 0) for path, leaf in flat.items()} for flat in flats])
+    moved = jax.device_get([{path: _any_nonzero(leaf) for path, leaf in flat.items()} for flat in flats])
     return [{path: leaf for path, leaf in flat.items() if any(m[path] for m in moved)} for flat in flats]
 
 

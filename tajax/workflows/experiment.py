@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -103,9 +104,13 @@ class Experiment:
                     self.record(stage, task=task.name, split=split, **measured)
                     progress.update(done, {f"{task.name} {split} top1": measured["top1"]})
 
-    def sweep_step(self, *, linearized: bool) -> evaluate.SweepStep:
-        """The compiled step of a sweep, on the devices of the run."""
-        return evaluate.make_sweep_step(self.encode_eval, linearized=linearized, devices=self.devices)
+    @functools.cached_property
+    def sweep_steps(self) -> dict[bool, evaluate.SweepStep]:
+        """The steps of ordinary and of linearised evaluation, each compiled once for all stages."""
+        return {
+            linearized: evaluate.make_sweep_step(self.encode_eval, linearized=linearized, devices=self.devices)
+            for linearized in (False, True)
+        }
 
     def evaluate(
         self, step: evaluate.SweepStep, task: data.Task, split: str, taus: tuple[Params, ...], coefs: Iterable

@@ -35,7 +35,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
 
 def measure_zero_shot(experiment: Experiment) -> None:
     """Records the pre-trained model's accuracy on each task, validation and test."""
-    step = experiment.sweep_step(linearized=False)
+    step = experiment.sweep_steps[False]
     experiment.measure("zero_shot", lambda task, split: experiment.evaluate(step, task, split, (), [[]])[0])
 
 
@@ -55,7 +55,7 @@ def finetune_all(experiment: Experiment) -> dict[str, Params]:
 
 def measure_single_task(experiment: Experiment, taus: Mapping[str, Params]) -> None:
     """Records the accuracy of each fine-tuned model on its own task, validation and test."""
-    step = experiment.sweep_step(linearized=experiment.regime.evaluate_linearized)
+    step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
 
     def measure(task: data.Task, split: str) -> dict[str, float]:
         return experiment.evaluate(step, task, split, (taus[task.name],), [[1.0]])[0]

@@ -51,7 +51,7 @@ def add_tasks(experiment: Experiment, taus: Mapping[str, Params]) -> float:
     """
     tau_sum = tajax.combine([taus[task.name] for task in experiment.tasks])
     single = {split: _top1(experiment, "single_task", split) for split in SPLITS}
-    step = experiment.sweep_step(linearized=experiment.regime.evaluate_linearized)
+    step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
     grid = np.array(experiment.config.evaluate.scaling_coefs)[:, None]
     if experiment.config.evaluate.exact:
         scaling_coef = _best_of_all(experiment, tau_sum, single["val"])

@@ -98,3 +98,22 @@ def test_bad_input_is_named(change, message):
     arguments = {"params0": {"w": 1.0}, "tau_1": {"w": 1.0}, "tau_2": {"w": 1.0}, "batches_1": [x], "batches_2": [x]}
     with pytest.raises(ValueError, match=message):
         tajax.disentanglement_error(threshold, **{**arguments, "coefs": [0.0], **change})
+
+
+@pytest.mark.parametrize("linearized", [False, True])
+def test_one_trace_serves_both_sets_and_every_later_map(linearized):
+    traces = []
+
+    def counted(params, x):
+        traces.append(x.shape)
+        return threshold(params, x)
+
+    batches, tau = [jnp.linspace(0, 4, 8)[:, None]], {"w": jnp.array(1.0)}
+    first = {"w": jnp.array(W0)}
+    error = tajax.disentanglement_error(counted, first, tau, tau, batches, batches, coefs=GRID, linearized=linearized)
+    after_one = len(traces)
+    other = tajax.disentanglement_error(
+        counted, {"w": jnp.array(0.1)}, tau, tau, batches, batches, coefs=2 * GRID, linearized=linearized
+    )
+    assert len(traces) == after_one == (1 if linearized else 2)  # alone and together, for a model that is not affine
+    assert not np.array_equal(error, other)
