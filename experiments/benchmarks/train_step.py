@@ -26,7 +26,7 @@ REGIMES = {  # what is trained, and whether in the tangent space
 
 
 def main() -> None:
-    parser = workload.argument_parser(__doc__, repeats=2, model="b32")
+    parser = workload.argument_parser(__doc__, repeats=3, model="b32")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64], help="images a step")
     options = parser.parse_args()
     options.images = max(options.batch_sizes)

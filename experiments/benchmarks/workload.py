@@ -46,7 +46,7 @@ GEOMETRIES = {
 }
 """Image towers whose weights are drawn from a seed."""
 
-IMAGES = {"tiny": 256}  # of an evaluation, unless --images says otherwise; of every other model 8
+IMAGES = {"tiny": 256}  # of an evaluation, unless --images says otherwise; of every other model 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ def argument_parser(doc: str, *, repeats: int = 3, model: str = "tiny") -> argpa
     """The flags that every script has; `repeats` and `model` are its defaults."""
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--model", default=model, help=f"{', '.join(GEOMETRIES)} (drawn weights), or as `models.load`")
-    parser.add_argument("--images", type=int, help="test images of a task; default: 256 of tiny, else 8")
+    parser.add_argument("--images", type=int, help="test images of a task; default: 256 of tiny, else 24")
     parser.add_argument("--repeats", type=int, default=repeats, help="timed runs of each side")
     parser.add_argument("--task-vectors", type=Path, help="a run whose task vectors to use; default: drawn from seeds")
     parser.add_argument(
@@ -215,7 +215,7 @@ def prepared(options: argparse.Namespace, *, tasks: int = 1) -> Iterator[Workloa
     """The workload that the flags ask for, with the first tasks of `TASKS`; its image files are gone afterwards."""
     reference.use_all_cores()
     clip = load_clip(options.model)
-    images = options.images or IMAGES.get(options.model, 8)
+    images = options.images or IMAGES.get(options.model, 24)
     with tempfile.TemporaryDirectory() as directory:
         folders = tuple(Path(directory, name) for name in TASKS[:tasks])
         for folder in folders:
