@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.task_vectors import apply_task_vector, combine
 from tajax.types import ApplyFn, Batch, Head, Mask, Params, Trained
+
+Result = TypeVar("Result")
 
 SweepStep = Callable[[Params, Sequence[Trained], Array, Head, Batch], Tally]
 AffineStep = Callable[[Params, Sequence[Trained], Head, Batch], tuple[Array, Array]]
@@ -146,8 +148,7 @@ def sweep(
         raise ValueError(f"coefs row {int(np.argmin(np.isfinite(coefs).all(axis=1)))} is not finite")
     pretrained, taus, head = _place(pretrained, taus, head, devices)
     total = None
-    for batch in batches:
-        partial = step(pretrained, taus, coefs, head, batch)
+    for partial in _paced(step(pretrained, taus, coefs, head, batch) for batch in batches):
         total = partial if total is None else metrics.add(total, partial)
     if total is None:
         raise ValueError("the data set is empty: no batch to evaluate")
@@ -184,10 +185,13 @@ def affine_split(
             anything is compiled.
     """
     pretrained, taus, head = _place(pretrained, taus, head, devices)
-    parts, labels = [], []
-    for batch in batches:
-        parts.append(step(pretrained, taus, head, batch))  # fetched at the end: the devices never wait for the host
+    labels: list[np.ndarray] = []
+
+    def responses(batch: Batch) -> tuple[Array, Array]:
         labels.append(np.where(batch.mask, batch.label, -1))
+        return step(pretrained, taus, head, batch)
+
+    parts = list(_paced(map(responses, batches)))  # fetched at the end: the devices do not wait for the host
     kept = [np.flatnonzero(label >= 0) for label in labels]
     if not sum(map(len, kept)):
         raise ValueError("the data set is empty: no image to evaluate")
@@ -206,3 +210,12 @@ def _place(
         trees.check_same_tree(pretrained, tau, what=("pretrained", f"task vector {index}"))
         trees.check_finite(tau, f"task vector {index}")
     return parallel.replicate((pretrained, tuple(trees.moved_leaves(taus)), head), devices)
+
+
+def _paced(results: Iterable[Result]) -> Iterator[Result]:
+    """The results as they are dispatched, two batches ahead of the devices at most, which hold the images of each."""
+    before = None
+    for result in results:
+        jax.block_until_ready(before)
+        yield result
+        before = result

@@ -149,6 +149,7 @@ def finetune(
             raise ValueError(f"the batches ended after {index} of {num_steps} steps; training needs an endless stream")
         state, metrics = train_step(state, pretrained, head, parallel.split_batch(batch, devices))
         pending.append(metrics)
+        jax.block_until_ready(pending[-3:-2])  # two steps ahead of the devices at most: each keeps its images there
         done = index + 1
         keep = on_checkpoint and checkpoint_every and done % checkpoint_every == 0 and done < num_steps
         if keep or done % log_every == 0 or done == num_steps:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -117,4 +116,4 @@ def split_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Ba
     """The batch on the devices, its rows divided among them; padded with masked rows if need be."""
     devices = jax.local_devices() if devices is None else devices
     sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-    return jax.device_put(jax.tree.map(jnp.asarray, pad_batch(batch, len(devices))), sharding)
+    return jax.device_put(pad_batch(batch, len(devices)), sharding)

@@ -189,7 +189,9 @@ def _notes(records: Sequence[Record]) -> Iterable[str]:
     yield "Accuracy in %; single: fine-tuned on that task alone; norm.: merged / single."
     addition = find(records, stage="task_addition")
     if addition:
-        yield f"Scaling coefficient {addition[0]['scaling_coef']:g}, tuned on validation, one for all tasks."
+        exact = find(records, stage="exact_scaling_coef")
+        among = f": the best there is, as is all of {exact[0]['lower']:g}–{exact[0]['upper']:g}" if exact else ""
+        yield f"Scaling coefficient {addition[0]['scaling_coef']:g}, tuned on validation, one for all tasks{among}."
     for run in find(records, stage="run")[:1]:
         if "trained_parameters" in run:
             trained, total = run["trained_parameters"], run["total_parameters"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 import tajax
 from tajax import data, merging, metrics, models, report
 from tajax.affine import correct_intervals, tally_at
-from tajax.evaluate import affine_split, make_affine_step
+from tajax.evaluate import AffineSplit, affine_split, make_affine_step
 from tajax.metrics import normalized_accuracy
 from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.types import Params
@@ -102,26 +103,20 @@ def _best_of_all(experiment: Experiment, tau_sum: Params, single: Mapping[str, f
         return recorded[0]["scaling_coef"]
     grid = np.array(experiment.config.evaluate.scaling_coefs)
     step = make_affine_step(experiment.encode_eval, devices=experiment.devices)
-    splits = {
-        task.name: affine_split(
-            step,
-            experiment.pretrained,
-            (tau_sum,),
-            experiment.heads[task.name],
-            experiment.batches(task, "val"),
-            devices=experiment.devices,
-        )
-        for task in experiment.tasks
-    }
+
+    @functools.cache
+    def seen(task: data.Task) -> AffineSplit:
+        constants = experiment.pretrained, (tau_sum,), experiment.heads[task.name]
+        return affine_split(step, *constants, experiment.batches(task, "val"), devices=experiment.devices)
 
     def at_grid(task: data.Task) -> list[dict[str, float]]:
-        rows, labels = splits[task.name]
+        rows, labels = seen(task)
         return metrics.compute_each(tally_at(rows, labels, np.ones(len(labels), bool), grid[:, None]))
 
     _sweep(experiment, at_grid)
     best = exact_scaling_coef(
-        [correct_intervals(rows, labels, np.ones(1)) for rows, labels in splits.values()],
-        [single[name] for name in splits],
+        [correct_intervals(*seen(task), np.ones(1)) for task in experiment.tasks],
+        [single[task.name] for task in experiment.tasks],
         bounds=(grid[0], grid[-1]),
     )
     experiment.record("exact_scaling_coef", split="val", **best._asdict())
@@ -137,7 +132,8 @@ def save_merged(experiment: Experiment, taus: Mapping[str, Params], scaling_coef
     directory = experiment.workdir / "merged"
     if directory.exists():
         return
-    merge = merging.compiled(merging.METHODS["task_arithmetic"])
+    # The last to read θ₀, so the merged model takes its memory.
+    merge = merging.compiled(merging.METHODS["task_arithmetic"], donate=True)
     merged = merge(experiment.pretrained, list(taus.values()), scaling_coef=scaling_coef)
     clip = experiment.clip
     models.save_pretrained(directory, clip.config, clip.params | {"image": merged}, clip.tokenizer, clip.preprocessing)

@@ -45,6 +45,12 @@ def test_every_number_and_the_means(workdir):
     assert any("250 of 1,000" in note and "25.0%" in note for note in table.notes)
 
 
+def test_an_exact_coefficient_comes_with_the_interval_it_is_the_middle_of():
+    optimum = {"stage": "exact_scaling_coef", "scaling_coef": 0.35, "lower": 0.34, "upper": 0.36, "value": 0.7}
+    (table,) = report.accuracy_tables([*records(), records()[0] | optimum])
+    assert any("0.35" in note and "the best there is, as is all of 0.34–0.36" in note for note in table.notes)
+
+
 def test_plain_text_fits_and_holds_no_control_characters(workdir):
     out = io.StringIO()
     report.write(workdir, file=out)
