@@ -70,7 +70,7 @@ def affine_logits(
         ValueError: there are no vectors, or one differs from `params0` in a path or shape.
 
     Example:
-        >>> f = lambda params, x: x * params["w"]
+        >>> f = lambda params, x: x * params["w"][None]
         >>> tau = {"w": jnp.array([-4.0, 3.0])}
         >>> head = Head(jnp.eye(2), jnp.int32(2))
         >>> rows = affine_logits(f, {"w": jnp.array([4.0, 0.0])}, [tau], head, jnp.ones((1, 2)))
