@@ -256,9 +256,7 @@ def validate(config: ConfigDict) -> None:
 _COUNT = (lambda v: v >= 1, "1 or more")  # of whole numbers, unless the table below knows better
 _ANYTHING = (lambda v: True, "")
 _RANGES = {  # by the last part of a field's name
-    "seed": (lambda v: v >= 0, "0 or more"),
-    "data_workers": (lambda v: v >= 0, "0 or more"),
-    "warmup_steps": (lambda v: v >= 0, "0 or more"),
+    **dict.fromkeys(("seed", "data_workers", "warmup_steps"), (lambda v: v >= 0, "0 or more")),
     "learning_rate": (lambda v: 0 < v < math.inf, "a finite number above 0"),
     "weight_decay": (lambda v: 0 <= v < math.inf, "a finite number, 0 or above"),
     "clip_norm": (lambda v: v > 0, "a number above 0, or inf for no clipping"),
