@@ -127,14 +127,14 @@ def correct_intervals(rows: AffineLogits, labels: Int[Array, " B"], direction: F
         >>> correct_intervals(rows, jnp.array([0]), jnp.ones(1)).upper  # 3 − α = 1 + α
         Array([1.], dtype=float32)
     """
+    classes, label = jnp.arange(rows.scores.shape[-1])[None], jnp.asarray(labels)[:, None]
     origin = rows.scores[:, 0]
     slope = jnp.sum(rows.scores[:, 1:] * jnp.asarray(direction).astype(origin.dtype)[None, :, None], axis=1)
 
     def margins(scores: Float[Array, "B K"]) -> Float[Array, "B K"]:
-        return jnp.take_along_axis(scores, labels[:, None], axis=-1) - scores
+        return jnp.take_along_axis(scores, label, axis=-1) - scores
 
     p, q = margins(origin), margins(slope)
-    classes, label = jnp.arange(origin.shape[-1])[None], jnp.asarray(labels)[:, None]
     rival = _classes(rows) & (classes != label)
     # Where α makes no difference: of equal logits the first class is predicted.
     never = rival & (q == 0) & ((p < 0) | ((p == 0) & (classes < label)))

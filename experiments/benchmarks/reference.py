@@ -128,7 +128,7 @@ def image_tower(config: VisionConfig, params: Params, *, maths_attention: bool =
     with torch.device("meta"):  # nothing is drawn only to be replaced
         model = ImageTower(config, maths_attention=maths_attention)
     model.load_state_dict(state_from_tree(params), assign=True)
-    return model.eval().requires_grad_(False)
+    return model.requires_grad_(False)
 
 
 def use_all_cores() -> None:

@@ -191,7 +191,7 @@ class ImageEncoder(nn.Module):
             are float32 at least, and so are the features.
         unroll: Layers unrolled in one step of the scan, or True for all. 1 compiles one layer alone. On a CPU all
             layers together run 20 % faster in training, and a linearised evaluation twice as fast; anywhere they
-            spare it the residuals of all layers (B/32, 128 images, compiled for a TPU v5e: 0.35 instead of 6.9 GiB).
+            spare it the residuals of all layers. Measured in `experiments/benchmarks`.
         remat: Recompute each layer in the backward pass, to save memory.
 
     Example:
