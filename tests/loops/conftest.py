@@ -1,13 +1,19 @@
 """What the loops run on: an encoder of one block written out by hand, a head wider than its task, batches by hand."""
 
+import contextlib
+import io
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tajax.types import Batch, Head
+from tajax import main, trees
+from tajax.models import CLIP, ClipConfig, TextConfig, VisionConfig, save_pretrained, train_bpe
+from tajax.types import Batch, Head, Preprocessing
 
 D, E, K = 6, 5, 6  # width, features, columns of the head
 CLASSES = 4
@@ -127,3 +133,75 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GRID = (0.3, 0.6, 1.0)
+TASKS = {"pets": ("ox", "zebra", "hummingbird"), "tools": ("saw", "pickaxe")}
+
+
+def contents(directory):
+    """Every file with its bytes and time of change."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def save_clip(directory, rng):
+    """A random CLIP of 8 pixels, width 16 and 2 layers, in the Hugging Face format."""
+    tokenizer = train_bpe(["a photo of a bee or an axe."] * 2, vocab_size=520, context_length=16)
+    depth = {"num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 8, "intermediate_size": 16}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = ClipConfig(
+        vision=VisionConfig(hidden_size=16, image_size=8, patch_size=4, **depth),
+        text=TextConfig(hidden_size=16, vocab_size=tokenizer.vocab_size, max_position_embeddings=16, **ids, **depth),
+    )
+    blank = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 16), jnp.int32)
+    shapes = jax.eval_shape(CLIP(config).init, jax.random.key(0), *blank)["params"]
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), jnp.float32), shapes)
+    for path in ("position_embedding", "bias"):  # common to all texts: without them the heads tell class names apart
+        zeros = trees.param_mask(params["text"], f".*{path}")
+        params["text"] = jax.tree.map(lambda leaf, zero: leaf * (not zero), params["text"], zeros)
+    params["logit_scale"] = jnp.float32(3)
+    save_pretrained(directory, config, params, tokenizer, Preprocessing(8, (0.5,) * 3, (0.3,) * 3))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, rng, programs):
+    """The model, and two tasks whose classes differ in colour."""
+    home = tmp_path_factory.mktemp("world")
+    save_clip(home / "clip", rng(210))
+    for number, (name, classes) in enumerate(TASKS.items()):
+        draw, arrays = rng(200 + number), {"class_names": list(classes), "templates": ["{}"]}
+        colors = draw.integers(40, 216, size=(len(classes), 1, 1, 3))
+        for split, count in {"train": 24, "val": 12, "test": 20}.items():
+            labels = np.arange(count) % len(classes)
+            noise = draw.integers(-40, 40, size=(count, 8, 8, 3))
+            arrays |= {f"{split}_images": (colors[labels] + noise).astype(np.uint8), f"{split}_labels": labels}
+        np.savez(home / f"{name}.npz", **arrays)
+    return home
+
+
+@pytest.fixture(scope="module")
+def run(world):
+    """`run(config, workdir, **overrides)` as from the command line: its exit code and what it printed."""
+
+    def run(config, workdir, *flags, **overrides):
+        name, _, variant = config.partition(":")
+        fields = {
+            "model": world / "clip",
+            "tasks": tuple(str(world / f"{name}.npz") for name in TASKS),
+            "finetune.steps": 3,
+            "finetune.batch_size": 8,
+            "finetune.learning_rate": 0.01,
+            "finetune.log_every": 1,
+            "evaluate.batch_size": 8,
+            "evaluate.scaling_coefs": GRID,
+        } | {name.replace("__", "."): value for name, value in overrides.items()}
+        given = [f"--config.{field}={value}" for field, value in fields.items() if value is not None]
+        file = f"{CONFIGS / name}.py:{variant or 'tiny'}"
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main.main(["tajax", f"--config={file}", f"--workdir={workdir}", *given, *flags])
+        return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+
+    return run

@@ -1,92 +1,21 @@
-"""Whole runs from the command line, on a minute CLIP and two small tasks: what they leave, skip, refuse and resume."""
+"""Whole runs from the command line, on a minute CLIP and two small tasks: what they leave, skip and resume."""
 
-import contextlib
-import io
 import json
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tajax import apply_task_vector, checkpoints, combine, data, finetune, main, models, results, trees
-from tajax.config import REGIMES, default_config
+from tajax import apply_task_vector, checkpoints, combine, data, models, results, trees
+from tajax.config import REGIMES
 from tajax.data.preprocess import normalize
 from tajax.linearize import linearize
-from tajax.models import CLIP, ClipConfig, TextConfig, VisionConfig, save_pretrained, train_bpe
-from tajax.types import Preprocessing
 from tajax.workflows import task_addition
-from tajax.workflows.workdir import claim
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-GRID = (0.3, 0.6, 1.0)
-TASKS = {"pets": ("ox", "zebra", "hummingbird"), "tools": ("saw", "pickaxe")}
-
-
-def save_clip(directory, rng):
-    """A random CLIP of 8 pixels, width 16 and 2 layers, in the Hugging Face format."""
-    tokenizer = train_bpe(["a photo of a bee or an axe."] * 2, vocab_size=520, context_length=16)
-    depth = {"num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 8, "intermediate_size": 16}
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = ClipConfig(
-        vision=VisionConfig(hidden_size=16, image_size=8, patch_size=4, **depth),
-        text=TextConfig(hidden_size=16, vocab_size=tokenizer.vocab_size, max_position_embeddings=16, **ids, **depth),
-    )
-    blank = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 16), jnp.int32)
-    shapes = jax.eval_shape(CLIP(config).init, jax.random.key(0), *blank)["params"]
-    params = jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), jnp.float32), shapes)
-    for path in ("position_embedding", "bias"):  # common to all texts: without them the heads tell class names apart
-        zeros = trees.param_mask(params["text"], f".*{path}")
-        params["text"] = jax.tree.map(lambda leaf, zero: leaf * (not zero), params["text"], zeros)
-    params["logit_scale"] = jnp.float32(3)
-    save_pretrained(directory, config, params, tokenizer, Preprocessing(8, (0.5,) * 3, (0.3,) * 3))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory, rng, programs):
-    """The model, and two tasks whose classes differ in colour."""
-    home = tmp_path_factory.mktemp("world")
-    save_clip(home / "clip", rng(210))
-    for number, (name, classes) in enumerate(TASKS.items()):
-        draw, arrays = rng(200 + number), {"class_names": list(classes), "templates": ["{}"]}
-        colors = draw.integers(40, 216, size=(len(classes), 1, 1, 3))
-        for split, count in {"train": 24, "val": 12, "test": 20}.items():
-            labels = np.arange(count) % len(classes)
-            noise = draw.integers(-40, 40, size=(count, 8, 8, 3))
-            arrays |= {f"{split}_images": (colors[labels] + noise).astype(np.uint8), f"{split}_labels": labels}
-        np.savez(home / f"{name}.npz", **arrays)
-    return home
-
-
-@pytest.fixture(scope="module")
-def run(world):
-    """`run(config, workdir, **overrides)` as from the command line: its exit code and what it printed."""
-
-    def run(config, workdir, *flags, **overrides):
-        name, _, variant = config.partition(":")
-        fields = {
-            "model": world / "clip",
-            "tasks": tuple(str(world / f"{name}.npz") for name in TASKS),
-            "finetune.steps": 3,
-            "finetune.batch_size": 8,
-            "finetune.learning_rate": 0.01,
-            "finetune.log_every": 1,
-            "evaluate.batch_size": 8,
-            "evaluate.scaling_coefs": GRID,
-        } | {name.replace("__", "."): value for name, value in overrides.items()}
-        given = [f"--config.{field}={value}" for field, value in fields.items() if value is not None]
-        file = f"{CONFIGS / name}.py:{variant or 'tiny'}"
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main.main(["tajax", f"--config={file}", f"--workdir={workdir}", *given, *flags])
-        return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
-
-    return run
+from tests.loops.conftest import CONFIGS, GRID, TASKS, contents, save_clip
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +32,6 @@ def finished(world, run):
         return done[config]
 
     return finished
-
-
-def contents(directory):
-    """Every file with its bytes and time of change."""
-    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
-    return {str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def vectors(workdir, like):
@@ -236,13 +159,6 @@ def test_exact_coefficient_is_at_least_as_good_as_any_of_the_grid(finished, run,
     assert results.read(workdir / "results.jsonl") == records  # read back, not searched again
 
 
-def test_more_devices_than_present_are_refused_before_anything_is_written(run, world):
-    refused = run("attn", world / "many", devices=99)
-    assert refused.code == 2
-    assert "99 devices asked for, but this process has" in refused.err
-    assert not (world / "many").exists() or not any((world / "many").iterdir())
-
-
 def test_merged_model_opens_and_lies_on_the_sum_of_the_vectors(finished, world):
     workdir = finished("attn").workdir
     base, merged = models.load(world / "clip"), models.load(workdir / "merged")
@@ -364,87 +280,3 @@ def test_base_that_changed_under_a_run_is_refused(finished, run, tmp_path, world
     assert refused.code == 2
     assert "was begun with an image tower of sha256" in refused.err
     assert contents(workdir) == before
-
-
-BAD = {  # overrides, and what the message has to hold
-    "regime": (
-        {"regime": "atention"},
-        "unknown regime 'atention'",
-        "Did you mean 'attention'?",
-        "standard, attention, ",
-    ),
-    "rule": (
-        {"trainable": "atention"},
-        "trainable rule 'atention' matches none",
-        "Did you mean 'attention'?",
-        "biases",
-    ),
-    "mask": ({"trainable": "attn/kwery/kernel"}, "matches none", "Nearest paths: ", "blocks/attn/query/kernel"),
-    "task": ({"tasks": "('digts',)"}, "unknown task 'digts'", "Did you mean 'digits'", "shapes, "),
-    "path": ({"tasks": "('./nothing.npz',)"}, "nothing.npz does not exist"),
-    "hub id": ({"model": "openai/clip-vit-base-patch32"}, "Cannot fetch 'openai/clip-vit-base-patch32'", "hf download"),
-    "model": ({"model": "tinny"}, "No model 'tinny'", "'tiny'"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_ends_with_its_name_before_anything_is_kept(case, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    overrides, *fragments = BAD[case]
-    refused = run("attn", tmp_path / "run", **overrides)
-    assert refused.code == 2
-    assert not [fragment for fragment in fragments if fragment not in refused.err], refused.err
-    assert not list((tmp_path / "run").glob("*"))
-
-
-def test_every_task_can_be_trained_before_the_first_one_is(run, world, tmp_path, monkeypatch):
-    """One epoch of the second task is a single step, which leaves no room for the warm-up of a b32 config."""
-    few = dict(np.load(world / "tools.npz"))
-    few |= {name: few[name][:8] for name in ("train_images", "train_labels")}
-    np.savez(tmp_path / "few.npz", **few)
-    monkeypatch.setattr(finetune, "finetune", None)
-    overrides = {"finetune.epochs": 1, "finetune.steps": None, "finetune.warmup_steps": 1}
-    tasks = (str(world / "pets.npz"), str(tmp_path / "few.npz"))
-    refused = run("attn:b32", tmp_path / "run", tasks=tasks, **overrides)
-    assert refused.code == 2
-    assert "finetune.warmup_steps is 1, but the run has 1 steps" in refused.err
-
-
-def test_nonfinite_loss_stops_with_step_task_and_learning_rate(run, tmp_path, monkeypatch):
-    def step(state, pretrained, head, batch):
-        return state._replace(step=state.step + 1), {"loss": 1.0 if int(state.step) == 0 else float("nan"), "top1": 0.5}
-
-    monkeypatch.setattr(finetune, "make_train_step", lambda *arguments, **options: step)
-    stopped = run("attn", tmp_path / "run")
-    assert stopped.code == 2
-    assert "NonFiniteLossError: the loss is nan at step 2 of task 'pets', learning rate 0.0075." in stopped.err
-    assert not list((tmp_path / "run").glob("task_vectors/*"))
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"results.jsonl": ""}, "holds results without a config.json"),
-        ({"config.json": "{"}, "config.json is no config"),
-        ({"config.json": "[1]"}, "config.json is no config"),
-    ],
-)
-def test_directory_of_something_else_is_left_alone(files, message, tmp_path):
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    before = contents(tmp_path)
-    with pytest.raises((ValueError, FileExistsError), match=message):
-        claim(default_config(), tmp_path)
-    assert contents(tmp_path) == before
-
-
-def test_run_with_patterns_is_its_own_and_their_order_counts(tmp_path):
-    config = default_config()
-    config.trainable = {"blocks/.*": False, ".*kernel": True, ".*": False}
-    claim(config, tmp_path)
-    claim(config, tmp_path)
-    config.trainable = {".*kernel": True, "blocks/.*": False, ".*": False}
-    with pytest.raises(FileExistsError, match="trainable"):
-        claim(config, tmp_path)
