@@ -1,17 +1,17 @@
 """tajax: fine-tune CLIP per task, keep the difference as a task vector, add the vectors.
 
 python -m tajax.main --config=configs/attn.py[:VARIANT] [--workdir=DIR] [--config.FIELD=VALUE ...]
-
-This file is kept short: flags to config to workflow. Fields and their defaults stand in tajax/config.py.
+Fields and their defaults stand in tajax/config/fields.py. This file is kept short: flags to config to workflow.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -23,11 +23,9 @@ from tajax import config as configuration
 EXPLAINED = (ValueError, TypeError, OSError, FloatingPointError)
 
 
-def workflows() -> Mapping[str, Callable[..., object]]:
-    """The programs, `run(config, workdir, *, overwrite)`; imported late, so that a typo costs little."""
-    from tajax.workflows import pretrain, single_task, task_addition
-
-    return {"single_task": single_task.run, "task_addition": task_addition.run, "pretrain": pretrain.run}
+def workflow(name: str) -> Callable[..., object]:
+    """The program `run(config, workdir, *, overwrite)` of that name; imported late, so that a typo costs little."""
+    return importlib.import_module(f"tajax.workflows.{name}").run
 
 
 def define_flags(argv: Sequence[str]) -> flags.FlagValues:
@@ -63,8 +61,9 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, bool]:
     config = values.config
     configuration.validate(config)
     stem = Path(values["config"].config_filename.split(":")[0]).stem
-    workdir = values.workdir or Path("runs", "_".join(filter(None, (stem, config.variant))))
-    return config, Path(workdir).expanduser(), values.overwrite
+    chosen = config.workflow if any("config.workflow" in arg for arg in argv) else ""
+    named = Path("runs", "_".join(filter(None, (stem, config.variant, chosen))))
+    return config, Path(values.workdir or named).expanduser(), values.overwrite
 
 
 def make_writable(workdir: Path) -> None:
@@ -78,12 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one config; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     argv = list(sys.argv if argv is None else argv)
     if {"--help", "-h", "--helpfull"} & set(argv):
-        print(f"{__doc__}\n{define_flags(argv).get_help()}\nVariants: {', '.join(configuration.VARIANTS)}")
+        variants, workflows = map(", ".join, (configuration.VARIANTS, configuration.WORKFLOWS))
+        print(f"{__doc__}\n{define_flags(argv).get_help()}\nVariants: {variants}\nWorkflows: {workflows}")
         return 0
     try:
         config, workdir, overwrite = parse(argv)
         make_writable(workdir)
-        workflows()[config.workflow](config, workdir, overwrite=overwrite)
+        workflow(config.workflow)(config, workdir, overwrite=overwrite)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
         return 130

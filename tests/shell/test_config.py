@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from tajax import config as tc
 from tajax import data
+from tajax.config import checks
 from tajax.trees import RULES
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -210,8 +211,9 @@ def test_hash_names_what_is_computed_and_not_where_or_how_fast():
         other = {bool: lambda v: not v, str: lambda v: v + "x", tuple: lambda v: v[:-1]}
         config = tc.default_config()
         change = other.get(type(standard), lambda v: 7 if v is None else v + 1)(standard)
-        text = field in ("task_vectors", "pretrain.natural")  # None by default, so their type is not seen above
-        config.update_from_flattened_dict({field: str(change) if text else change})
+        wanted = {"task_vectors": "x", "control": "x", "pretrain.natural": "x", "layers": (0, 2)}  # None by default,
+        wanted["disentanglement.pairs"] = (("digits", "signs"),)  # so their type is not seen above
+        config.update_from_flattened_dict({field: wanted.get(field, change)})
         assert list(tc.diff(plain, config)) == [field]
         assert (tc.config_hash(config) == tc.config_hash(plain)) == (field in tc.OPERATIONAL), field
 
@@ -238,3 +240,29 @@ def test_data_dir_follows_the_environment(monkeypatch):
     assert tc.default_config().data_dir == "/elsewhere"
     monkeypatch.delenv("TAJAX_DATA_DIR")
     assert tc.default_config().data_dir == "~/.cache/tajax"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": (2, 2)}, r"layers is \(2, 2\), want \(first, end\)"),
+        ({"layers": (0, 1, 2)}, "layers is"),
+        ({"workflow": "task_negation"}, "task_negation needs a task that must not suffer"),
+        ({"workflow": "task_analogy"}, "takes four tasks, A, B, C and D, and got 8"),
+        ({"workflow": "ntk", "control": "digits"}, "control 'digits' is one of the tasks"),
+        ({"disentanglement.coefs": (1.0, 1.0)}, "disentanglement.coefs is"),
+        ({"disentanglement.pairs": (("digits", "digits"),)}, "want two names of different tasks"),
+        ({"disentanglement.split": "tst"}, "unknown disentanglement.split 'tst'. Did you mean 'test'"),
+        ({"heads": "linear"}, "unknown heads 'linear'. Did you mean 'linear_probe'"),
+        ({"initialization": "rndom"}, "unknown initialization 'rndom'. Did you mean 'random'"),
+        ({"evaluate.control_threshold": 95.0}, "evaluate.control_threshold is 95.0, want a share between 0 and 1"),
+        ({"ntk.images": 0}, "ntk.images is 0, want 1 or more"),
+    ],
+)
+def test_fields_of_the_analyses_are_checked(change, message, monkeypatch):
+    monkeypatch.setattr(checks, "_CHOICES", checks._CHOICES | {"workflow": ("task_negation", "task_analogy", "ntk")})
+    config = tc.default_config()
+    config.workflow = "ntk"
+    config.update_from_flattened_dict(change)
+    with pytest.raises(ValueError, match=message):
+        tc.validate(config)

@@ -1,5 +1,6 @@
 """From a command line to a workflow: what is run where, and how bad input ends."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -19,9 +20,7 @@ def runs(tmp_path, monkeypatch):
     """The calls that reach the task-addition workflow; the working directory is empty."""
     calls = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        entry, "workflows", lambda: {"task_addition": lambda c, w, *, overwrite: calls.append((c, w, overwrite))}
-    )
+    monkeypatch.setattr(entry, "workflow", lambda name: lambda c, w, *, overwrite: calls.append((c, w, overwrite)))
     return calls
 
 
@@ -52,8 +51,15 @@ def test_own_config_file_without_variant_gives_its_name_to_the_run(runs, tmp_pat
     assert runs[0][1] == Path("runs/mine")
 
 
-def test_table_of_workflows_is_complete():
-    assert tuple(entry.workflows()) == tc.WORKFLOWS
+@pytest.mark.parametrize("name", tc.WORKFLOWS)
+def test_every_workflow_can_be_run(name):
+    parameters = inspect.signature(entry.workflow(name)).parameters
+    assert list(parameters) == ["config", "workdir", "overwrite"]
+
+
+def test_another_workflow_of_a_config_has_a_directory_of_its_own():
+    plain, other = entry.parse(["tajax", ATTN])[1], entry.parse(["tajax", ATTN, "--config.workflow=single_task"])[1]
+    assert (str(plain), str(other)) == ("runs/attn_tiny", "runs/attn_tiny_single_task")
 
 
 BAD = {
@@ -86,7 +92,7 @@ def test_error_of_a_workflow_is_a_message_and_with_debug_a_traceback(error, tmp_
         raise error("task 'digts' is unknown")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(entry, "workflows", lambda: {"task_addition": fail})
+    monkeypatch.setattr(entry, "workflow", lambda name: fail)
     assert run(ATTN) == 2
     shown = capsys.readouterr().err
     assert f"{error.__name__}: task 'digts' is unknown" in shown
@@ -100,7 +106,7 @@ def test_defects_keep_their_traceback_and_interruptions_their_code(tmp_path, mon
         raise KeyboardInterrupt if overwrite else AssertionError("a defect")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(entry, "workflows", lambda: {"task_addition": stop})
+    monkeypatch.setattr(entry, "workflow", lambda name: stop)
     with pytest.raises(AssertionError, match="a defect"):
         run(ATTN)
     assert run(ATTN, "--overwrite") == 130

@@ -1,0 +1,41 @@
+"""The fields of a run, their defaults and presets, and every check between them.
+
+A config is a locked `ConfigDict`. `default_config` lists every field with its unit and its reader (`fields.py`); files
+in `configs/` are a short delta over it and take a variant (`with_variant`); `validate` refuses what cannot run before
+any work starts. `workflows` unpack it: nothing below them sees a `ConfigDict`.
+"""
+
+from tajax.config.checks import one_of, regime, validate, warmup_steps
+from tajax.config.fields import (
+    BUNDLED_TASKS,
+    HEADS,
+    INITIALIZATIONS,
+    OPERATIONAL,
+    PROTOCOL_TASKS,
+    WORKFLOWS,
+    default_config,
+)
+from tajax.config.identity import config_hash, diff, flatten
+from tajax.config.regimes import REGIMES, Regime
+from tajax.config.variants import VARIANTS, with_variant
+
+__all__ = [
+    "BUNDLED_TASKS",
+    "HEADS",
+    "INITIALIZATIONS",
+    "OPERATIONAL",
+    "PROTOCOL_TASKS",
+    "REGIMES",
+    "VARIANTS",
+    "WORKFLOWS",
+    "Regime",
+    "config_hash",
+    "default_config",
+    "diff",
+    "flatten",
+    "one_of",
+    "regime",
+    "validate",
+    "warmup_steps",
+    "with_variant",
+]

@@ -1,0 +1,225 @@
+"""Every check of a config: of each field, and between fields. Nothing runs that has not passed them."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from ml_collections import ConfigDict
+
+from tajax.config.fields import HEADS, INITIALIZATIONS, KERNEL_OUTPUTS, SCENES, SPLITS, WORKFLOWS, default_config
+from tajax.config.identity import flatten
+from tajax.config.regimes import REGIMES, Regime
+
+
+def one_of(what: str, value: object, choices: Iterable[str]) -> str:
+    """`value` if it is one of `choices`, else a `ValueError` that names the nearest and all of them."""
+    choices = tuple(choices)
+    if isinstance(value, str) and value in choices:
+        return value
+    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown {what} {value!r}.{hint} Choices: {', '.join(choices)}.")
+
+
+def regime(config: ConfigDict) -> Regime:
+    """The regime a config asks for, with `config.trainable` in place of its rule where given.
+
+    Example:
+        >>> config = default_config()
+        >>> config.trainable = "mlp"
+        >>> regime(config)
+        Regime(name='standard', trainable='mlp', train_linearized=False, evaluate_linearized=False)
+    """
+    chosen = REGIMES[one_of("regime", config.regime, REGIMES)]
+    if config.trainable is None:
+        return chosen
+    return chosen._replace(trainable=config.trainable)
+
+
+def warmup_steps(config: ConfigDict, steps: int) -> int:
+    """Warm-up of a fine-tuning of `steps` steps: as given, or a tenth of them.
+
+    Raises:
+        ValueError: the warm-up would fill the run, so that the learning rate never peaks.
+
+    Example:
+        >>> warmup_steps(default_config(), 150)
+        15
+    """
+    warmup = config.finetune.warmup_steps
+    if warmup is None:
+        return steps // 10
+    if warmup >= steps:
+        raise ValueError(
+            f"finetune.warmup_steps is {warmup}, but the run has {steps} steps: the learning rate would "
+            f"never reach its peak. Give --config.finetune.warmup_steps={steps // 10} or more steps."
+        )
+    return warmup
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuses a config that cannot run.
+
+    Raises:
+        ValueError: an unknown field, workflow, regime, or a value out of range or at odds with another. The
+            message names field, value, choices and the nearest match.
+        TypeError: a value of the wrong type.
+    """
+    default = default_config()
+    _check_fields(config, default)
+    regime(config)
+    for field, choices in _CHOICES.items():
+        one_of(field, flatten(config)[field], choices)
+    for field, value in flatten(config).items():
+        unnamed = _COUNT if _field_type(default, field) is int else _ANYTHING
+        holds, wanted = _RANGES.get(field.rpartition(".")[2], unnamed)
+        if value is not None and not holds(value):  # NaN fails every comparison
+            raise ValueError(f"{field} is {value!r}, want {wanted}.")
+    _check_trainable(config.trainable)
+    _check_layers(config.layers)
+    _check_tasks(config)
+    _check_grid("evaluate.scaling_coefs", config.evaluate.scaling_coefs, at_least=1 + config.evaluate.exact)
+    _check_grid("disentanglement.coefs", config.disentanglement.coefs, at_least=1)
+    _check_exact(config)
+    _check_pairs(config)
+    _check_finetune(config)
+    _check_pretrain(config)
+
+
+_CHOICES = {
+    "workflow": WORKFLOWS,
+    "initialization": INITIALIZATIONS,
+    "heads": HEADS,
+    "disentanglement.split": SPLITS,
+    "ntk.output": KERNEL_OUTPUTS,
+    "pretrain.scenes": SCENES,
+}
+_COUNT = (lambda v: v >= 1, "1 or more")  # of whole numbers, unless the table below knows better
+_ANYTHING = (lambda v: True, "")
+_RANGES = {  # by the last part of a field's name
+    **dict.fromkeys(("seed", "data_workers", "warmup_steps"), (lambda v: v >= 0, "0 or more")),
+    "learning_rate": (lambda v: 0 < v < math.inf, "a finite number above 0"),
+    "weight_decay": (lambda v: 0 <= v < math.inf, "a finite number, 0 or above"),
+    "clip_norm": (lambda v: v > 0, "a number above 0, or inf for no clipping"),
+    "control_threshold": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+    "control": (bool, "a task: a name, a folder or an .npz file"),
+    "natural_fraction": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+    "model": (bool, "'tiny', a hub id such as 'openai/clip-vit-base-patch32', or a directory"),
+}
+
+
+def _check_fields(config: ConfigDict, default: ConfigDict) -> None:
+    given, known = flatten(config), flatten(default)
+    for field in given:
+        one_of("config field", field, known)
+    for field, standard in known.items():
+        if field not in given:
+            raise ValueError(f"config field {field!r} is missing. Start from tajax.config.default_config().")
+        value, wanted = given[field], _field_type(default, field)
+        if value is None and standard is not None:
+            raise ValueError(f"config field {field!r} is None. Its default is {standard!r}.")
+        allowed = (int, float) if wanted is float else wanted
+        stray_bool = isinstance(value, bool) and wanted in (int, float)  # bool is an int to Python
+        if value is not None and (stray_bool or not isinstance(value, allowed)):
+            raise TypeError(f"config field {field!r} is {value!r}, want {wanted.__name__}.")
+
+
+def _field_type(config: ConfigDict, field: str) -> type:
+    *parents, last = field.split(".")
+    for parent in parents:
+        config = config[parent]
+    return config.get_type(last)
+
+
+def _check_trainable(rule: object) -> None:
+    # Whether a pattern matches a parameter is known only with the model in hand: tajax.trees.param_mask says.
+    if rule is None:
+        return
+    several = tuple(rule) if isinstance(rule, (tuple, list, Mapping)) else ()
+    patterns = (rule,) if isinstance(rule, str) else several
+    if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+        wanted = "a rule such as 'attention', a path pattern, several of them, or {pattern: bool}"
+        raise ValueError(f"trainable is {rule!r}, want {wanted}.")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"trainable pattern {pattern!r} is no regular expression: {error}.") from error
+
+
+def _check_layers(layers: tuple[object, ...] | None) -> None:
+    whole = layers is None or all(isinstance(end, int) and not isinstance(end, bool) for end in layers)
+    if layers is not None and not (whole and len(layers) == 2 and 0 <= layers[0] < layers[1]):
+        raise ValueError(
+            f"layers is {layers!r}, want (first, end): from layer `first`, counted from 0, to before `end`."
+        )
+
+
+def _check_tasks(config: ConfigDict) -> None:
+    tasks = config.tasks
+    if not tasks:
+        raise ValueError("tasks is empty. Give at least one name, folder or .npz file.")
+    for task in tasks:
+        if not isinstance(task, str) or not task:
+            raise TypeError(f"tasks holds {task!r}, want strings: names, folders or .npz files.")
+    twice = sorted({task for task in tasks if tasks.count(task) > 1})
+    if twice:
+        raise ValueError(f"tasks names {', '.join(map(repr, twice))} more than once.")
+    if config.workflow == "task_negation" and config.control is None:
+        raise ValueError(
+            "task_negation needs a task that must not suffer. Give --config.control=NAME, such as imagenet."
+        )
+    if config.workflow == "task_analogy" and len(tasks) != 4:
+        raise ValueError(f"task_analogy takes four tasks, A, B, C and D, and got {len(tasks)}: D ≈ C + (B − A).")
+    if config.workflow in ("task_negation", "ntk") and config.control in tasks:
+        raise ValueError(
+            f"control {config.control!r} is one of the tasks. Give another control, or leave that task out."
+        )
+
+
+def _check_grid(field: str, coefs: tuple[object, ...], *, at_least: int) -> None:
+    numbers = all(isinstance(c, (int, float)) and not isinstance(c, bool) and math.isfinite(c) for c in coefs)
+    if len(coefs) < at_least or not numbers or any(a >= b for a, b in itertools.pairwise(coefs)):
+        wanted = f"want finite numbers, each larger than the one before, at least {at_least} of them"
+        raise ValueError(f"{field} is {coefs!r}, {wanted}.")
+
+
+def _check_exact(config: ConfigDict) -> None:
+    if config.evaluate.exact and not regime(config).evaluate_linearized:
+        names = ", ".join(name for name, r in REGIMES.items() if r.evaluate_linearized)
+        raise ValueError(f"evaluate.exact is for regimes that are evaluated linearised ({names}), not {config.regime}.")
+
+
+def _check_pairs(config: ConfigDict) -> None:
+    # Whether a name is one of the tasks is known only when they are open: workflows.disentanglement says.
+    for pair in config.disentanglement.pairs or ():
+        named = isinstance(pair, (tuple, list)) and all(isinstance(name, str) for name in pair)
+        if not named or len(set(pair)) != 2 or len(pair) != 2:
+            raise ValueError(f"disentanglement.pairs holds {pair!r}, want two names of different tasks.")
+
+
+def _check_finetune(config: ConfigDict) -> None:
+    steps, epochs = config.finetune.steps, config.finetune.epochs
+    if steps is not None and epochs is not None:
+        raise ValueError(f"finetune.steps ({steps}) and finetune.epochs ({epochs}) are both given; give one.")
+    if steps is not None:
+        warmup_steps(config, steps)
+    _check_divides(config, "finetune.accumulation_steps", "finetune.batch_size")
+
+
+def _check_pretrain(config: ConfigDict) -> None:
+    warmup, steps = config.pretrain.warmup_steps, config.pretrain.steps
+    if warmup >= steps:
+        raise ValueError(f"pretrain.warmup_steps ({warmup}) is not below pretrain.steps ({steps}).")
+    for part, whole in (("patch_size", "image_size"), ("heads", "width"), ("text_heads", "text_width")):
+        _check_divides(config, f"pretrain.{part}", f"pretrain.{whole}")
+
+
+def _check_divides(config: ConfigDict, part: str, whole: str) -> None:
+    values = flatten(config)
+    if values[whole] % values[part]:
+        raise ValueError(f"{part} ({values[part]}) does not divide {whole} ({values[whole]}).")

@@ -1,0 +1,126 @@
+"""The fields of a run: their defaults, units and readers."""
+
+from __future__ import annotations
+
+import os
+
+from ml_collections import ConfigDict, config_dict
+
+WORKFLOWS = (  # each a module in tajax/workflows
+    "single_task",
+    "task_addition",
+    "pretrain",
+)
+INITIALIZATIONS = ("pretrained", "random")
+HEADS = ("zero_shot", "linear_probe")
+SPLITS = ("train", "val", "test")
+KERNEL_OUTPUTS = ("trace", "diagonal")
+SCENES = ("small", "large")
+
+BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
+PROTOCOL_TASKS = ("cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
+
+# Fields that change where, how fast or how often, and never what is computed: not part of `config_hash`.
+OPERATIONAL = (
+    "variant",
+    "data_dir",
+    "data_workers",
+    "devices",
+    "finetune.checkpoint_every",
+    "finetune.log_every",
+    "finetune.remat",
+    "evaluate.batch_size",
+    "save.merged",
+    "pretrain.checkpoint_every",
+    "pretrain.eval_every",
+    "pretrain.log_every",
+)
+
+
+def default_config() -> ConfigDict:
+    """Every field with its default: the published protocol (papers.md §1) on the bundled model and tasks.
+
+    Returns:
+        A locked `ConfigDict`: assigning to an unknown field raises `AttributeError` with the nearest name.
+
+    Example:
+        >>> config = default_config()
+        >>> config.finetune.learning_rate, config.evaluate.scaling_coefs[:3]
+        (1e-05, (0.0, 0.05, 0.1))
+    """
+    config = ConfigDict()
+    config.workflow = "task_addition"  # one of WORKFLOWS; main
+    config.variant = ""  # set by with_variant, names the default workdir; main
+    config.regime = "standard"  # one of REGIMES; finetune and evaluate
+    config.trainable = config_dict.placeholder(object)  # rule, patterns or {pattern: bool}; None: regime's
+    config.layers = config_dict.placeholder(tuple)  # (first, end) of the layers that are trained; None: all
+    config.model = "tiny"  # "tiny", a hub id or a directory; models.load
+    config.initialization = "pretrained"  # of the image tower, one of INITIALIZATIONS; random: drawn from the seed
+    config.heads = "zero_shot"  # one of HEADS: from class names, or fitted to the pre-trained features
+    config.tasks = BUNDLED_TASKS  # names of the task table, TFDS names, folders or .npz files; data.open_task
+    config.control = config_dict.placeholder(str)  # a task that edits must leave alone; task_negation and ntk
+    config.task_vectors = config_dict.placeholder(str)  # workdir whose vectors are reused; None: train
+    config.seed = 0  # order of examples, augmentation; data.load and finetune
+    config.data_dir = os.environ.get("TAJAX_DATA_DIR", "~/.cache/tajax")  # prepared data sets; data
+    config.data_workers = 0  # processes that decode images, 0: in the main process; data.load
+    config.devices = config_dict.placeholder(int)  # local devices to use; None: all; parallel
+
+    config.finetune = finetune = ConfigDict()
+    finetune.learning_rate = 1e-5  # peak of the cosine schedule; optim
+    finetune.weight_decay = 0.1  # AdamW, decoupled; optim
+    finetune.clip_norm = 1.0  # global gradient norm over the trained leaves, inf: never clip; optim
+    finetune.steps = config_dict.placeholder(int)  # optimiser steps a task; None: from `epochs`; finetune
+    finetune.epochs = config_dict.placeholder(int)  # passes over train; None: the task table's; finetune
+    finetune.warmup_steps = config_dict.placeholder(int)  # linear warm-up; None: a tenth of the steps; optim
+    finetune.batch_size = 128  # images an optimiser step, all devices together; data.load
+    finetune.accumulation_steps = 1  # parts a batch is computed in, one after the other; finetune
+    finetune.augment = True  # random resized crop of scale 0.9–1.0; data.load
+    finetune.remat = False  # recompute activations in the backward pass: less memory, more time; models
+    finetune.checkpoint_every = 500  # steps; finetune
+    finetune.log_every = 50  # steps; finetune
+
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.batch_size = 256  # images; accuracy does not depend on it; evaluate
+    evaluate.scaling_coefs = tuple(round(0.05 * k, 2) for k in range(21))  # the grid of α; evaluate
+    evaluate.exact = False  # linearised regimes: the best of all α between the ends of the grid; scaling
+    evaluate.control_threshold = 0.95  # control accuracy to keep, relative to the pre-trained one's; task_negation
+
+    config.disentanglement = disentanglement = ConfigDict()  # read by workflows.disentanglement
+    disentanglement.coefs = tuple(0.25 * k - 3 for k in range(25))  # values of α₁ and α₂
+    disentanglement.pairs = config_dict.placeholder(tuple)  # pairs of task names; None: every pair
+    disentanglement.split = "test"  # whose images
+    disentanglement.images = config_dict.placeholder(int)  # the first so many of each task; None: all
+
+    config.ntk = ntk = ConfigDict()  # read by workflows.ntk
+    ntk.images = 128  # of each task, and of the control
+    ntk.eigenfunctions = 16  # leading ones, whose energy is measured
+    ntk.output = "trace"  # one of KERNEL_OUTPUTS: over the features, or each feature on its own
+    ntk.batch_size = 16  # images a block of the kernel; memory, not the result
+
+    config.save = save = ConfigDict()
+    save.merged = True  # write the merged model as a Hugging Face directory; workflows
+
+    config.pretrain = pretrain = ConfigDict()  # read by workflows.pretrain alone
+    pretrain.steps = 4000  # optimiser steps
+    pretrain.batch_size = 256  # image-caption pairs a step
+    pretrain.learning_rate = 1e-3  # peak of the cosine schedule
+    pretrain.weight_decay = 0.1  # AdamW, decoupled
+    pretrain.warmup_steps = 200  # linear warm-up
+    pretrain.natural = config_dict.placeholder(str)  # .npz of JPEG bytes and labels; None: no photographs
+    pretrain.natural_fraction = 0.5  # share of natural images in a batch, 0–1
+    pretrain.scenes = "large"  # one of SCENES: how many captioned scenes
+    pretrain.eval_every = 500  # steps
+    pretrain.checkpoint_every = 500  # steps
+    pretrain.log_every = 50  # steps
+    pretrain.image_size = 32  # pixels
+    pretrain.patch_size = 8  # pixels, divides image_size
+    pretrain.width = 128  # of the image tower
+    pretrain.layers = 6  # of the image tower
+    pretrain.heads = 4  # of the image tower, divides width
+    pretrain.text_width = 128  # of the text tower
+    pretrain.text_layers = 3  # of the text tower
+    pretrain.text_heads = 4  # of the text tower, divides text_width
+    pretrain.context_length = 32  # tokens
+    pretrain.vocab_size = 2048  # byte-pair tokens, special ones included
+    pretrain.embed_dim = 128  # features of both towers
+    return config.lock()

@@ -1,0 +1,56 @@
+"""Presets: one model and its tasks, the part of a command after the colon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from tajax.config.checks import one_of
+from tajax.config.fields import BUNDLED_TASKS, PROTOCOL_TASKS
+
+
+def _tiny(config: ConfigDict) -> None:
+    """The bundled model and tasks; a small model learns from scratch-like steps, so few and large ones."""
+    config.model = "tiny"
+    config.tasks = BUNDLED_TASKS
+    config.control = "objects"
+    config.finetune.learning_rate = 1e-3
+    config.finetune.steps = 200
+    config.finetune.batch_size = 32
+
+
+def _protocol(config: ConfigDict, model: str, *, accumulation_steps: int = 1) -> None:
+    """The eight tasks and the hyper-parameters of the papers, as in the default."""
+    config.model = model
+    config.tasks = PROTOCOL_TASKS
+    config.control = "imagenet"
+    config.finetune.warmup_steps = 500
+    config.finetune.accumulation_steps = accumulation_steps
+
+
+VARIANTS = {
+    "tiny": _tiny,
+    "b32": lambda config: _protocol(config, "openai/clip-vit-base-patch32"),
+    "b16": lambda config: _protocol(config, "openai/clip-vit-base-patch16"),
+    "l14": lambda config: _protocol(config, "openai/clip-vit-large-patch14", accumulation_steps=2),
+}
+
+
+def with_variant(config: ConfigDict, name: str, *, among: Iterable[str] = tuple(VARIANTS)) -> ConfigDict:
+    """`config` set up for one model and its tasks: the part after the colon in `configs/attn.py:b32`.
+
+    Args:
+        config: changed in place.
+        name: `tiny` (bundled model and tasks), or `b32`, `b16`, `l14` (OpenAI CLIP, the papers' eight tasks).
+        among: the variants that this config file offers.
+
+    Returns:
+        `config`.
+
+    Raises:
+        ValueError: `name` is not one of `among`.
+    """
+    VARIANTS[one_of("variant", name, among)](config)
+    config.variant = name
+    return config
