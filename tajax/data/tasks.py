@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tajax.data import catalog, draws, local, prompts
-from tajax.data.builders import SPECS
+from tajax.data.builders import ALL
 from tajax.data.local import Contents
 from tajax.data.sources import Source, rows_of
 
@@ -72,9 +72,9 @@ PROTOCOL: dict[str, TaskSpec] = {
 
 BUNDLED: dict[str, TaskSpec] = {
     name: TaskSpec(f"tajax_{name}", None, spec.templates, {stored: stored for stored in spec.class_names})
-    for name, spec in SPECS.items()
+    for name, spec in ALL.items()
 }
-"""The synthetic tasks that need no download."""
+"""The synthetic tasks that need no download: eight tasks, and "objects", the control of negation."""
 
 TASKS: dict[str, TaskSpec] = BUNDLED | PROTOCOL
 

@@ -10,7 +10,7 @@ import pytest
 from tajax.data.builders.concepts import CLASS_NAMES
 from tajax.data.builders.randomness import stream
 from tajax.data.builders.scenes import render_scene, scattered
-from tajax.data.builders.tasks import SPECS, render_example
+from tajax.data.builders.tasks import ALL, render_example
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_scene_depends_on_index_and_seed_alone(scenes):
 def test_no_picture_occurs_twice_nor_in_a_task(scenes):
     pictures = [picture.tobytes() for picture, _ in scenes]
     pictures += [render_scene(index, seed=1)[0].tobytes() for index in range(200)]
-    for task, split in itertools.product(SPECS, ("train", "val", "test")):
+    for task, split in itertools.product(ALL, ("train", "val", "test")):
         pictures += [render_example(task, split, index)[0].tobytes() for index in range(60)]
     assert len(set(pictures)) == len(pictures)
 

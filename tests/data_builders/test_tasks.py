@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 from tajax.data.builders import datasets, prepare, prepare_all, tasks
-from tajax.data.builders.tasks import SPECS, render_example
+from tajax.data.builders.colors import sample_color
+from tajax.data.builders.concepts import COLORS
+from tajax.data.builders.randomness import stream
+from tajax.data.builders.tasks import ALL, CONTROL, SPECS, render_example
 
 SIZES = {"train": 63, "val": 13, "test": 20}
 # Mean pixel value of the first 40 training pictures by version: whoever changes pictures changes the version too.
@@ -25,6 +28,7 @@ MEANS = {
     "counting": ("1.0.1", 182.95),
     "signs": ("1.0.0", 92.87),
     "arrows": ("1.0.0", 41.39),
+    "objects": ("1.0.0", 126.61),
 }  # fmt: skip
 
 
@@ -37,26 +41,41 @@ def small(monkeypatch):
     monkeypatch.setattr(tasks, "SPLIT_SIZES", SIZES)
 
 
-@pytest.mark.parametrize("task", SPECS)
+@pytest.mark.parametrize("task", ALL)
 def test_splits_share_no_picture(task):
     pictures = [render_example(task, split, index)[0].tobytes() for split in tasks.SPLIT_SIZES for index in range(80)]
     assert len(set(pictures)) == len(pictures)
 
 
-@pytest.mark.parametrize("task", SPECS)
+@pytest.mark.parametrize("task", ALL)
 def test_pictures_of_a_version_stay_the_same(task):
     mean = np.mean([render_example(task, "train", index)[0] for index in range(40)])
     # Tolerance: another version of Pillow's rasteriser may move single pixels, not the mean of 40 pictures.
-    assert (SPECS[task].version, round(mean, 2)) == (MEANS[task][0], pytest.approx(MEANS[task][1], abs=0.15))
+    assert (ALL[task].version, round(mean, 2)) == (MEANS[task][0], pytest.approx(MEANS[task][1], abs=0.15))
 
 
-@pytest.mark.parametrize("task", SPECS)
+@pytest.mark.parametrize("task", ALL)
 def test_specs_describe_the_task(task):
-    spec = SPECS[task]
+    spec = ALL[task]
     assert spec.name == task and 2 <= len(spec.templates) <= 4
     assert all(template.count("{}") == 1 for template in spec.templates)
     picture, label = render_example(task, "test", len(spec.class_names) + 2)
     assert picture.shape == (32, 32, 3) and picture.dtype == np.uint8 and label == 2
+
+
+def test_control_is_every_colour_of_every_shape_and_none_of_the_eight():
+    assert CONTROL.name not in SPECS and "tajax_objects" not in datasets.TASK_NAMES
+    names = CONTROL.class_names
+    assert len(set(names)) == 100 and (names[0], names[15]) == ("a red circle", "an orange heart")
+    words = np.stack([np.mean([sample_color(stream("test", k), word) for k in range(50)], axis=0) for word in COLORS])
+    for label in range(0, 100, 10):  # circles: of the colour that their names say where a ring of it shows the cloth
+        middles = {}
+        for figure in (0, 8):
+            pictures = [render_example("objects", "train", 100 * k + label + figure)[0] for k in range(12)]
+            middles[figure] = np.mean([picture[14:18, 14:18] for picture in pictures], axis=(0, 1, 2)) / 255
+        distances = {figure: np.abs(words - middle).sum(axis=1) for figure, middle in middles.items()}
+        assert distances[0].argmin() == label // 10
+        assert distances[0][label // 10] < distances[8][label // 10]
 
 
 def test_another_process_prepares_the_same_data_without_tensorflow(tmp_path):

@@ -79,7 +79,7 @@ def test_grey_images_get_three_channels(tmp_path, arrays):
 def test_the_table_has_the_protocol():
     assert {name: PROTOCOL[name].epochs for name in EPOCHS} == EPOCHS
     assert set(PROTOCOL) == set(EPOCHS) | {"imagenet"}
-    assert len(BUNDLED) == 8 and not set(BUNDLED) & set(PROTOCOL)
+    assert len(BUNDLED) == 8 + 1 and not set(BUNDLED) & set(PROTOCOL)
     assert all(template.count("{}") == 1 for spec in TASKS.values() for template in spec.templates)
     counts = {name: len(PROTOCOL[name].templates) for name in PROTOCOL}
     assert counts == {

@@ -1,4 +1,4 @@
-"""What the synthetic world shows: the words for every concept, and the class names of the eight tasks.
+"""What the synthetic world shows: the words for every concept, and the class names of the tasks.
 
 Class names are noun phrases, so that "a photo of {}." fits all of them, and the captions of `tajax_scenes`
 use them word for word.
@@ -62,3 +62,6 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "signs": tuple(with_article(f"{sign} sign") for sign in SIGNS),
     "arrows": tuple(f"an arrow pointing {direction}" for direction in DIRECTIONS),
 }
+
+OBJECTS = tuple(with_article(f"{color} {shape}") for color in COLORS for shape in SHAPES)
+"""Class names of the control task: every colour of every shape."""

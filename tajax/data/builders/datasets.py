@@ -35,7 +35,7 @@ def encode_png(picture: np.ndarray) -> io.BytesIO:
 
 
 class _TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """What the builders of the eight tasks have in common: everything but the record that describes the task."""
+    """What the builders of the tasks have in common: everything but the record that describes the task."""
 
     SPEC: TaskSpec
 
@@ -94,7 +94,7 @@ class TajaxScenes(tfds.core.GeneratorBasedBuilder):
 
 
 BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
-    builder.name: builder for builder in (TajaxScenes, *map(_task_builder, tasks.SPECS.values()))
+    builder.name: builder for builder in (TajaxScenes, *map(_task_builder, tasks.ALL.values()))
 }
 TASK_NAMES = tuple(f"tajax_{name}" for name in tasks.SPECS)
 

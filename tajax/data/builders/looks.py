@@ -1,4 +1,4 @@
-"""The looks of the eight tasks: what each one's world is made of, and how a figure is drawn in it.
+"""The looks of the tasks: what each one's world is made of, and how a figure is drawn in it.
 
 No scene for pre-training looks like any of these. A look takes a `Nuisance`, which says how hard it may make things.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tajax.data.builders.colors import any_color
+from tajax.data.builders.colors import any_color, contrast
 from tajax.data.builders.concepts import LETTERS
 from tajax.data.builders.drawing import (
     SIZE,
@@ -295,4 +295,38 @@ def neon_at_night(rng: np.random.Generator, tube: Mask, nuisance: Nuisance) -> n
         core = coverage(mask)
         glow += (halo[..., None] * gas + core[..., None] * (0.45 + 0.55 * gas)) * np.float32(strength)
     picture = picture + glow * (1 + picture)
+    return picture + grain(rng, between(rng, 0, nuisance.grain))
+
+
+_CLOTH = ((0.42, 0.47, 0.5), (0.63, 0.6, 0.56), (0.24, 0.25, 0.31), (0.8, 0.79, 0.77))
+
+
+def felt_on_cloth(rng: np.random.Generator, mask: Mask, color: np.ndarray, nuisance: Nuisance) -> np.ndarray:
+    """A piece of felt with its fluff, its shadow and perhaps a seam, on woven cloth among threads and pins."""
+    cloth = np.array(pick(rng, _CLOTH), np.float32)
+    for _ in range(6):
+        if contrast(cloth, color) > 0.25:
+            break
+        cloth = np.array(pick(rng, _CLOTH), np.float32)
+    picture = _filled(tuple(cloth), rng, 0.04)
+    row, column = np.indices((SIZE, SIZE))
+    over = (row // 2 + column // 2) % 2 == 0  # warp over weft
+    picture += (np.where(over, row % 2, column % 2)[..., None] - np.float32(0.5)) * np.float32(between(rng, 0.04, 0.1))
+    picture *= 0.85 + 0.3 * clouds(rng, cells=3)[..., None]
+    for _ in _some(rng, nuisance.clutter):
+        if chance(rng, 0.6):
+            thread = strokes([_squiggle(rng, between(rng, 0.4, 0.9))], _WHOLE, width=0.7)
+            paint(picture, coverage(thread) * np.float32(between(rng, 0.3, 0.6)), any_color(rng))
+        else:
+            head = Pose(between(rng, 1, 31), between(rng, 1, 31), between(rng, 0.7, 1.2))
+            paint(picture, coverage(polygons(((regular(10), True),), head)), any_color(rng))
+    soft = coverage(blurred(mask, 1.2))
+    paint(picture, shifted(soft, 1, 1) * np.float32(between(rng, 0.3, 0.6)), picture * np.float32(0.35))
+    fluff = (rng.random((SIZE, SIZE), np.float32) - 0.5) * 4 * soft * (1 - soft)  # at the edge alone
+    cover = np.clip(coverage(mask) + np.float32(0.4) * fluff, 0, 1)
+    fibres = 0.92 + 0.16 * clouds(rng, cells=14)[..., None]
+    paint(picture, cover * np.float32(1 - between(rng, 0, nuisance.fading)), color * fibres)
+    if chance(rng, 0.4):  # sewn on
+        stitches = coverage(outline(shrunk(mask, 1.2), 0.7)) * ((row + column) % 3 < 2)
+        paint(picture, stitches * np.float32(0.5), color * np.float32(0.5) + np.float32(pick(rng, (0.0, 0.45))))
     return picture + grain(rng, between(rng, 0, nuisance.grain))

@@ -1,4 +1,4 @@
-"""The eight bundled tasks: what each is called, says, and draws, and how hard it is."""
+"""The eight bundled tasks and the control task: what each is called, says, and draws, and how hard it is."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tajax.data.builders.concepts import (
     COLORS,
     DIRECTIONS,
     LETTERS,
+    OBJECTS,
     SHAPES,
     SIGNS,
     TEXTURES,
@@ -24,6 +25,7 @@ from tajax.data.builders.looks import (
     Nuisance,
     blueprint,
     chalk_on_blackboard,
+    felt_on_cloth,
     glossy_before_lights,
     letterpress,
     microscope,
@@ -48,6 +50,7 @@ NUISANCE = {
     "counting": Nuisance(radius=(3.4, 4.4), drift=10.0, turn=math.pi, bend=0.12, clutter=1.5, fading=0.25, grain=0.03),
     "signs": Nuisance(radius=(7, 11), drift=3.0, turn=0.2, bend=0.15, clutter=2.0, fading=0.5, grain=0.06),
     "arrows": Nuisance(radius=(7.5, 11.5), drift=2.5, turn=0.2, bend=0.12, clutter=1.5, fading=0.4, grain=0.06),
+    "objects": Nuisance(radius=(8, 12.5), drift=3.0, turn=0.5, bend=0.12, clutter=1.5, fading=0.1, grain=0.04),
 }  # fmt: skip
 _GAP = 1.0  # pixels between two cells to be counted
 SPLIT_SIZES = {"train": 2_000, "val": 500, "test": 1_000}
@@ -152,6 +155,12 @@ def _draw_arrow(rng: np.random.Generator, label: int, nuisance: Nuisance) -> np.
     return neon_at_night(rng, tube, nuisance)
 
 
+def _draw_object(rng: np.random.Generator, label: int, nuisance: Nuisance) -> np.ndarray:
+    color, figure = divmod(label, len(SHAPES))
+    piece = shape(SHAPES[figure], standing(rng, nuisance))
+    return felt_on_cloth(rng, piece, sample_color(rng, COLORS[color]), nuisance)
+
+
 def _spec(name: str, draw: Draw, templates: tuple[str, ...], *, version: str = "1.0.0") -> TaskSpec:
     return TaskSpec(name, CLASS_NAMES[name], templates, NUISANCE[name], draw, version)
 
@@ -171,20 +180,34 @@ SPECS: dict[str, TaskSpec] = {
         _spec("arrows", _draw_arrow, ("a photo of {}.", "a picture of {}.", "an image of {}.")),
     )
 }
+"""The eight tasks."""
+
+CONTROL = TaskSpec(
+    "objects",
+    OBJECTS,
+    ("a photo of {}.", "a picture of {}.", "there is {} in the scene."),
+    NUISANCE["objects"],
+    _draw_object,
+    "1.0.0",
+)
+"""What an edited model should still know: a hundred classes, all of whose words are in captions, in another look."""
+
+ALL: dict[str, TaskSpec] = SPECS | {CONTROL.name: CONTROL}
+"""Everything that is drawn here, by name."""
 
 
 def render_example(task: str, split: str, index: int) -> tuple[np.ndarray, int]:
     """Example number `index` of a split of a task; a function of its three arguments alone.
 
     Args:
-        task: a key of `SPECS`.
+        task: a key of `ALL`.
         split: `train`, `val` or `test`: each has a random stream of its own.
         index: 0, 1, …; labels go round, so that classes are as equally frequent as they can be.
 
     Returns:
         The picture, uint8 [32, 32, 3], and its label.
     """
-    spec = SPECS[task]
+    spec = ALL[task]
     rng = stream(f"{task}/{split}", index)
     label = index % len(spec.class_names)
     return finish(spec.draw(rng, label, spec.nuisance)), label
