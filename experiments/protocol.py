@@ -1,0 +1,112 @@
+"""What all experiments share: benchmarks, regimes, seeds, and fine-tuning runs whose task vectors serve everybody.
+
+Experiments are modules, run from the root of the repository: `python -m experiments.task_addition.run --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from tajax import results
+from tajax.config import validate
+from tajax.main import make_writable, workflow
+from tajax.results import Record
+
+BENCHMARKS = ("bundled", "real", "b32", "b16", "l14")
+"""The bundled tasks and eight sets of real images on the bundled model; OpenAI's CLIPs on the papers' eight tasks."""
+
+REAL_TASKS = ("mnist", "gtsrb", "dtd10", "cars_body", "sun8", "rsscn7", "street_letters", "fashion_mnist")
+REAL_CONTROL = "cifar10"
+
+# Regime, and the config file it is a delta of. Post-hoc linearises the vectors of standard.
+REGIMES = {
+    "standard": "standard",
+    "posthoc": "posthoc",
+    "attention": "attn",
+    "attention_with_bias": "attn",
+    "linear": "linear",
+    "linear_attention": "linear_attn",
+}
+
+
+class Run(NamedTuple):
+    """A finished run of a workflow."""
+
+    config: ConfigDict
+    directory: Path
+    records: list[Record]
+
+
+def arguments(description: str | None, *, regimes: tuple[str, ...] = tuple(REGIMES)) -> argparse.ArgumentParser:
+    """The flags of every experiment; one may add its own. `regimes` are the default ones."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--benchmark", choices=BENCHMARKS, default="bundled", help="model and tasks")
+    parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=regimes, help="what is compared")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of fine-tuning")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder of the real tasks' .npz files"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="where runs live; finished ones are not repeated"
+    )
+    return parser
+
+
+def make_config(options: argparse.Namespace, regime: str, seed: int, **fields: object) -> ConfigDict:
+    """The config file of a regime on the chosen benchmark, with a seed and other fields by dotted name."""
+    variant = options.benchmark if options.benchmark in ("b32", "b16", "l14") else "tiny"
+    config = importlib.import_module(f"configs.{REGIMES[regime]}").get_config(variant)
+    config.regime = regime
+    config.seed = seed
+    config.save.merged = False
+    if options.benchmark == "real":
+        config.tasks = tuple(str(options.data / f"{name}.npz") for name in REAL_TASKS)
+        config.control = str(options.data / f"{REAL_CONTROL}.npz")
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def finetuned(options: argparse.Namespace, regime: str, seed: int, *, label: str = "", **fields: object) -> Run:
+    """The task-addition run of a regime, made now if it is not there yet.
+
+    Args:
+        options: from `arguments`.
+        regime: a key of `REGIMES`.
+        seed: of fine-tuning.
+        label: names what `fields` change, in the name of the directory.
+        **fields: fields of the config by dotted name, as in `**{"finetune.steps": 300}`.
+    """
+    config = make_config(options, regime, seed, **fields)
+    if regime == "posthoc":
+        config.task_vectors = str(finetuned(options, "standard", seed, label=label, **fields).directory)
+    name = "_".join(filter(None, (regime, label, str(seed))))
+    return _run(config, options.runs / options.benchmark / name)
+
+
+def analysed(run: Run, name: str, *, label: str = "", **fields: object) -> Run:
+    """Another workflow on the task vectors of a run, made now if it is not there yet.
+
+    Args:
+        run: from `finetuned`.
+        name: of the workflow.
+        label: names what `fields` change, in the name of the directory.
+        **fields: fields of the config by dotted name.
+    """
+    config = run.config.copy_and_resolve_references()
+    config.workflow = name
+    if config.task_vectors is None:
+        config.task_vectors = str(run.directory)
+    config.update_from_flattened_dict(fields)
+    return _run(config, run.directory.with_name("_".join(filter(None, (name, label, run.directory.name)))))
+
+
+def _run(config: ConfigDict, directory: Path) -> Run:
+    validate(config)
+    make_writable(directory)
+    workflow(config.workflow)(config, directory, overwrite=False)
+    return Run(config, directory, results.read(directory / "results.jsonl"))
