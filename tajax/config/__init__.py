@@ -15,7 +15,7 @@ from tajax.config.fields import (
     WORKFLOWS,
     default_config,
 )
-from tajax.config.identity import config_hash, diff, flatten
+from tajax.config.identity import config_hash, counts, diff, flatten
 from tajax.config.regimes import REGIMES, Regime
 from tajax.config.variants import VARIANTS, with_variant
 
@@ -30,6 +30,7 @@ __all__ = [
     "WORKFLOWS",
     "Regime",
     "config_hash",
+    "counts",
     "default_config",
     "diff",
     "flatten",

@@ -36,6 +36,15 @@ OPERATIONAL = (
     "pretrain.log_every",
 )
 
+# Fields, or whole sections of them, that only these workflows read: to the others they do not count either.
+READERS = {
+    "control": ("task_negation", "ntk"),
+    "evaluate.control_threshold": ("task_negation",),
+    "disentanglement": ("disentanglement",),
+    "ntk": ("ntk",),
+    "pretrain": ("pretrain",),
+}
+
 
 def default_config() -> ConfigDict:
     """Every field with its default: the published protocol (papers.md §1) on the bundled model and tasks.

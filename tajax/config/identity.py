@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from ml_collections import ConfigDict
 
-from tajax.config.fields import OPERATIONAL
+from tajax.config.fields import OPERATIONAL, READERS
 
 Fields: TypeAlias = ConfigDict | Mapping[str, object]
 
@@ -32,12 +32,26 @@ def flatten(config: Fields) -> dict[str, object]:
 
 
 def config_hash(config: Fields) -> str:
-    """Twelve hexadecimal digits that name what a config computes.
+    """Twelve hexadecimal digits that name what a config computes: a hash of the fields that `counts` names.
 
-    Fields in `OPERATIONAL` do not count, nor whether a whole number is written 1 or 1.0.
+    Whether a whole number is written 1 or 1.0 makes no difference.
     """
-    fields = {name: _canonical(value) for name, value in flatten(config).items() if name not in OPERATIONAL}
+    flat = flatten(config)
+    fields = {name: _canonical(value) for name, value in flat.items() if counts(name, flat.get("workflow"))}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def counts(field: str, workflow: object) -> bool:
+    """Whether a field has a say in what a workflow computes: not `OPERATIONAL`, nor read by other workflows alone.
+
+    Example:
+        >>> counts("finetune.log_every", "task_addition"), counts("ntk.images", "task_addition")
+        (False, False)
+        >>> counts("finetune.steps", "task_addition"), counts("ntk.images", "ntk")
+        (True, True)
+    """
+    readers = READERS.get(field) or READERS.get(field.split(".")[0])
+    return field not in OPERATIONAL and (readers is None or workflow in readers)
 
 
 def diff(config_a: Fields, config_b: Fields) -> dict[str, tuple[object, object]]:

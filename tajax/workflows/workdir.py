@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tajax.config import OPERATIONAL, config_hash, diff
+from tajax.config import config_hash, counts, diff
 
 CONTENTS = ("config.json", "results.jsonl", "report.md", "task_vectors", "checkpoints", "merged", "model")
 
@@ -45,7 +45,7 @@ def claim(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None
             differing = [
                 f"\n  {field}: {there!r} → {here!r}"
                 for field, (there, here) in diff(earlier, config).items()
-                if field not in OPERATIONAL
+                if counts(field, config.workflow)
             ]
             raise FileExistsError(
                 f"{workdir} holds a run of another config. What differs (there → here):{''.join(differing)}\n"

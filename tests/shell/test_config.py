@@ -13,6 +13,7 @@ from ml_collections import config_flags
 from tajax import config as tc
 from tajax import data
 from tajax.config import checks
+from tajax.config.fields import READERS
 from tajax.trees import RULES
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -215,11 +216,23 @@ def test_hash_names_what_is_computed_and_not_where_or_how_fast():
         wanted["disentanglement.pairs"] = (("digits", "signs"),)  # so their type is not seen above
         config.update_from_flattened_dict({field: wanted.get(field, change)})
         assert list(tc.diff(plain, config)) == [field]
-        assert (tc.config_hash(config) == tc.config_hash(plain)) == (field in tc.OPERATIONAL), field
+        assert (tc.config_hash(config) == tc.config_hash(plain)) == (not tc.counts(field, "task_addition")), field
 
 
 def test_operational_fields_exist():
     assert set(tc.OPERATIONAL) <= set(tc.flatten(tc.default_config()))
+
+
+def test_what_another_workflow_reads_does_not_count():
+    addition, negation = tc.default_config(), tc.default_config()
+    negation.workflow = "task_negation"
+    for config, counted in ((addition, False), (negation, True)):
+        before = tc.config_hash(config)
+        config.control = "imagenet"
+        assert (tc.config_hash(config) != before) == counted
+    known, settings = tc.flatten(tc.default_config()), tc.default_config()
+    assert all(field in known or field in settings for field in READERS)  # a field, or a section
+    assert not any(field in READERS for field in ("finetune", "evaluate", "tasks", "model", "seed", "regime"))
 
 
 def test_hash_is_the_same_in_another_process_and_after_json():
