@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from tajax import trees
 from tajax.linearize import linear_responses
@@ -17,8 +19,11 @@ from tajax.losses import head_logits
 from tajax.task_vectors import apply_task_vector, combine
 from tajax.types import ApplyFn, Batch, Head, Params
 
-Distance = Callable[[Array, Array], Array]
+Distance: TypeAlias = Callable[[Array, Array], Array]
 """How far two outputs [B, K] of a model are from each other, per example: [B]."""
+
+HeadDistance: TypeAlias = Callable[[Array, Array, Head], Array]
+"""How far two features [B, E] of an encoder are from each other, with the head of the task: [B]."""
 
 
 def prediction_error(outputs: Float[Array, "B K"], others: Float[Array, "B K"]) -> Float[Array, " B"]:
@@ -42,6 +47,21 @@ def symmetric_kl(outputs: Float[Array, "B K"], others: Float[Array, "B K"]) -> F
 def through_head(head: Head, distance: Distance = prediction_error) -> Distance:
     """The distance between the logits of a head, for a model whose outputs are features."""
     return lambda features, others: distance(head_logits(features, head), head_logits(others, head))
+
+
+def _predictions_differ(features: Float[Array, "B E"], others: Float[Array, "B E"], head: Head) -> Float[Array, " B"]:
+    return through_head(head)(features, others)
+
+
+def _features_differ(features: Float[Array, "B E"], others: Float[Array, "B E"], head: Head) -> Float[Array, " B"]:
+    return symmetric_kl(features, others)
+
+
+MODULES: Mapping[str, HeadDistance] = MappingProxyType(
+    {"prediction": _predictions_differ, "symmetric_kl": _features_differ}
+)
+"""The two distances of Jin et al. 2024 on the features of an encoder, by name: `prediction` through the task-specific
+module, the head; `symmetric_kl` on the representation module alone."""
 
 
 def disentanglement_error(
@@ -76,7 +96,7 @@ def disentanglement_error(
     Returns:
         ξ [A, A], float64, with α₁ along the first axis. Between 0 and 2 for `prediction_error`.
 
-    Each batch costs A² + A forward passes in one compiled program; linearised, about five forward passes in all.
+    Each batch costs A² forward passes of one compiled program; linearised, about five forward passes in all.
 
     Raises:
         ValueError: a task vector does not fit, the grid is not a list of finite numbers, or a task has no inputs.
@@ -125,53 +145,147 @@ def disentanglement_terms(
     """The two terms of `disentanglement_error`, one for each task's inputs: [2, A, A], float64."""
     taus = [tau_1, tau_2]
     trees.check_taus(taus, params0, what="params0")
-    grid = np.asarray(coefs, np.float64)
-    if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():
-        raise ValueError(f"coefs must be a list of finite numbers, got shape {grid.shape}: {grid.tolist()}")
+    grid = _checked_grid(coefs)
     terms = []
     for task, (batches, distance) in enumerate(zip((batches_1, batches_2), distances, strict=True)):
-        sums, count = np.zeros((len(grid), len(grid))), 0
+        own_and_other = [taus[task], taus[1 - task]]
+        sums, count = np.zeros((1, len(grid), len(grid))), 0
         for batch in batches:
-            inputs, mask = (batch.image, batch.mask) if isinstance(batch, Batch) else (batch, np.ones(len(batch), bool))
-            constants = params0, taus, jnp.asarray(grid), jnp.int32(task)
-            sums += np.asarray(_summed_distances(apply_fn, distance, linearized, *constants, inputs, mask), np.float64)
+            inputs, mask = (
+                (batch.image, batch.mask) if isinstance(batch, Batch) else (batch, jnp.ones(len(batch), bool))
+            )
+            if linearized:
+                origin, responses = _responses(apply_fn, params0, own_and_other, inputs)
+                sums += np.asarray(affine_sums((distance,), grid, origin, *responses, mask), np.float64)
+            else:
+                outputs = partial(_edited_outputs, apply_fn, params0, own_and_other, inputs)
+                alone = [outputs((alpha, 0.0)) for alpha in grid.tolist()]
+                sums += pointwise_sums((distance,), grid, alone, outputs, mask)
             count += int(np.sum(mask))
         if not count:
             raise ValueError(f"batches_{task + 1} holds no input to average over")
-        terms.append(sums / count)
+        terms.append(sums[0] / count if task == 0 else sums[0].T / count)
     return np.stack(terms)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))  # compiled once for a model, a distance and shapes, whoever calls
-def _summed_distances(
-    apply_fn: ApplyFn,
-    distance: Distance,
-    linearized: bool,
-    params0: Params,
-    taus: list[Params],
-    grid: Float[Array, " A"],
-    task: Int[Array, ""],
-    inputs: Array,
+def mean_over_square(terms: Float[np.ndarray, "T=2 A A"], coefs: Sequence[float] | Float[np.ndarray, " A"]) -> float:
+    """A map in one number: the mean of ξ / 2 over the points of the grid with |α₁| ≤ 1 and |α₂| ≤ 1.
+
+    The square is the one that the tangent paper marks in its maps. Points on the axes count, where one of the terms is
+    zero whatever the model: compare numbers of the same grid alone.
+
+    Args:
+        terms: from `disentanglement_terms`.
+        coefs: the values of α₁ and α₂.
+
+    Raises:
+        ValueError: no point of the grid lies in the square.
+
+    Example:
+        >>> mean_over_square(np.array([[[0, 0], [0.2, 9]], [[0, 0.4], [0, 9]]]), [1, 2])
+        0.0
+        >>> mean_over_square(np.array([[[0, 0.5], [0, 0.5]], [[0, 0], [0.5, 0.5]]]), [0, 1])
+        0.25
+    """
+    inside = np.abs(_checked_grid(coefs)) <= 1
+    if not inside.any():
+        raise ValueError(f"no coefficient of {np.asarray(coefs).tolist()} lies in [−1, 1]: there is no mean over it")
+    return float(np.asarray(terms)[:, inside][:, :, inside].mean())
+
+
+@partial(jax.jit, static_argnums=0)
+def summed_distances(
+    distances: tuple[Callable[..., Array], ...],
+    outputs: Float[Array, "B K"],
+    others: Float[Array, "B K"],
     mask: Bool[Array, " B"],
-) -> Float[Array, "A A"]:
-    """Σ_x dist(f at α_t alone, f at both), over one batch of inputs of one task."""
-    if linearized:
-        origin, responses = linear_responses(apply_fn, params0, taus, inputs)
+    *head: Head,
+) -> Float[Array, " D"]:
+    """Σ_x dist(y(x), y′(x)) over a batch, for each of D distances: `Distance`, or `HeadDistance` if a head is given."""
+    return jnp.stack([jnp.sum(jnp.where(mask, distance(outputs, others, *head), 0)) for distance in distances])
 
-        def outputs(coefs: Float[Array, " T"]) -> Array:
-            exact = jax.lax.Precision.HIGHEST  # a TPU would round the coefficients to bfloat16
-            return origin + jnp.tensordot(coefs.astype(responses.dtype), responses, axes=1, precision=exact)
-    else:
 
-        def outputs(coefs: Float[Array, " T"]) -> Array:
-            return apply_fn(apply_task_vector(params0, combine(taus, coefs)), inputs)
+def pointwise_sums(
+    distances: tuple[Callable[..., Array], ...],
+    grid: Float[np.ndarray, " A"],
+    alone: Sequence[Array],
+    outputs: Callable[[tuple[float, float]], Array],
+    mask: Bool[Array, " B"],
+    *head: Head,
+) -> Float[np.ndarray, "D A A"]:
+    """What a second vector does to the outputs of one batch, Σ_x dist(f at α alone, f at α and β), point by point.
 
-    both = jnp.stack(jnp.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
-    alone = jax.lax.map(lambda alpha: outputs(jnp.zeros(2, grid.dtype).at[task].set(alpha)), grid)
-    own = jnp.stack(jnp.divmod(jnp.arange(len(both)), len(grid)))[task]  # which α_t each point of the grid has
+    Where β = 0 it does nothing, by definition: there nothing is computed, A² − A points remain.
 
-    def error(point: tuple[Array, Array]) -> Array:
-        coefs, index = point
-        return jnp.sum(jnp.where(mask, distance(alone[index], outputs(coefs)), 0))
+    Args:
+        distances: D of them, as in `summed_distances`. From one pass over the points.
+        grid: the values of α and β.
+        alone: the outputs [B, K] at each α, with β = 0: they are the same whatever the second vector.
+        outputs: from (α, β) to outputs [B, K]. Called once a point; at most two ahead of the devices.
+        mask: rows that count.
+        *head: nothing, or the head that the distances take.
 
-    return jax.lax.map(error, (both, own)).reshape(len(grid), len(grid))
+    Returns:
+        Sums [D, A, A], float64, with α, the coefficient of the task's own vector, along the first of the axes A.
+    """
+    points = [(i, j) for i in range(len(grid)) for j, beta in enumerate(grid) if beta != 0]
+    parts: list[Array] = []
+    for i, j in points:
+        both = outputs((float(grid[i]), float(grid[j])))
+        parts.append(summed_distances(distances, alone[i], both, mask, *head))
+        if len(parts) > 2:
+            parts[-3].block_until_ready()
+    sums = np.zeros((len(distances), len(grid), len(grid)))
+    for (i, j), part in zip(points, jax.device_get(parts), strict=True):
+        sums[:, i, j] = part
+    return sums
+
+
+@partial(jax.jit, static_argnums=0)
+def affine_sums(
+    distances: tuple[Callable[..., Array], ...],
+    grid: Float[Array, " A"],
+    origin: Float[Array, "B K"],
+    own: Float[Array, "B K"],
+    other: Float[Array, "B K"],
+    mask: Bool[Array, " B"],
+    *head: Head,
+) -> Float[Array, "D A A"]:
+    """`pointwise_sums` of a linearised model, whose outputs f(θ₀) + α Jτ + β Jτ′ need no further pass over the inputs.
+
+    Args:
+        distances: as in `summed_distances`.
+        grid: the values of α and β.
+        origin: f(θ₀).
+        own: Jτ, the response to the vector of the task whose inputs these are.
+        other: Jτ′, the response to the second vector.
+        mask: rows that count.
+        *head: nothing, or the head that the distances take.
+    """
+    values = jnp.asarray(grid).astype(origin.dtype)
+
+    def at(alpha: Float[Array, ""]) -> Float[Array, "A D"]:
+        alone = origin + alpha * own
+        return jax.vmap(lambda beta: summed_distances(distances, alone, alone + beta * other, mask, *head))(values)
+
+    return jnp.moveaxis(jax.lax.map(at, values), -1, 0)
+
+
+def _checked_grid(coefs: Sequence[float] | Float[np.ndarray, " A"]) -> Float[np.ndarray, " A"]:
+    grid = np.asarray(coefs, np.float64)
+    if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():
+        raise ValueError(f"coefs must be a list of finite numbers, got shape {grid.shape}: {grid.tolist()}")
+    return grid
+
+
+# Compiled once for a model and shapes, whatever the coefficients and whoever calls.
+@partial(jax.jit, static_argnums=0)
+def _edited_outputs(
+    apply_fn: ApplyFn, params0: Params, taus: list[Params], inputs: Array, coefs: tuple[Array, Array]
+) -> Array:
+    return apply_fn(apply_task_vector(params0, combine(taus, coefs)), inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _responses(apply_fn: ApplyFn, params0: Params, taus: list[Params], inputs: Array) -> tuple[Array, Array]:
+    return linear_responses(apply_fn, params0, taus, inputs)

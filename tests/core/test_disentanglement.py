@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +7,20 @@ import numpy as np
 import pytest
 
 import tajax
-from tajax.disentanglement import disentanglement_terms, prediction_error, symmetric_kl, through_head
+from tajax import apply_task_vector, combine
+from tajax.disentanglement import (
+    MODULES,
+    affine_sums,
+    disentanglement_terms,
+    mean_over_square,
+    pointwise_sums,
+    prediction_error,
+    symmetric_kl,
+    through_head,
+)
+from tajax.linearize import linear_responses, linearize
 from tajax.types import Batch, Head
+from tests.core.conftest import mlp, mlp_params
 
 GRID = np.linspace(-2, 2, 9)
 W0 = 0.75
@@ -115,5 +128,59 @@ def test_one_trace_serves_both_sets_and_every_later_map(linearized):
     other = tajax.disentanglement_error(
         counted, {"w": jnp.array(0.1)}, tau, tau, batches, batches, coefs=2 * GRID, linearized=linearized
     )
-    assert len(traces) == after_one == (1 if linearized else 2)  # alone and together, for a model that is not affine
+    assert len(traces) == after_one == 1
     assert not np.array_equal(error, other)
+
+
+def softmax(z):
+    return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+
+
+def naive_sums(model, params0, own, other, grid, x, head, mask):
+    """Both modules at every point, each from a model built anew, in NumPy: predictions and features [2, A, A]."""
+    sums = np.zeros((2, len(grid), len(grid)))
+    weights = np.asarray(head.weights)[:, : int(head.num_classes)]
+    for (i, a), (j, b) in itertools.product(enumerate(grid), repeat=2):
+        alone = np.asarray(model(apply_task_vector(params0, own, a), x))[mask]
+        both = np.asarray(model(apply_task_vector(params0, combine([own, other], [a, b])), x))[mask]
+        p, q = softmax(alone), softmax(both)
+        sums[0, i, j] = np.sum((alone @ weights).argmax(-1) != (both @ weights).argmax(-1))
+        sums[1, i, j] = np.sum(p * np.log(p / q)) + np.sum(q * np.log(q / p))
+    return sums
+
+
+@pytest.mark.parametrize("linearized", [False, True])
+def test_one_pass_gives_both_modules(linearized, x64, key):
+    """Through a padded head and on the features, against the definition, point by point in float64."""
+    keys, grid = jax.random.split(key, 5), np.array([-1.0, 0.0, 0.5, 2.0])
+    params0, own, other = (mlp_params(k, jnp.float64) for k in keys[:3])
+    x, mask = jax.random.normal(keys[3], (40, 3), jnp.float64), np.arange(40) < 31
+    head = Head(jax.random.normal(keys[4], (2, 7), jnp.float64), jnp.int32(4))
+    calls = []
+
+    def outputs(coefs):
+        calls.append(coefs)
+        return mlp(apply_task_vector(params0, combine([own, other], coefs)), x)
+
+    distances = tuple(MODULES.values())
+    if linearized:
+        origin, responses = linear_responses(mlp, params0, [own, other], x)
+        got = affine_sums(distances, grid, origin, *responses, mask, head)
+    else:
+        alone = [mlp(apply_task_vector(params0, own, alpha), x) for alpha in grid]
+        got = pointwise_sums(distances, grid, alone, outputs, mask, head)
+        # Nothing is computed where the second vector is absent, and no point twice.
+        assert sorted(calls) == sorted((a, b) for a in grid for b in grid if b != 0)
+    want = naive_sums(linearize(mlp, params0) if linearized else mlp, params0, own, other, grid, x, head, mask)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+    assert want[0].max() > 5 and want[1].max() > 5
+    np.testing.assert_array_equal(np.asarray(got)[:, :, 1], 0)
+
+
+def test_the_summary_is_the_mean_over_the_square_alone():
+    """ξ's terms a² b² and 3 a² b² on −2, −1, …, 2: their mean over −1, 0, 1 is 2 · (2/3)²."""
+    grid = np.linspace(-2, 2, 5)
+    product = np.square(grid)[:, None] * np.square(grid)[None]
+    np.testing.assert_allclose(mean_over_square(np.stack([product, 3 * product]), grid), 8 / 9, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"no coefficient of \[-2.0, 1.5\] lies in \[−1, 1\]"):
+        mean_over_square(np.zeros((2, 2, 2)), [-2.0, 1.5])
