@@ -49,6 +49,124 @@ def select_scaling_coef(
     return min(range(len(coefs)), key=lambda g: (-means[g], abs(coefs[g])))
 
 
+class Negation(NamedTuple):
+    """How far to go against a task vector, θ₀ − ατ."""
+
+    scaling_coef: float
+    """α."""
+    satisfied: bool
+    """Whether the control keeps what is required of it; if not, this is the nearest miss."""
+    at_end: bool
+    """Whether α is the largest that was tried, so that a larger one might be better."""
+    lower: float
+    """All of the interval from here …"""
+    upper: float
+    """… to here is as good; of a grid, `scaling_coef` both times."""
+
+
+def select_negation_coef(
+    coefs: Sequence[float],
+    target: Sequence[float] | Float[np.ndarray, " G"],
+    control: Sequence[float] | Float[np.ndarray, " G"],
+    *,
+    required: float,
+) -> Negation:
+    """The α at which the target task is forgotten most while the control is kept (Ilharco et al. 2023, §3).
+
+        argmin over α of target(α), subject to control(α) ≥ required
+
+    Of equal ones that with the better control, and of those the smallest in size. If none keeps the control, the one
+    whose control accuracy is highest.
+
+    Args:
+        coefs: the grid of G coefficients α of θ₀ − ατ.
+        target: validation accuracy on the task of τ at each α.
+        control: validation accuracy on the control task at each α.
+        required: the least control accuracy, 0.95 of that of the pre-trained model in the papers.
+
+    Returns:
+        The choice.
+
+    Raises:
+        ValueError: no coefficient, lengths that differ, or an accuracy that is not a number.
+
+    Example:
+        >>> select_negation_coef([0.0, 0.5, 1.0], [0.8, 0.3, 0.1], [0.60, 0.58, 0.40], required=0.95 * 0.6)
+        Negation(scaling_coef=0.5, satisfied=True, at_end=False, lower=0.5, upper=0.5)
+    """
+    grid, target, control = (np.asarray(values, np.float64) for values in (coefs, target, control))
+    if not grid.size or not grid.shape == target.shape == control.shape or grid.ndim != 1:
+        raise ValueError(
+            f"coefs, target and control have shapes {grid.shape}, {target.shape}, {control.shape}, want three lists of "
+            "the same length, at least 1"
+        )
+    if not np.isfinite([grid, target, control]).all() or not np.isfinite(required):
+        raise ValueError(f"coefs, target, control or required ({required}) holds a value that is not finite")
+    kept = _keeps(control, required)
+    candidates = np.flatnonzero(kept) if kept.any() else np.flatnonzero(control == control.max())
+    best = min(candidates.tolist(), key=lambda g: (target[g], -control[g], abs(grid[g])))
+    coef = float(grid[best])
+    return Negation(coef, bool(kept[best]), bool(coef == grid.max()), coef, coef)
+
+
+def exact_negation_coef(
+    target: Interval, control: Interval, *, required: float, bounds: tuple[float, float]
+) -> Negation:
+    """As `select_negation_coef`, over all α in [a, b], for a linearised model: exactly.
+
+    Both accuracies are constant between the ends of the images' intervals, so looking between any two neighbouring
+    ends finds the optimum. Of several optimal intervals the widest, which rounding disturbs least.
+
+    Args:
+        target: of the task's validation images, from `affine.correct_intervals` in the direction −τ.
+        control: of the control's validation images, in the same direction.
+        required: the least control accuracy.
+        bounds: a < b.
+
+    Returns:
+        The choice, in the middle of its interval.
+
+    Raises:
+        ValueError: bounds out of order, or no image.
+
+    Example:
+        >>> target = Interval(np.array([-np.inf, -np.inf]), np.array([0.2, 0.6]))  # forgotten from 0.2 and from 0.6
+        >>> control = Interval(np.array([-np.inf]), np.array([0.8]))
+        >>> exact_negation_coef(target, control, required=0.95, bounds=(0.0, 1.0))[:3]
+        (0.7, True, False)
+    """
+    _check_bounds(bounds)
+    of_tasks = [_sorted_ends(interval) for interval in (target, control)]
+    ends = np.concatenate([np.asarray(bounds, np.float64), *of_tasks[0], *of_tasks[1]])
+    points = np.unique(ends[(ends >= bounds[0]) & (ends <= bounds[1])])
+    middles = (points[:-1] + points[1:]) / 2
+    of_target, of_control = (_count_at(ends, middles) for ends in of_tasks)
+    of_target, of_control = of_target / np.size(target.lower), of_control / np.size(control.lower)
+    enough = _keeps(of_control, required)
+    satisfied = bool(enough.any())
+    candidates = enough if satisfied else of_control == of_control.max()
+    low, high = _widest(points, candidates & (of_target == of_target[candidates].min()))
+    return Negation((low + high) / 2, satisfied, high == bounds[1], low, high)
+
+
+def _keeps(control: Float[np.ndarray, " G"], required: float) -> np.ndarray:
+    return control >= required - 1e-9  # 0.95 × 0.6 is a little above 0.57 in binary
+
+
+def _sorted_ends(interval: Interval) -> tuple[np.ndarray, np.ndarray]:
+    """Where intervals that are not empty begin and end, each sorted."""
+    lower, upper = (np.asarray(end, np.float64) for end in interval)
+    if not lower.size:
+        raise ValueError("a task without images: there is nothing to choose a coefficient by")
+    return np.sort(lower[lower < upper]), np.sort(upper[lower < upper])
+
+
+def _count_at(ends: tuple[np.ndarray, np.ndarray], at: Float[np.ndarray, " P"]) -> np.ndarray:
+    """How many intervals hold each point, none of which is an end of one."""
+    begun, ended = (np.searchsorted(sides, at) for sides in ends)
+    return begun - ended
+
+
 class Optimum(NamedTuple):
     """The best coefficient there is, not the best of a grid."""
 
@@ -90,15 +208,13 @@ def exact_scaling_coef(
         >>> exact_scaling_coef([images], [1.0], bounds=(0.0, 1.0))
         Optimum(scaling_coef=0.5, value=1.0, lower=0.25, upper=0.75)
     """
-    lowest, highest = bounds
-    if not lowest < highest or not np.isfinite(bounds).all():
-        raise ValueError(f"bounds is {bounds}, want two finite numbers, the smaller first")
+    _check_bounds(bounds)
     single_task = np.asarray(single_task, np.float64)
     if not len(intervals) or single_task.shape != (len(intervals),):
         raise ValueError(f"{len(intervals)} tasks with intervals, but single_task has shape {single_task.shape}")
     starts, ends, weights = [], [], []
     for number, (task, single) in enumerate(zip(intervals, single_task, strict=True)):
-        lower, upper = (np.clip(np.asarray(end, np.float64), lowest, highest) for end in task)
+        lower, upper = (np.clip(np.asarray(end, np.float64), *bounds) for end in task)
         if not lower.size:
             raise ValueError(f"task {number} has no image to choose a coefficient by")
         inside = lower < upper
@@ -106,15 +222,24 @@ def exact_scaling_coef(
         ends.append(upper[inside])
         weights.append(np.full(inside.sum(), normalized_accuracy(1, single) / (lower.size * len(intervals))))
     weight = np.concatenate(weights)
-    points, where = np.unique(np.concatenate([[lowest, highest], *starts, *ends]), return_inverse=True)
+    points, where = np.unique(np.concatenate([bounds, *starts, *ends]), return_inverse=True)
     steps = np.zeros(len(points))
     np.add.at(steps, where[2:], np.concatenate([weight, -weight]))
     values = np.cumsum(steps)[:-1]  # between each point and the next
     best = values.max()
     # Sums of the same weights in another order differ in the last digits, 1e-12 for thousands of images.
-    optimal = np.concatenate([[False], values > best - 1e-12, [False]])
-    edges = np.flatnonzero(optimal[1:] != optimal[:-1])
+    low, high = _widest(points, values > best - 1e-12)
+    return Optimum((low + high) / 2, float(best), low, high)
+
+
+def _check_bounds(bounds: tuple[float, float]) -> None:
+    if not bounds[0] < bounds[1] or not np.isfinite(bounds).all():
+        raise ValueError(f"bounds is {bounds}, want two finite numbers, the smaller first")
+
+
+def _widest(points: Float[np.ndarray, " P"], optimal: np.ndarray) -> tuple[float, float]:
+    """The widest run of optimal pieces between neighbouring points; of equal ones the first."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], optimal, [False]])))
     lows, highs = points[edges[::2]], points[edges[1::2]]
     widest = np.argmax(highs - lows)
-    low, high = float(lows[widest]), float(highs[widest])
-    return Optimum((low + high) / 2, float(best), low, high)
+    return float(lows[widest]), float(highs[widest])
