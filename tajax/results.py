@@ -89,6 +89,14 @@ def find(records: Iterable[Record], **fields: object) -> list[Record]:
     return [r for r in records if all(r.get(name, absent) == value for name, value in fields.items())]
 
 
+def by_config(records: Iterable[Record]) -> dict[object, list[Record]]:
+    """The records of each config, by its hash, in order."""
+    groups: dict[object, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["config_hash"], []).append(record)
+    return groups
+
+
 def provenance() -> Record:
     """Versions, machine, devices and, in a git checkout of tajax, the revision: what a number depends on.
 

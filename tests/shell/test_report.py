@@ -6,6 +6,7 @@ import statistics
 import pytest
 
 from tajax import report, results
+from tajax.report import accuracy
 
 TASKS = ("shapes", "colors", "visual_domain_decathlon/gtsrb")
 
@@ -35,7 +36,7 @@ def workdir(tmp_path):
 
 def test_every_number_and_the_means(workdir):
     """By hand: 0.6 over 0.8, 0.85 and 0.9; the mean of the ratios, not the ratio of the means (70.6)."""
-    (table,) = report.accuracy_tables(records())
+    (table,) = accuracy.accuracy_tables(records())
     assert table.columns[:5] == ("task", "test zero-shot", "test single", "test merged", "test norm.")
     assert table.rows[0][1:5] == ("30.0", "80.0", "60.0", "75.0")
     assert [row[0] for row in table.rows] == [*TASKS, "mean"]
@@ -47,7 +48,7 @@ def test_every_number_and_the_means(workdir):
 
 def test_an_exact_coefficient_comes_with_the_interval_it_is_the_middle_of():
     optimum = {"stage": "exact_scaling_coef", "scaling_coef": 0.35, "lower": 0.34, "upper": 0.36, "value": 0.7}
-    (table,) = report.accuracy_tables([*records(), records()[0] | optimum])
+    (table,) = accuracy.accuracy_tables([*records(), records()[0] | optimum])
     assert any("0.35" in note and "the best there is, as is all of 0.34–0.36" in note for note in table.notes)
 
 
@@ -75,7 +76,7 @@ def test_unfinished_run_shows_what_there_is(tmp_path):
     partial = [
         r for r in records() if r["stage"] == "zero_shot" and r["task"] != "colors" or r["stage"] == "single_task"
     ]
-    (table,) = report.accuracy_tables(partial)
+    (table,) = accuracy.accuracy_tables(partial)
     assert table.columns == ("task", "test zero-shot", "test single", "val zero-shot", "val single")
     assert table.rows[[r[0] for r in table.rows].index("colors")][1] == "–"
     assert table.rows[-1][1] == "–"  # a mean over some of the tasks would pass for the mean
@@ -91,7 +92,7 @@ def test_time_adds_up_over_interrupted_processes():
     made = [{"config_hash": "c", "stage": "zero_shot", "task": "a", "split": "test", "top1": 1.0} for _ in clocks]
     for record, clock in zip(made, clocks, strict=True):
         record["elapsed_seconds"] = clock
-    (table,) = report.accuracy_tables(made)
+    (table,) = accuracy.accuracy_tables(made)
     assert table.notes[-1].endswith("37 s.")
 
 
@@ -100,9 +101,9 @@ def test_pretraining_curve_keeps_first_and_last():
         {"config_hash": "c", "stage": "pretrain", "step": n, "loss": 5 - n / 100, "learning_rate": 1e-3}
         for n in range(1, 98)
     ]
-    (table,) = report.curve_tables(steps)
+    (table,) = accuracy.curve_tables(steps)
     assert (table.rows[0][0], table.rows[-1][0]) == ("1", "97")
-    assert len(table.rows) <= report.CURVE_ROWS + 1
+    assert len(table.rows) <= accuracy.CURVE_ROWS + 1
 
 
 def test_comparison_is_mean_and_deviation_over_seeds():

@@ -1,0 +1,39 @@
+"""Readable tables from the records of a run, for the terminal and as Markdown. Needs no JAX and no devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TextIO
+
+from tajax import results
+from tajax.report import accuracy
+from tajax.report.accuracy import comparison
+from tajax.report.tables import Table, markdown, percent, show, spread
+
+__all__ = ["SHOWN", "WRITTEN", "Table", "comparison", "markdown", "percent", "show", "spread", "write"]
+
+# Functions from the records of one config to tables. What is shown in the terminal is written to `report.md`, too.
+SHOWN = (accuracy.accuracy_tables,)
+WRITTEN = (*SHOWN, accuracy.curve_tables)
+
+
+def write(workdir: str | Path, *, file: TextIO | None = None) -> None:
+    """Prints the accuracy tables of a run and writes `report.md` with these and the sweep into its directory.
+
+    Args:
+        workdir: directory with `results.jsonl`.
+        file: where to print; standard output by default.
+
+    Raises:
+        ValueError: there is nothing to report.
+    """
+    workdir = Path(workdir)
+    records = results.read(workdir / "results.jsonl")
+    groups = list(results.by_config(records).values())
+    shown, written = ([t for tables in kind for group in groups for t in tables(group)] for kind in (SHOWN, WRITTEN))
+    if not written:
+        raise ValueError(f"nothing to report: {workdir / 'results.jsonl'} holds no measured accuracy or loss.")
+    temporary = workdir / "report.md.tmp"
+    temporary.write_text(markdown(written), encoding="utf-8")
+    temporary.replace(workdir / "report.md")
+    show(shown or written, file=file)
