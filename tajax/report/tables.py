@@ -71,8 +71,8 @@ def percent(fraction: float | None) -> str:
     """A fraction in percent with one decimal; a dash for what was not measured.
 
     Example:
-        >>> percent(0.8765), percent(None)
-        ('87.7', '–')
+        >>> percent(0.875), percent(None)
+        ('87.5', '–')
     """
     return "–" if fraction is None else f"{100 * fraction:.1f}"
 
