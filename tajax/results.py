@@ -97,6 +97,12 @@ def by_config(records: Iterable[Record]) -> dict[object, list[Record]]:
     return groups
 
 
+def seconds(records: Sequence[Record]) -> float:
+    """Time over all processes that worked on a run: each starts its clock anew."""
+    clocks = [float(r["elapsedseconds"]) for r in records if "elapsedseconds" in r]
+    return sum(now for now, after in zip(clocks, [*clocks[1:], -1.0], strict=True) if after < now)
+
+
 def provenance() -> Record:
     """Versions, machine, devices and, in a git checkout of tajax, the revision: what a number depends on.
 

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TextIO
 
 from tajax import results
-from tajax.report import accuracy
+from tajax.report import accuracy, negation
 from tajax.report.accuracy import comparison
 from tajax.report.tables import Table, markdown, percent, show, spread
 
 __all__ = ["SHOWN", "WRITTEN", "Table", "comparison", "markdown", "percent", "show", "spread", "write"]
 
 # Functions from the records of one config to tables. What is shown in the terminal is written to `report.md`, too.
-SHOWN = (accuracy.accuracy_tables,)
-WRITTEN = (*SHOWN, accuracy.curve_tables)
+SHOWN = (accuracy.accuracy_tables, negation.tables)
+WRITTEN = (*SHOWN, accuracy.curve_tables, negation.curves)
 
 
 def write(workdir: str | Path, *, file: TextIO | None = None) -> None:

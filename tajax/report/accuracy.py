@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from tajax.report.tables import Table, percent, spread
-from tajax.results import Record, by_config, find
+from tajax.results import Record, by_config, find, seconds
 
 # Column title, stage of the record, and metric.
 MEASURES = (
@@ -117,13 +117,7 @@ def _notes(records: Sequence[Record]) -> Iterable[str]:
             revision = f" at {run['git_revision']}" if "git_revision" in run else ""
             devices = f"{run['device_count']} × {run['device_kind']}"
             yield f"tajax {versions.get('tajax')}{revision}, JAX {versions.get('jax')}, {devices}."
-    yield f"Config {records[0]['config_hash']}, {_seconds(records):.0f} s."
-
-
-def _seconds(records: Sequence[Record]) -> float:
-    """Time over all processes that worked on a run: each starts its clock anew."""
-    clocks = [float(r["elapsed_seconds"]) for r in records if "elapsed_seconds" in r]
-    return sum(now for now, after in zip(clocks, [*clocks[1:], -1.0], strict=True) if after < now)
+    yield f"Config {records[0]['config_hash']}, {seconds(records):.0f} s."
 
 
 def _mean(records: Sequence[Record], stage: str, split: str, metric: str) -> float:

@@ -1,0 +1,75 @@
+"""From the records of runs to what an experiment shows: means over tasks, its README's tables, its results file."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from experiments.protocol import Run
+from tajax import report, results
+from tajax.report import Table
+from tajax.results import Record
+
+
+def mean(run: Run, stage: str, metric: str = "top1", *, split: str = "test", **fields: object) -> float:
+    """The mean over tasks of what a run recorded.
+
+    Raises:
+        ValueError: it recorded no such thing.
+    """
+    found = results.find(run.records, stage=stage, split=split, **fields)
+    if not found:
+        raise ValueError(f"{run.directory} has no record of stage {stage!r} on {split} with {fields}")
+    return statistics.fmean(float(record[metric]) for record in found)
+
+
+def percents(fractions: Iterable[float]) -> str:
+    """Mean ± deviation over seeds of fractions, in percent."""
+    return report.spread([100 * fraction for fraction in fractions], 1)
+
+
+def write(folder: Path, benchmark: str, tables: Sequence[Table], records: Sequence[Record]) -> None:
+    """Prints the tables of one benchmark, puts them into the README, and keeps the records they were made from.
+
+    Args:
+        folder: of the experiment: `README.md` has the lines `<!-- BENCHMARK -->` and `<!-- /BENCHMARK -->`; what is
+            between them is replaced. The records go to `results/BENCHMARK.jsonl`.
+        benchmark: its name.
+        tables: what is shown, each under a heading of its own.
+        records: one a number; small.
+    """
+    report.show(tables)
+    kept = folder / "results" / f"{benchmark}.jsonl"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    fill(folder / "README.md", benchmark, report.markdown(tables).replace("\n## ", "\n### ").removeprefix("#"))
+
+
+def fill(readme: Path, name: str, text: str) -> None:
+    """Replaces what stands between `<!-- NAME -->` and `<!-- /NAME -->`.
+
+    Raises:
+        ValueError: the file has no such lines.
+    """
+    old = readme.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
+    if not pattern.search(old):
+        raise ValueError(f"{readme} has no lines <!-- {name} --> and <!-- /{name} --> to put the tables between")
+    readme.write_text(pattern.sub(lambda found: f"{found[1]}\n{text.strip()}\n\n{found[2]}", old), encoding="utf-8")
+
+
+def kept(run: Run, *stages: str) -> list[Record]:
+    """The records of some stages, and of the run itself: what says where the numbers came from."""
+    return [record for record in run.records if record["stage"] in ("run", *stages)]
+
+
+def took(runs: Iterable[Run]) -> str:
+    """A note: how long the runs took together, and on what."""
+    seconds, kinds = 0.0, []
+    for run in runs:
+        seconds += results.seconds(run.records)
+        kinds += [f"{r['cpu_count']} cores, {r['device_kind']}" for r in run.records if r["stage"] == "run"]
+    return f"{seconds / 60:.0f} minutes of runs ({', '.join(sorted(set(kinds)))})."
