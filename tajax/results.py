@@ -17,7 +17,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -99,7 +99,7 @@ def by_config(records: Iterable[Record]) -> dict[object, list[Record]]:
 
 def seconds(records: Sequence[Record]) -> float:
     """Time over all processes that worked on a run: each starts its clock anew."""
-    clocks = [float(r["elapsedseconds"]) for r in records if "elapsedseconds" in r]
+    clocks = [float(r["elapsed_seconds"]) for r in records if "elapsed_seconds" in r]
     return sum(now for now, after in zip(clocks, [*clocks[1:], -1.0], strict=True) if after < now)
 
 
