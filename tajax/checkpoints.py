@@ -113,10 +113,11 @@ def save_task_vector(
         tau: a tree of arrays, float.
         metadata: what the vector is: base model, task, regime, seed, version. Values that are not strings are
             written as JSON.
-        mask: pytree of bool like `tau`; leaves with False were frozen, must be zero and are not stored.
+        mask: as of `param_mask`, like `tau`. What it freezes must be zero; leaves that are frozen in all their
+            layers are not stored.
 
     Raises:
-        ValueError: an entry is NaN or infinite, a frozen leaf is not zero, or a key of `metadata` is taken.
+        ValueError: an entry is NaN or infinite, what is frozen is not zero, or a key of `metadata` is taken.
     """
     taken = [key for key in RESERVED if key in metadata]
     if taken:
@@ -126,9 +127,9 @@ def save_task_vector(
     trained = trees.flatten_paths(mask) if mask is not None else dict.fromkeys(leaves, True)
     _check_names(Path(path), trained, leaves, "the mask")
     for name, leaf in leaves.items():
-        if not trained[name] and np.any(np.asarray(leaf)):
+        if np.any(np.asarray(leaf)[np.logical_not(trained[name])]):  # one bool takes all of the leaf, or nothing
             raise ValueError(f"task vector for {path}: {name} is frozen by the mask and yet not zero")
-    tensors = {name: jnp.asarray(leaf) for name, leaf in leaves.items() if trained[name]}
+    tensors = {name: jnp.asarray(leaf) for name, leaf in leaves.items() if np.any(trained[name])}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     texts |= {"format": FORMAT, "trained": json.dumps(sorted(tensors))}
     _write_atomically(Path(path), safetensors.flax.save(tensors, metadata=texts))

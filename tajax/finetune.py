@@ -13,7 +13,7 @@ import optax
 from tajax import optim, parallel
 from tajax.linearize import linearize, split
 from tajax.losses import cross_entropy, head_logits
-from tajax.types import ApplyFn, Batch, Head, Params
+from tajax.types import ApplyFn, Batch, Head, Mask, Params
 
 
 class TrainState(NamedTuple):
@@ -39,7 +39,7 @@ def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
 def make_train_step(
     encode: ApplyFn,
     tx: optax.GradientTransformation,
-    mask: Params,
+    mask: Mask,
     *,
     linearized: bool = False,
     accumulation_steps: int = 1,
@@ -53,7 +53,7 @@ def make_train_step(
     Args:
         encode: `(params, images) -> features [B, E]`.
         tx: from `tajax.optim.make_optimizer` with the same mask.
-        mask: pytree of bool like the parameters.
+        mask: like the parameters, from `tajax.param_mask`.
         linearized: train in the tangent space.
         accumulation_steps: the batch is cut into so many equal parts whose gradients are summed, which
             divides the memory of activations. Must divide the batch size.

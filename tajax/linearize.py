@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from tajax import trees
+from tajax.layers import take_layers
 from tajax.trees import split
 from tajax.types import ApplyFn, Mask, Params
 
@@ -20,8 +21,8 @@ def linearize(apply_fn: ApplyFn, params0: Params, *, mask: Mask | None = None) -
     Args:
         apply_fn: f, any JAX function of parameters and inputs, differentiable in the parameters.
         params0: θ₀.
-        mask: leaves to expand in, all of them by default. The others stay at θ₀ whatever the tangent model
-            is given: they cost nothing and their gradient is exactly zero.
+        mask: leaves and layers to expand in, all of them by default. The others stay at θ₀ whatever the tangent
+            model is given: they cost nothing and their gradient is exactly zero.
 
     Returns:
         A function with the signature of `apply_fn`, affine in its parameters, that equals it at θ₀ and has
@@ -43,8 +44,8 @@ def linearize(apply_fn: ApplyFn, params0: Params, *, mask: Mask | None = None) -
     def tangent_model(params: Params, *inputs: Array) -> Array:
         theta0, restore = split(params0, mask)
         trees.check_same_tree(params0, params, what=("params0", "params"))
-        theta = trees.flatten_paths(params)
-        step = {path: (theta[path] - leaf).astype(leaf.dtype) for path, leaf in theta0.items()}
+        theta, trained = trees.flatten_paths(params), trees.trained_layers(params0, mask)
+        step = {p: (take_layers(theta[p], trained[p]) - leaf).astype(leaf.dtype) for p, leaf in theta0.items()}
         outputs, push = jax.linearize(lambda trained: apply_fn(restore(trained), *inputs), theta0)
         return jax.tree.map(jnp.add, outputs, push(step))
 
@@ -83,8 +84,8 @@ def linear_responses(
     """
     trees.check_taus(taus, params0, what="params0")
     theta0, restore = split(params0, mask)
-    flats = [trees.flatten_paths(tau) for tau in taus]
-    steps = [{path: jnp.asarray(flat[path]).astype(leaf.dtype) for path, leaf in theta0.items()} for flat in flats]
+    flats, trained = [trees.flatten_paths(tau) for tau in taus], trees.trained_layers(params0, mask)
+    steps = [{p: take_layers(flat[p], trained[p]).astype(leaf.dtype) for p, leaf in theta0.items()} for flat in flats]
     outputs, push = jax.linearize(lambda trained: apply_fn(restore(trained), *inputs), theta0)
     # One after the other: under `vmap`, B/32 with eight vectors took 11 % longer and 29 % more memory on a CPU.
     return outputs, jax.tree.map(lambda *responses: jnp.stack(responses), *map(push, steps))

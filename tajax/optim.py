@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import jax
-import optax
+from collections.abc import Callable
 
-from tajax.types import Params
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from tajax.layers import put_layers, take_layers
+from tajax.types import LeafMask, Mask, Params
 
 
 def make_schedule(*, learning_rate: float, num_steps: int, warmup_steps: int = 0) -> optax.Schedule:
@@ -38,25 +44,25 @@ def make_schedule(*, learning_rate: float, num_steps: int, warmup_steps: int = 0
 
 
 def make_optimizer(
-    mask: Params,
+    mask: Mask,
     *,
     learning_rate: float | optax.Schedule,
     weight_decay: float = 0.1,
     clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW on the True leaves of `mask`; a zero update for the others.
+    """AdamW on what `mask` trains; a zero update for the rest.
 
-    Clipping, weight decay and moments see the trained leaves alone. `optax.masked` would not do:
+    Clipping, weight decay and moments see the trained leaves and layers alone. `optax.masked` would not do:
     it passes raw gradients through where the mask is False.
 
     Args:
-        mask: pytree of bool like the parameters, from `tajax.param_mask`.
+        mask: like the parameters, from `tajax.param_mask`.
         learning_rate: a number or an optax schedule.
         weight_decay: decoupled decay, applied to every trained leaf as in the papers' code.
         clip_norm: largest global gradient norm over the trained leaves; None does not clip.
 
     Returns:
-        A transformation whose state holds no moments for frozen leaves.
+        A transformation whose state holds no moments for frozen leaves, nor for the frozen layers of others.
 
     Example:
         >>> import jax.numpy as jnp
@@ -68,21 +74,45 @@ def make_optimizer(
     """
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     adamw = optax.chain(clip, optax.adamw(learning_rate, weight_decay=weight_decay))
-    labels = jax.tree.map(lambda trained: "train" if trained else "freeze", mask)
-    return optax.partition({"train": adamw, "freeze": optax.set_to_zero()}, labels)
+    labels = jax.tree.map(lambda trained: "train" if np.any(trained) else "freeze", mask)
+    inner = optax.partition({"train": adamw, "freeze": optax.set_to_zero()}, labels)
+
+    def taken(tree: Params) -> Params:
+        return _where_trained(take_layers, mask, tree)
+
+    def init(params: Params) -> optax.OptState:
+        return inner.init(taken(params))
+
+    def update(updates: Params, state: optax.OptState, params: Params | None = None) -> tuple[Params, optax.OptState]:
+        found, state = inner.update(taken(updates), state, params if params is None else taken(params))
+        return jax.tree.map(lambda u, *part: put_layers(jnp.zeros_like(u), *part), updates, mask, found), state
+
+    return optax.GradientTransformation(init, update)
 
 
-def apply_updates(params: Params, updates: Params, mask: Params) -> Params:
+def apply_updates(params: Params, updates: Params, mask: Mask) -> Params:
     """Parameters after one update; frozen leaves are the same arrays, not copies plus zero.
 
-    Adding 0 is not the identity: −0 + 0 is +0.
+    Adding 0 is not the identity: −0 + 0 is +0. Of a leaf that is trained in some layers, the others keep their bits.
 
     Args:
         params: the parameters before.
-        updates: a tree like `params`, added where `mask` is True.
-        mask: pytree of bool like `params`.
+        updates: a tree like `params`, added where `mask` says so.
+        mask: like `params`.
 
     Returns:
         A new tree with the dtypes of `params`.
     """
-    return jax.tree.map(lambda p, u, trained: (p + u).astype(p.dtype) if trained else p, params, updates, mask)
+
+    def moved(p: Array, trained: LeafMask, u: Array) -> Array:
+        part = take_layers(p, trained) + take_layers(u, trained)
+        return put_layers(p, trained, part.astype(p.dtype))
+
+    return _where_trained(moved, mask, params, updates)
+
+
+def _where_trained(fn: Callable[..., Array], mask: Mask, tree: Params, *rest: Params) -> Params:
+    """`fn(leaf, its mask, leaves of the rest)` where any of a leaf is trained, the leaf of `tree` elsewhere."""
+    return jax.tree.map(
+        lambda leaf, trained, *others: fn(leaf, trained, *others) if np.any(trained) else leaf, tree, mask, *rest
+    )

@@ -1,4 +1,4 @@
-"""Parameter trees by path: flattening, comparison, and the rules that choose which leaves are trained.
+"""Parameter trees by path: flattening, comparison, and the masks that say which leaves and layers are trained.
 
 A path is the leaf's key path joined by slashes, `image/blocks/attn/query/kernel`. Any pytree has such paths:
 dictionaries, lists, dataclasses, NNX states, Equinox modules.
@@ -6,11 +6,8 @@ dictionaries, lists, dataclasses, NNX states, Equinox modules.
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +15,26 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from tajax.types import Mask, Params, Trained
+from tajax.layers import STACK, in_layers, put_layers, simplified, take_layers
+from tajax.rules import RULES, claim_paths, nearest
+from tajax.types import LeafMask, Mask, Params, Trained
 
-RULES: Mapping[str, str] = MappingProxyType(
-    {
-        "all": r".*",
-        "attention": r"attn/(query|key|value|out)/kernel",
-        "attention_with_bias": r"attn/(query|key|value|out)/(kernel|bias)",
-        "mlp": r"mlp/(fc_in|fc_out)/kernel",
-        "linear_layers": r"attn/(query|key|value|out)/kernel|mlp/(fc_in|fc_out)/kernel",
-        "biases": r"bias",
-        "layer_norms": r"ln_[^/]+/(scale|bias)",
-    }
-)
-"""Named rules for `param_mask`. `attention`, `mlp` and `linear_layers` are kernels without biases;
-`biases` are all of them, those of layer norms included."""
+__all__ = [
+    "RULES",
+    "check_finite",
+    "check_same_tree",
+    "check_taus",
+    "count_params",
+    "dtype_of",
+    "flatten_paths",
+    "is_float",
+    "map_leaves",
+    "moved_leaves",
+    "param_mask",
+    "split",
+    "trained_layers",
+    "unflatten_paths",
+]
 
 
 def flatten_paths(tree: Params) -> dict[str, ArrayLike]:
@@ -111,7 +113,7 @@ def check_same_tree(a: Params, b: Params, *, what: tuple[str, str] = ("pretraine
                 f"{missing[0]!r} is in {name} but not in {other}"
                 f" ({len(missing)} such {'path' if len(missing) == 1 else 'paths'},"
                 f" of {len(present)} in {name} and {len(absent)} in {other})"
-                + _nearest(missing[0], absent, f". Nearest paths in {other}: ")
+                + nearest(missing[0], absent, f". Nearest paths in {other}: ")
             )
     for path, leaf in flat_a.items():
         if np.shape(leaf) != np.shape(flat_b[path]):
@@ -231,8 +233,10 @@ def dtype_of(leaf: ArrayLike) -> DTypeLike:
         ) from None
 
 
-def param_mask(params: Params, rule: str | Sequence[str] | Mapping[str, bool]) -> Mask:
-    """Which leaves are trained, as a pytree of bool like `params`.
+def param_mask(
+    params: Params, rule: str | Sequence[str] | Mapping[str, bool], *, layers: tuple[int, int] | None = None
+) -> Mask:
+    """Which leaves are trained, as a pytree of bool like `params`; with `layers`, which of their layers.
 
     A pattern is a regular expression that must match the whole path of a leaf, or all of it that follows a
     slash: `query/kernel` finds `image/blocks/attn/query/kernel`. Leaves that are not floating point are never
@@ -242,10 +246,17 @@ def param_mask(params: Params, rule: str | Sequence[str] | Mapping[str, bool]) -
         params: the tree; leaves may be arrays or `jax.ShapeDtypeStruct`.
         rule: a name in `RULES`; or one pattern, or several, whose leaves are trained; or a mapping from
             pattern to bool in which the first match decides and every leaf must be claimed.
+        layers: the half-open range (first, end) of the layers that are trained, counted from the input; all by
+            default. It concerns the leaves below a node `blocks`, which stack the layers along their leading axis;
+            what belongs to no layer, such as embeddings, is then frozen.
+
+    Returns:
+        True, False, or for a leaf of which some layers are trained a bool array [L].
 
     Raises:
-        ValueError: a pattern is no regular expression or claims no leaf, or the mapping leaves one unclaimed.
-        TypeError: the rule is none of the above.
+        ValueError: a pattern is no regular expression or claims no leaf, the mapping leaves one unclaimed, or
+            `layers` is no range of the layers there are, or leaves nothing to train.
+        TypeError: the rule is none of the above, or `layers` is not two whole numbers.
 
     Example:
         >>> params = {"attn": {"key": {"kernel": 1.0, "bias": 0.0}}, "ln_1": {"scale": 1.0}}
@@ -253,117 +264,90 @@ def param_mask(params: Params, rule: str | Sequence[str] | Mapping[str, bool]) -
         {'attn': {'key': {'bias': False, 'kernel': True}}, 'ln_1': {'scale': False}}
         >>> param_mask(params, {"ln_.*": False, ".*": True})
         {'attn': {'key': {'bias': True, 'kernel': True}}, 'ln_1': {'scale': False}}
+        >>> stacked = {"blocks": {"mlp": {"bias": np.zeros((4, 8))}}, "ln_post": {"bias": np.zeros(8)}}
+        >>> param_mask(stacked, "biases", layers=(2, 4))
+        {'blocks': {'mlp': {'bias': array([False, False,  True,  True])}}, 'ln_post': {'bias': False}}
     """
-    if isinstance(rule, str):
-        verdicts = {RULES.get(rule, rule): True}
-    elif isinstance(rule, Mapping):
-        verdicts = dict(rule)
-    elif isinstance(rule, Sequence) and all(isinstance(pattern, str) for pattern in rule):
-        verdicts = dict.fromkeys(rule, True)
-    else:
-        raise TypeError(f"a trainable rule is a string, strings, or a mapping from string to bool; got {rule!r}")
-    if not all(isinstance(verdict, bool) for verdict in verdicts.values()):
-        raise TypeError(f"a trainable rule maps each pattern to True or False; got {rule!r}")
-    if not verdicts:
-        raise ValueError(f"the trainable rule is empty; choose one of {', '.join(RULES)}, or give path patterns")
-
     flat = flatten_paths(params)
-    paths = [path for path, leaf in flat.items() if is_float(leaf)]
-    total = isinstance(rule, Mapping)
-    claims: dict[str, bool] = {}
-    for pattern, verdict in verdicts.items():
-        matched = _matching(pattern, paths)
-        claimed = [path for path in matched if path not in claims] if total else matched
-        if not claimed:
-            raise ValueError(_no_match(rule if isinstance(rule, str) else pattern, paths, shadowed=bool(matched)))
-        claims.update(dict.fromkeys(claimed, verdict))
-    unclaimed = [path for path in paths if path not in claims]
-    if total and unclaimed:
-        raise ValueError(
-            f"the trainable rule says nothing about {unclaimed[0]!r} ({len(unclaimed)} of {len(paths)}"
-            " parameters are unclaimed); end it with '.*': False to freeze the rest"
-        )
-    return jax.tree.unflatten(jax.tree.structure(params), [claims.get(path, False) for path in flat])
+    claims = claim_paths(rule, [path for path, leaf in flat.items() if is_float(leaf)])
+    chosen: dict[str, LeafMask] = {path: claims.get(path, False) for path in flat}
+    if layers is not None:
+        chosen = {path: trained and in_layers(path, flat[path], layers) for path, trained in chosen.items()}
+        if not any(map(np.any, chosen.values())):
+            raise ValueError(
+                f"the trainable rule {rule!r} claims no leaf below a node {STACK!r}, so layers={layers} leaves nothing"
+                " to train; leave the layers out, or choose another rule"
+            )
+    return jax.tree.unflatten(jax.tree.structure(params), list(chosen.values()))
 
 
 def count_params(params: Params, mask: Mask | None = None) -> int:
     """How many numbers a tree holds, or those of them that a mask trains.
 
     Example:
-        >>> count_params({"b": np.zeros(3), "w": np.zeros((2, 3))}, {"b": True, "w": False})
-        3
+        >>> count_params({"b": np.zeros(3), "w": np.zeros((2, 3))}, {"b": True, "w": np.array([False, True])})
+        6
     """
     flat = flatten_paths(params)
-    chosen = dict.fromkeys(flat, True) if mask is None else _verdicts(params, mask)
-    return sum(math.prod(np.shape(leaf)) for path, leaf in flat.items() if chosen[path])
+    if mask is None:
+        return sum(math.prod(np.shape(leaf)) for leaf in flat.values())
+    # The share of layers that are trained, of one bool all or nothing.
+    sizes = {path: math.prod(np.shape(leaf)) for path, leaf in flat.items()}
+    return sum(sizes[path] * int(np.sum(t)) // np.size(t) for path, t in trained_layers(params, mask).items())
 
 
 def split(params: Params, mask: Mask | None) -> tuple[Trained, Callable[[Trained], Params]]:
-    """The leaves that a mask trains, by path, and the function that puts such leaves back among the others.
+    """What a mask trains, by path, and the function that puts such leaves back among the others.
 
-    Differentiate in the first, call the model on what the second returns. Without a mask all leaves that are
-    floating point are trained.
+    Differentiate in the first, call the model on what the second returns. Of a leaf of which some layers are trained
+    it holds those layers alone. Without a mask all leaves that are floating point are trained.
 
     Raises:
-        ValueError: the mask has other paths than the parameters.
-        TypeError: a leaf of the mask is not a bool.
+        ValueError: the mask has other paths than the parameters, or not as many layers as a leaf.
+        TypeError: a leaf of the mask is neither a bool nor a bool array.
 
     Example:
         >>> theta, restore = split({"w": jnp.ones(1), "index": 7}, None)
         >>> restore({"w": theta["w"] + 1})
         {'index': 7, 'w': Array([2.], dtype=float32)}
+        >>> theta, restore = split({"w": jnp.array([1.0, 2.0, 3.0])}, {"w": np.array([False, False, True])})
+        >>> restore({"w": -theta["w"]})
+        {'w': Array([ 1.,  2., -3.], dtype=float32)}
     """
-    flat, structure, chosen = flatten_paths(params), jax.tree.structure(params), _verdicts(params, mask)
+    flat, structure, chosen = flatten_paths(params), jax.tree.structure(params), trained_layers(params, mask)
 
     def restore(trained: Trained) -> Params:
-        return jax.tree.unflatten(structure, [trained.get(path, leaf) for path, leaf in flat.items()])
+        leaves = [put_layers(leaf, chosen[p], trained[p]) if p in trained else leaf for p, leaf in flat.items()]
+        return jax.tree.unflatten(structure, leaves)
 
-    return {path: jnp.asarray(leaf) for path, leaf in flat.items() if chosen[path]}, restore
+    return {path: take_layers(flat[path], trained) for path, trained in chosen.items() if np.any(trained)}, restore
 
 
-def _verdicts(params: Params, mask: Mask | None) -> dict[str, bool]:
-    """Whether each leaf is trained; all are without a mask, except those that are not floating point."""
+def trained_layers(params: Params, mask: Mask | None) -> dict[str, LeafMask]:
+    """What a mask says of each leaf, by path: True, False, or a bool array [L] if both occur among its layers.
+
+    Without a mask all leaves are trained, but leaves that are not floating point never are.
+
+    Raises:
+        ValueError: the mask has other paths than the parameters, or not as many layers as a leaf.
+        TypeError: a leaf of the mask is neither a bool nor a bool array.
+    """
     flat = flatten_paths(params)
-    verdicts: Mapping[str, ArrayLike] = dict.fromkeys(flat, True)
-    if mask is not None:
-        verdicts = flatten_paths(mask)
-        check_same_tree(dict.fromkeys(flat, True), dict(verdicts), what=("params", "mask"))
-    for path, verdict in verdicts.items():
-        if not isinstance(verdict, bool | np.bool_):
-            raise TypeError(f"the mask at {path!r} is {verdict!r}; each leaf of a mask is one Python bool")
-    return {path: bool(verdicts[path]) and is_float(leaf) for path, leaf in flat.items()}
+    if mask is None:
+        return {path: is_float(leaf) for path, leaf in flat.items()}
+    given = flatten_paths(mask)
+    check_same_tree(dict.fromkeys(flat, True), dict.fromkeys(given, True), what=("params", "mask"))
+    return {path: is_float(leaf) and _leaf_mask(path, leaf, given[path]) for path, leaf in flat.items()}
 
 
-def _matching(pattern: str, paths: Sequence[str]) -> list[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"trainable rule {pattern!r} is no regular expression: {error}") from error
-
-    def matches(path: str) -> bool:
-        starts = [0, *(slash.end() for slash in re.finditer("/", path))]
-        return any(compiled.fullmatch(path, start) for start in starts)
-
-    return [path for path in paths if matches(path)]
-
-
-def _no_match(rule: str, paths: Sequence[str], *, shadowed: bool) -> str:
-    if shadowed:
-        return f"trainable rule {rule!r} claims nothing: patterns before it match the same leaves. Move it up"
-    message = f"trainable rule {rule!r} matches none of the {len(paths)} parameters."
-    message += _nearest(rule, paths, "\nNearest paths: ", end=".")
-    message += _nearest(rule, RULES, "\nDid you mean ", count=1, end="?", quote=True)
-    return message + f"\nNamed rules: {', '.join(RULES)}."
-
-
-def _nearest(
-    word: str,
-    choices: Sequence[str] | Mapping[str, object],
-    lead: str,
-    *,
-    count: int = 2,
-    end: str = "",
-    quote: bool = False,
-) -> str:
-    found = difflib.get_close_matches(word, list(choices), n=count, cutoff=0.5)
-    return lead + ", ".join(repr(name) if quote else name for name in found) + end if found else ""
+def _leaf_mask(path: str, leaf: ArrayLike, given: ArrayLike) -> LeafMask:
+    if isinstance(given, bool | np.bool_):
+        return bool(given)
+    if getattr(given, "dtype", None) != np.bool_:
+        raise TypeError(f"the mask at {path!r} is {given!r}; each leaf of a mask is a bool, or a bool array [L]")
+    if np.shape(given) != np.shape(leaf)[:1]:
+        raise ValueError(
+            f"the mask at {path!r} has shape {np.shape(given)}; want one bool for each layer of the leaf,"
+            f" which has shape {np.shape(leaf)}"
+        )
+    return simplified(np.asarray(given))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PyTree, UInt8
@@ -12,11 +13,14 @@ from jaxtyping import Bool, Float, Int, PyTree, UInt8
 Params: TypeAlias = PyTree[ArrayLike]
 """Parameters, or a task vector: any pytree of arrays, usually nested dictionaries."""
 
-Mask: TypeAlias = PyTree[bool]
-"""One Python bool per leaf of a parameter tree: True where the leaf is trained."""
+LeafMask: TypeAlias = bool | Bool[np.ndarray, " L"]
+"""Whether a leaf is trained; or, of a leaf that stacks L layers along its leading axis, which of them are."""
+
+Mask: TypeAlias = PyTree[LeafMask]
+"""A `LeafMask` for each leaf of a parameter tree."""
 
 Trained: TypeAlias = dict[str, Array]
-"""The trained leaves alone, by path."""
+"""The trained leaves alone, by path; of a leaf that is trained in some layers, those layers."""
 
 
 @runtime_checkable

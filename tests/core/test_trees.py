@@ -36,6 +36,12 @@ def tower():
     [
         ("attention", 4 * 6 * 16),
         ("attention_with_bias", 4 * 6 * (16 + 4)),
+        ("attention_query", 6 * 16),
+        ("attention_key", 6 * 16),
+        ("attention_value", 6 * 16),
+        ("attention_out", 6 * 16),
+        ("attention_query_value", 2 * 6 * 16),
+        ("attention_query_key_value", 3 * 6 * 16),
         ("mlp", 2 * 6 * 32),
         ("linear_layers", 4 * 6 * 16 + 2 * 6 * 32),
         ("biases", 6 * (4 * 4 + 8 + 4 + 2 * 4) + 2 * 4),
@@ -80,6 +86,42 @@ def test_a_rule_that_claims_nothing_or_not_everything_is_an_error(tower, rule, e
         trees.param_mask(tower, rule)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("rule", trees.RULES)
+def test_the_halves_of_a_tower_are_its_layers_and_nothing_else(tower, rule):
+    count = lambda **layers: trees.count_params(tower, trees.param_mask(tower, rule, **layers))  # noqa: E731
+    halves = count(layers=(0, 3)), count(layers=(3, 6))
+    outside = {path: leaf for path, leaf in trees.flatten_paths(tower).items() if "blocks" not in path}
+    mask = trees.flatten_paths(trees.param_mask(tower, rule))
+    beyond = trees.count_params(outside, {path: mask[path] for path in outside})
+    assert halves[0] == halves[1] > 0
+    assert sum(halves) == count(layers=(0, 6)) == count() - beyond
+    assert 3 * count(layers=(4, 5)) == halves[0]
+
+
+def test_layers_are_counted_from_the_input(tower):
+    mask = trees.param_mask({"image": tower, "step": 3}, "attention_key", layers=(1, 3))
+    np.testing.assert_array_equal(mask["image"]["blocks"]["attn"]["key"]["kernel"], [0, 1, 1, 0, 0, 0])
+    others = {path: trained for path, trained in trees.flatten_paths(mask).items() if "key/kernel" not in path}
+    assert set(others.values()) == {False}
+    assert trees.param_mask(tower, "mlp", layers=(0, 6)) == trees.param_mask(tower, "mlp")
+
+
+@pytest.mark.parametrize(
+    ("rule", "layers", "error", "words"),
+    [
+        ("attention", (0, 7), ValueError, "layers is (0, 7), which is no range of the 6 layers of 'blocks/attn/key"),
+        ("attention", (3, 3), ValueError, "give (first, end) with 0 <= first < end <= 6"),
+        ("attention", (-2, 6), ValueError, "layers is (-2, 6)"),
+        ("attention", (1, 2, 3), TypeError, "layers is (1, 2, 3); give (first, end)"),
+        ("attention", (0, 2.0), TypeError, "two whole numbers"),
+        ("projection/kernel", (0, 3), ValueError, "'projection/kernel' claims no leaf below a node 'blocks'"),
+    ],
+)
+def test_layers_that_there_are_not_are_an_error(tower, rule, layers, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        trees.param_mask(tower, rule, layers=layers)
 
 
 def test_integer_leaves_are_never_trained(key):
@@ -151,8 +193,12 @@ def test_masks_must_fit_and_hold_bools():
     assert trees.count_params(params) == 5
     with pytest.raises(ValueError, match="'b' is in params but not in mask"):
         trees.count_params(params, {"w": True})
-    with pytest.raises(TypeError, match="the mask at 'b' is 1"):
-        trees.count_params(params, {"w": True, "b": 1})
+    for wrong in (1, np.array([0, 1])):
+        with pytest.raises(TypeError, match=r"the mask at 'b' is .*; each leaf of a mask is a bool, or a bool array"):
+            trees.count_params(params, {"w": True, "b": wrong})
+    for shape in ((3,), (1,), (2, 1)):
+        with pytest.raises(ValueError, match=r"'b' has shape .*one bool for each layer of the leaf.* has shape \(2,\)"):
+            trees.count_params(params, {"w": True, "b": np.ones(shape, bool)})
 
 
 def test_split_restores_what_it_took_apart_and_keeps_the_rest_itself(key):

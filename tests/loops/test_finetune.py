@@ -15,16 +15,23 @@ def bits(tree):
     return {path: np.asarray(leaf).tobytes() for path, leaf in trees.flatten_paths(tree).items()}
 
 
-@pytest.mark.parametrize("rule", trees.RULES)
-def test_frozen_leaves_are_bit_identical_and_the_others_move(rule, encode, params, head, make_batch):
-    mask = trees.param_mask(params, rule)
+@pytest.mark.parametrize(
+    ("rule", "layers"), [*((rule, None) for rule in trees.RULES), ("attention_with_bias", (2, 5)), ("biases", (1, 6))]
+)
+def test_frozen_leaves_are_bit_identical_and_the_others_move(rule, layers, encode, params, head, make_batch):
+    mask = trees.param_mask(params, rule, layers=layers)  # the block is one layer; its rows stand for layers here
     tx = optim.make_optimizer(mask, learning_rate=1e-2)
     step = make_train_step(encode, tx, mask)
     batches = [make_batch(8, number) for number in range(3)]
     state = finetune(step, init_state(params, tx), params, head, batches, num_steps=3)
     before, after = bits(params), bits(state.params)
     moved = {path for path in before if before[path] != after[path]}
-    assert moved == {path for path, trained in trees.flatten_paths(mask).items() if trained}
+    verdicts = trees.trained_layers(params, mask)
+    assert moved == {path for path, trained in verdicts.items() if np.any(trained)}
+    for path in moved:
+        row = lambda tree: [np.asarray(row).tobytes() for row in trees.flatten_paths(tree)[path]]  # noqa: B023, E731
+        rows = np.array([a != b for a, b in zip(row(params), row(state.params), strict=True)])
+        np.testing.assert_array_equal(rows, np.broadcast_to(verdicts[path], rows.shape))
     held = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
     assert held == 2 * trees.count_params(params, mask)
     tau = trees.flatten_paths(task_vectors.task_vector(params, state.params))

@@ -85,3 +85,38 @@ def test_frozen_leaves_are_the_same_array_and_trained_ones_keep_their_dtype():
     assert moved["b"] is params["b"]
     assert np.signbit(moved["b"][0])
     assert not np.signbit(optax.apply_updates(params, {"a": jnp.ones(2), "b": jnp.zeros(2)})["b"][0])  # why not optax's
+
+
+LAYERS = np.array([True, False, True])  # of the three of "a"
+
+
+def by_layer(tree):
+    """The first leaf as one leaf a layer: what is trained in some layers is then trained in whole leaves."""
+    return {f"a{layer}": tree["a"][layer] for layer in range(3)} | {"b": tree["b"], "c": tree["c"]}
+
+
+def test_layers_of_a_leaf_are_trained_as_leaves_of_their_own_would_be(rng):
+    """Clipping, decay, moments: of the trained layers alone. Frozen ones keep every bit, the sign of a zero too."""
+    options = {"learning_rate": 0.1, "weight_decay": 0.1, "clip_norm": 1.0}
+    whole, parts = MASK | {"a": LAYERS}, {"a0": True, "a1": False, "a2": True, "b": False, "c": True}
+    params, tx, reference = trees(rng, 30), make_optimizer(whole, **options), make_optimizer(parts, **options)
+    params["a"] = params["a"].at[1, 0].set(-0.0)
+    start, other = params, by_layer(params)
+    state, other_state = tx.init(params), reference.init(other)
+    held = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
+    assert held == 2 * (2 * SHAPES["a"][1] + math.prod(SHAPES["c"]))
+    for number in (31, 32):
+        grads = trees(rng, number)
+        grads["a"] = grads["a"].at[1].mul(1e6)
+        updates, state = tx.update(grads, state, params)
+        assert not np.any(updates["a"][1]) and not np.any(updates["b"])
+        params = apply_updates(params, updates, whole)
+        others, other_state = reference.update(by_layer(grads), other_state, other)
+        other = apply_updates(other, others, parts)
+    assert by_layer(params).keys() == other.keys()
+    for name, leaf in by_layer(params).items():
+        np.testing.assert_allclose(
+            leaf, other[name], rtol=1e-6, err_msg=name
+        )  # float32; the norm sums in another order
+    assert np.asarray(params["a"][1]).tobytes() == np.asarray(start["a"][1]).tobytes()
+    assert np.all(params["a"][LAYERS] != start["a"][LAYERS]) and params["b"] is start["b"]

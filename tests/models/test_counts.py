@@ -50,8 +50,17 @@ def test_parameter_counts_of_model_and_rules(name):
     params = abstract_params(GEOMETRIES[name])
     total, by_rule = COUNTS[name]
     assert count_params(params) == total
-    counts = {rule: count_params(params["image"], param_mask(params["image"], rule)) for rule in RULES}
-    assert counts == dict(zip(RULE_NAMES, by_rule, strict=True))
+    image = params["image"]
+    counts = {rule: count_params(image, param_mask(image, rule)) for rule in RULES}
+    one = counts["attention"] // 4  # the four projections are of one size
+    parts = {"query": one, "key": one, "value": one, "out": one, "query_value": 2 * one, "query_key_value": 3 * one}
+    assert counts == dict(zip(RULE_NAMES, by_rule, strict=True)) | {f"attention_{name}": n for name, n in parts.items()}
+    depth = GEOMETRIES[name].vision.num_hidden_layers
+    for rule in ("attention", "attention_with_bias", "mlp", "linear_layers"):
+        for layers in ((0, depth // 2), (depth // 2, depth)):
+            assert count_params(image, param_mask(image, rule, layers=layers)) == counts[rule] / 2
+    with pytest.raises(ValueError, match=f"no range of the {depth} layers"):
+        param_mask(image, "attention", layers=(0, depth + 1))
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)

@@ -119,6 +119,17 @@ def test_task_vector_returns_bit_for_bit_without_its_frozen_leaves(tmp_path, tau
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary left
 
 
+def test_layers_that_were_frozen_come_back_as_zeros(tmp_path, tau, params):
+    layers = np.array([True, False, True])
+    mask = MASK | {"blocks": {"kernel": layers, "bias": np.zeros(4, bool)}}
+    with pytest.raises(ValueError, match="blocks/kernel is frozen by the mask and yet not zero"):
+        checkpoints.save_task_vector(tmp_path / "t", tau, {}, mask=mask)
+    kernel = jnp.where(layers[:, None], tau["blocks"]["kernel"], 0)
+    tau = tau | {"blocks": tau["blocks"] | {"kernel": kernel}}
+    checkpoints.save_task_vector(tmp_path / "t", tau, {}, mask=mask)
+    assert_identical(checkpoints.load_task_vector(tmp_path / "t", params)[0], tau)
+
+
 def test_without_mask_everything_is_stored(tmp_path, params):
     checkpoints.save_task_vector(tmp_path / "t", params, {})
     assert_identical(checkpoints.load_task_vector(tmp_path / "t", params)[0], params)

@@ -1,0 +1,91 @@
+"""Leaves that stack all layers of a tower along their leading axis: taking trained layers out, putting them back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from tajax.types import LeafMask
+
+STACK = "blocks"
+"""The node whose leaves have the layers along their leading axis."""
+
+
+def take_layers(leaf: ArrayLike, trained: LeafMask) -> Array:
+    """The trained layers of a leaf, in order: all of it for one bool, [sum(trained), ...] for an array [L].
+
+    Layers are cut and put back in whole runs: XLA then sees through both, and computes no gradient of a frozen layer
+    unless the layers run in a loop.
+
+    Example:
+        >>> take_layers(jnp.arange(4.0), np.array([True, False, True, True]))
+        Array([0., 2., 3.], dtype=float32)
+    """
+    array = jnp.asarray(leaf)
+    if np.ndim(trained) == 0:
+        return array
+    return _joined([jax.lax.slice_in_dim(array, *run) for kept, run in _runs(trained) if kept])
+
+
+def put_layers(leaf: ArrayLike, trained: LeafMask, part: Array) -> Array:
+    """The leaf with `part` in place of its trained layers: the inverse of `take_layers`.
+
+    Example:
+        >>> put_layers(jnp.zeros(4), np.array([True, False, True, True]), jnp.array([1.0, 2.0, 3.0]))
+        Array([1., 0., 2., 3.], dtype=float32)
+    """
+    if np.ndim(trained) == 0:
+        return part
+    array, pieces, done = jnp.asarray(leaf), [], 0
+    for kept, (start, end) in _runs(trained):
+        if kept:
+            pieces.append(jax.lax.slice_in_dim(part, done, done := done + end - start))
+        else:
+            pieces.append(jax.lax.slice_in_dim(array, start, end))
+    return _joined(pieces)
+
+
+def in_layers(path: str, leaf: ArrayLike, layers: tuple[int, int]) -> LeafMask:
+    """The mask of a leaf that is trained in a half-open range of its layers; False where it has none.
+
+    Raises:
+        ValueError: the range is empty, or reaches beyond the layers of the leaf.
+        TypeError: the range is not two whole numbers.
+
+    Example:
+        >>> in_layers("blocks/mlp/fc_in/bias", np.zeros((3, 8)), (0, 2)), in_layers("ln_post/bias", np.zeros(8), (0, 2))
+        (array([ True,  True, False]), False)
+    """
+    if not (len(layers) == 2 and all(isinstance(end, int) and not isinstance(end, bool) for end in layers)):
+        raise TypeError(f"layers is {layers!r}; give (first, end), two whole numbers")
+    if STACK not in path.split("/"):
+        return False
+    (first, end), depth = layers, (*np.shape(leaf), 0)[0]
+    if not 0 <= first < end <= depth:
+        raise ValueError(
+            f"layers is ({first}, {end}), which is no range of the {depth} layers of {path!r};"
+            f" give (first, end) with 0 <= first < end <= {depth}"
+        )
+    return simplified((np.arange(depth) >= first) & (np.arange(depth) < end))
+
+
+def simplified(trained: np.ndarray) -> LeafMask:
+    """One bool for an array that is the same in every layer, else the array."""
+    return bool(trained.any()) if trained.all() or not trained.any() else trained
+
+
+def _runs(trained: LeafMask) -> Iterator[tuple[bool, tuple[int, int]]]:
+    """Maximal runs of equal layers, and whether each is trained."""
+    layers = np.asarray(trained)
+    ends = [*(np.flatnonzero(np.diff(layers)) + 1).tolist(), len(layers)]
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        yield bool(layers[start]), (start, end)
+
+
+def _joined(pieces: Sequence[Array]) -> Array:
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)
