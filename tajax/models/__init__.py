@@ -1,10 +1,11 @@
-"""CLIP: both towers in Flax linen, conversion, tokenisation, loading and the zero-shot head."""
+"""CLIP: both towers in Flax linen, conversion, tokenisation, loading, zero-shot heads and linear probes."""
 
 from tajax.models.clip import CLIP, ImageEncoder, TextEncoder
 from tajax.models.geometry import ClipConfig, TextConfig, VisionConfig
 from tajax.models.heads import pad_head, zero_shot_head
 from tajax.models.load import LoadedClip, load, save_pretrained
 from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD
+from tajax.models.probe import LinearProbe, linear_probe
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer, train_bpe
 
 __all__ = [
@@ -14,10 +15,12 @@ __all__ = [
     "ImageEncoder",
     "OPENAI_MEAN",
     "OPENAI_STD",
+    "LinearProbe",
     "LoadedClip",
     "TextConfig",
     "TextEncoder",
     "VisionConfig",
+    "linear_probe",
     "load",
     "load_tokenizer",
     "pad_head",
