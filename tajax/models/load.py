@@ -85,6 +85,20 @@ class LoadedClip:
             digest.update(value.data)
         return digest.hexdigest()
 
+    def with_random_image_tower(self, seed: int) -> LoadedClip:
+        """The same CLIP before its image tower knew anything: parameters drawn anew, the text tower kept.
+
+        Example:
+            >>> clip = load("tiny")
+            >>> clip.with_random_image_tower(0).image_sha256 == clip.image_sha256
+            False
+        """
+        encoder, vision = ImageEncoder(self.config.vision), self.config.vision
+        images = jnp.zeros((1, vision.image_size, vision.image_size, vision.num_channels))
+        drawn = jax.jit(encoder.init)(jax.random.key(seed), images)["params"]
+        drawn = jax.tree.map(lambda new, old: new.astype(old.dtype), drawn, self.params["image"])
+        return dataclasses.replace(self, params=self.params | {"image": drawn})
+
 
 def load(
     name_or_path: str | Path,

@@ -35,7 +35,7 @@ class Experiment:
         tasks: the opened tasks.
         heads: a frozen zero-shot head for each task name, all padded to the same number of classes.
         regime: what is trained and what is linearised.
-        mask: pytree of bool over the image tower.
+        mask: the leaves and layers of the image tower that are trained.
         encode: `(image tower's parameters, uint8 images) -> features`, compiled as training wants it.
         encode_eval: the same function as evaluation wants it: nothing is recomputed, and where it is linearised its
             layers are unrolled, because the tangents of a scan keep the residuals of all layers.
@@ -135,8 +135,10 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     started = time.monotonic()
     devices = parallel.local_devices(config.devices)
     clip = models.load(config.model, remat=config.finetune.remat)
+    if config.initialization == "random":
+        clip = clip.with_random_image_tower(config.seed)
     regime = regime_of(config)
-    mask = trees.param_mask(clip.params["image"], regime.trainable)
+    mask = trees.param_mask(clip.params["image"], regime.trainable, layers=config.layers)
     tasks = tuple(data.open_tasks(config.tasks, data_dir=config.data_dir))
     for task in tasks:
         data.check_images(task)

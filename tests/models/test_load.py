@@ -56,6 +56,15 @@ def test_the_hash_tells_image_towers_apart_and_nothing_else(saved, copy, config,
     assert load(copy).image_sha256 != reference
 
 
+def test_a_random_image_tower_is_another_for_every_seed_and_leaves_the_text_tower(saved):
+    clip = load(saved)
+    first, again, second = (clip.with_random_image_tower(seed) for seed in (1, 1, 2))
+    assert_equal_trees(first.params, again.params)
+    assert_equal_trees(first.params["text"], clip.params["text"])
+    assert len({clip.image_sha256, first.image_sha256, second.image_sha256}) == 3
+    assert jax.tree.map(jnp.shape, first.params) == jax.tree.map(jnp.shape, clip.params)
+
+
 def test_half_precision_on_disk_is_float32_in_memory(copy, config, params, tokenizer, preprocessing):
     save_pretrained(copy, config, params, tokenizer, preprocessing, dtype="float16", overwrite=True)
     assert load_file(copy / "model.safetensors")["logit_scale"].dtype == np.float16
