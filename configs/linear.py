@@ -5,7 +5,7 @@ Bundled model and tasks; then OpenAI's ViT-B/32 and the papers' eight tasks (b16
     python -m tajax.main --config=configs/linear.py
     python -m tajax.main --config=configs/linear.py:b32
 
-Bundled tasks, test top-1 in %, mean ± deviation over seeds 0, 1, 2 (`experiments/regimes`): zero-shot 44.0,
+Bundled tasks, test top-1 in %, mean ± deviation over seeds 0, 1, 2 (`experiments/task_addition`): zero-shot 44.0,
 single-task 85.3 ± 0.1, merged 57.9 ± 0.4, normalised 67.3 ± 0.5.
 """
 

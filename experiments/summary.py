@@ -45,7 +45,7 @@ def write(folder: Path, benchmark: str, tables: Sequence[Table], records: Sequen
     kept = folder / "results" / f"{benchmark}.jsonl"
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    fill(folder / "README.md", benchmark, report.markdown(tables).replace("\n## ", "\n### ").removeprefix("#"))
+    fill(folder / "README.md", benchmark, re.sub("^##", "###", report.markdown(tables), flags=re.MULTILINE))
 
 
 def fill(readme: Path, name: str, text: str) -> None:
