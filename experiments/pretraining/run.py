@@ -1,0 +1,131 @@
+"""Does weight disentanglement come from pre-training? From a random start, and from stages of pre-training."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from experiments import figures, protocol, summary
+from experiments.pretraining.stages import export
+from experiments.protocol import Run
+from tajax import report, results
+from tajax.results import Record
+
+HERE = Path(__file__).resolve().parent
+TASKS = {
+    "bundled": ("shapes", "digits", "textures", "signs"),
+    "real": tuple(f"../shared/data/{name}.npz" for name in ("mnist", "gtsrb", "sun8", "fashion_mnist")),
+}
+REGIMES = ("standard", "attention", "linear")
+LAST = 3000  # steps of the pre-training of the bundled model
+MAP = {"disentanglement.coefs": (-1.0, -0.5, 0.0, 0.5, 1.0), "disentanglement.images": 128}
+
+
+def main() -> None:
+    parser = protocol.arguments(__doc__, regimes=REGIMES)
+    parser.add_argument("--pretraining", type=Path, default=Path("runs/pretrain_tiny"), help="run with its checkpoints")
+    parser.add_argument("--stages", nargs="+", type=int, default=[300, 1500], help="steps with a checkpoint")
+    parser.add_argument("--heads", choices=("zero_shot", "linear_probe"), default="zero_shot")
+    options = parser.parse_args()
+    if options.benchmark not in TASKS:
+        parser.error("the stages are those of the bundled model: choose --benchmark=bundled or real")
+    stages: dict[int, dict[str, object]] = {0: {"initialization": "random"}}
+    for step in options.stages:
+        directory = options.runs / "pretraining" / f"step_{step:04d}"
+        stages[step] = {"model": str(export(options.pretraining, step, directory))}
+    stages[LAST] = {}
+    runs, maps = {}, {}
+    for regime in options.regimes:
+        for step, fields in stages.items():
+            runs[regime, step] = [_finetuned(options, regime, seed, step, fields) for seed in options.seeds]
+            maps[regime, step] = [protocol.analysed(run, "disentanglement", **MAP) for run in runs[regime, step]]
+    rows = [
+        (f"{step if step else 'random'}, {regime}", *_measures(runs[regime, step], maps[regime, step]))
+        for step in stages
+        for regime in options.regimes
+    ]
+    every = [run for group in (*runs.values(), *maps.values()) for run in group]
+    title = f"Stages of pre-training on four of the {options.benchmark} tasks, {options.heads} heads, test, in %"
+    columns = (
+        "steps, regime",
+        "before",
+        "single",
+        "merged",
+        "norm.",
+        "α = 1",
+        "ξ heads",
+        "ξ heads, relative",
+        "ξ features, relative",
+    )
+    notes = (
+        "before: accuracy without fine-tuning; α = 1: merged validation accuracy of the plain sum; ξ: mean of the "
+        "disentanglement error over [−1, 1]² and all pairs; relative: divided by what the task's own vector changes.",
+        summary.took(every),
+    )
+    kept = [r for run in every for r in summary.kept(run, "zero_shot", "single_task", "task_addition")]
+    kept += [_without_map(r) for run in every for r in results.find(run.records, stage="disentanglement")]
+    summary.write(HERE, options.benchmark, [report.Table(title, columns, tuple(rows), notes)], kept)
+    figures.save(draw(runs, maps, list(stages), options), HERE / "results" / f"{options.benchmark}.png")
+
+
+def _finetuned(options: argparse.Namespace, regime: str, seed: int, step: int, fields: dict[str, object]) -> Run:
+    shared = {"tasks": TASKS[options.benchmark], "heads": options.heads}
+    label = f"stage{step}" if options.heads == "zero_shot" else f"stage{step}_probe"
+    if step == LAST and options.heads == "zero_shot":  # those task vectors are there already
+        shared["task_vectors"] = str(protocol.finetuned(options, regime, seed).directory)
+    return protocol.finetuned(options, regime, seed, label=label, **shared, **fields)
+
+
+def _measures(runs: list[Run], maps: list[Run]) -> list[str]:
+    def over_seeds(stage: str, metric: str = "top1", **fields: object) -> str:
+        return summary.percents(summary.mean(run, stage, metric, **fields) for run in runs)
+
+    accuracies = over_seeds("zero_shot"), over_seeds("single_task"), over_seeds("task_addition")
+    normalized = over_seeds("task_addition", "normalized_top1")
+    plain = over_seeds("sweep", split="val", scaling_coef=1.0)
+    errors = [_error(maps, *which) for which in ERRORS]
+    return [*accuracies, normalized, plain, *(summary.percents(error) for error in errors)]
+
+
+ERRORS = (("prediction", "summary"), ("prediction", "relative"), ("symmetric_kl", "relative"))
+
+
+def _error(maps: list[Run], distance: str, metric: str) -> list[float]:
+    """The mean over pairs, of each seed."""
+    found = [results.find(run.records, stage="disentanglement", distance=distance) for run in maps]
+    return [statistics.fmean(r[metric] for r in records if r[metric] is not None) for records in found]
+
+
+def _without_map(record: Record) -> Record:
+    return {name: value for name, value in record.items() if name not in ("terms", "coefs")}
+
+
+def draw(
+    runs: dict[tuple[str, int], list[Run]],
+    maps: dict[tuple[str, int], list[Run]],
+    stages: list[int],
+    options: argparse.Namespace,
+) -> Figure:
+    """Normalised accuracy, and both relative errors, against the steps of pre-training."""
+    figure = Figure(figsize=(9, 2.8))
+    panels = {
+        "normalised accuracy, %": lambda key: [summary.mean(r, "task_addition", "normalized_top1") for r in runs[key]],
+        "relative ξ through the heads, %": lambda key: _error(maps[key], *ERRORS[1]),
+        "relative ξ of the features, %": lambda key: _error(maps[key], *ERRORS[2]),
+    }
+    for axes, (label, measure) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        series = {}
+        for regime in options.regimes:
+            by_stage = [[100 * value for value in measure((regime, step))] for step in stages]
+            series[regime] = list(zip(*by_stage, strict=True))
+        figures.curves(axes, stages, series)
+        axes.set(xlabel="steps of pre-training", ylabel=label)
+    axes.legend(fontsize=7)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
