@@ -9,6 +9,9 @@ from ml_collections import ConfigDict, config_dict
 WORKFLOWS = (  # each a module in tajax/workflows
     "single_task",
     "task_addition",
+    "task_negation",
+    "task_analogy",
+    "disentanglement",
     "pretrain",
 )
 INITIALIZATIONS = ("pretrained", "random")
@@ -98,7 +101,7 @@ def default_config() -> ConfigDict:
     disentanglement.coefs = tuple(0.25 * k - 3 for k in range(25))  # values of α₁ and α₂
     disentanglement.pairs = config_dict.placeholder(tuple)  # pairs of task names; None: every pair
     disentanglement.split = "test"  # whose images
-    disentanglement.images = config_dict.placeholder(int)  # the first so many of each task; None: all
+    disentanglement.images = config_dict.placeholder(int)  # so many of each task, evenly spread; None: all
 
     config.ntk = ntk = ConfigDict()  # read by workflows.ntk
     ntk.images = 128  # of each task, and of the control

@@ -1,0 +1,30 @@
+"""Task negation with attention-only fine-tuning: θ₀ − ατ forgets one task and leaves a control task alone.
+
+The control is the bundled task "objects"; with OpenAI's models (b32, b16, l14) it is ImageNet, and the tasks are the
+papers' eight:
+
+    python -m tajax.main --config=configs/negation.py
+    python -m tajax.main --config=configs/negation.py:b32 --config.regime=standard
+    python -m tajax.main --config=configs/negation.py --config.task_vectors=runs/attn_tiny
+
+The papers' grid of α has steps of 0.05 and ends at 1. Attention-only vectors of OpenAI's models often have their best α
+there: for them it goes on to 2. The bundled model loses its control at 0.1 already: for it, small α are closer.
+"""
+
+from ml_collections import ConfigDict
+
+from tajax.config import default_config, with_variant
+
+
+def get_config(variant: str = "tiny") -> ConfigDict:
+    """The run for one of the variants tiny, b32, b16, l14."""
+    config = default_config()
+    config.workflow = "task_negation"
+    config.regime = "attention"
+    coefs = config.evaluate.scaling_coefs
+    if variant == "tiny":
+        fine = tuple(round(0.01 * k, 2) for k in range(0, 30, 2))
+        config.evaluate.scaling_coefs = fine + tuple(coef for coef in coefs if coef >= 0.3)
+    else:
+        config.evaluate.scaling_coefs = coefs + tuple(round(1 + 0.1 * k, 1) for k in range(1, 11))
+    return with_variant(config, variant)

@@ -1,0 +1,114 @@
+"""Tables of task negation and of task analogies. Accuracies are in percent."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+
+from tajax.report.tables import Table, percent
+from tajax.results import Record, find
+
+SPLITS = ("test", "val")
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """What negation and analogies came to, from the records of one config."""
+    return [*_negation(records), *_analogy(records)]
+
+
+def curves(records: Sequence[Record]) -> list[Table]:
+    """Accuracy over the grid of coefficients of negation and analogies, where recorded."""
+    made = []
+    if sweep := find(records, stage="negation_sweep"):
+        on_control = [r for r in sweep if r["measured_on"] != r["task"]]
+        on_task = [r for r in sweep if r["measured_on"] == r["task"]]
+        rows = _over_grid((on_task, on_control))
+        made.append(
+            Table("Negation: mean over tasks at each coefficient", ("coefficient", "val task", "val control"), rows)
+        )
+    if sweep := find(records, stage="analogy_sweep"):
+        rows = _over_grid([find(sweep, vector=vector) for vector in ("analogy", "c_alone")])
+        made.append(Table("Analogy: accuracy at each coefficient", ("coefficient", "val analogy", "val C alone"), rows))
+    return made
+
+
+def _over_grid(groups: Sequence[Sequence[Record]]) -> tuple[tuple[str, ...], ...]:
+    grid = sorted({record["scaling_coef"] for record in groups[0]})
+    columns = [[_mean(r["top1"] for r in find(group, scaling_coef=coef)) for coef in grid] for group in groups]
+    return tuple((f"{coef:g}", *values) for coef, *values in zip(grid, *columns, strict=True))
+
+
+def _negation(records: Sequence[Record]) -> Iterator[Table]:
+    negated = find(records, stage="task_negation")
+    if not negated:
+        return
+    tasks = list(dict.fromkeys(str(r["task"]) for r in negated))
+    chosen = {str(r["task"]): r for r in negated}
+    columns, values = ["α"], [[chosen[task]["scaling_coef"] for task in tasks]]
+    for split in SPLITS:
+        before, after = find(records, stage="zero_shot", split=split), find(negated, split=split)
+        for title, group, metric in (
+            ("before", before, "top1"),
+            ("after", after, "top1"),
+            ("control", after, "control_top1"),
+        ):
+            by_task = {r["task"]: r[metric] for r in group}
+            columns.append(f"{split} {title}")
+            values.append([by_task.get(task) for task in tasks])
+    rows = [
+        (task, f"{coef:g}" + ("" if chosen[task]["satisfied"] else " !"), *map(percent, accuracies))
+        for task, coef, *accuracies in zip(tasks, *values, strict=True)
+    ]
+    means = ("mean", f"{statistics.fmean(values[0]):.2f}", *(_mean(column) for column in values[1:]))
+    first = negated[0]
+    title = f"Negation, {first.get('regime')} on {first.get('model')}, seed {first.get('seed')}: θ₀ − ατ"
+    yield Table(title, ("task", *columns), (*rows, means), tuple(_notes(records, chosen)), means=1)
+
+
+def _notes(records: Sequence[Record], chosen: dict[str, Record]) -> Iterator[str]:
+    control = {r["split"]: r["top1"] for r in find(records, stage="control")}
+    first = next(iter(chosen.values()))
+    pretrained = ", ".join(f"{split} {percent(control[split])}" for split in SPLITS if split in control)
+    yield (
+        f"Control {first['control']}: {pretrained} before; α forgets most among those that keep "
+        f"{percent(first['control_required'])} of it on val."
+    )
+    lost = [task for task, r in chosen.items() if not r["satisfied"]]
+    if lost:
+        yield f"! no α of the grid keeps the control for {', '.join(lost)}: the nearest miss is shown."
+    ends = [task for task, r in chosen.items() if r["satisfied"] and r["at_end"]]
+    if ends:
+        yield f"α is the end of the grid for {', '.join(ends)}: evaluate.scaling_coefs that go on may forget more."
+    kept = [task for task, r in chosen.items() if r["satisfied"] and r["scaling_coef"] == 0]
+    if kept:
+        yield f"α is 0 for {', '.join(kept)}: no step of the grid forgets anything and keeps the control."
+
+
+def _analogy(records: Sequence[Record]) -> Iterator[Table]:
+    found = find(records, stage="task_analogy")
+    if not found:
+        return
+    tasks = list(dict.fromkeys(str(r["task"]) for r in find(records, stage="zero_shot")))
+    a, b, c, d = tasks
+    measured = (
+        ("zero-shot", find(records, stage="zero_shot", task=d)),
+        (f"{c} alone", find(found, vector="c_alone")),
+        (f"{c} + ({b} − {a})", find(found, vector="analogy")),
+        (f"fine-tuned on {d}", find(records, stage="single_task", task=d)),
+    )
+    rows = []
+    for name, group in measured:
+        by_split = {r["split"]: r for r in group}
+        coef = by_split["test"].get("scaling_coef")
+        rows.append(
+            (name, "–" if coef is None else f"{coef:g}", *(percent(by_split[split]["top1"]) for split in SPLITS))
+        )
+    first = found[0]
+    title = f"Accuracy on {d}, {first.get('regime')} on {first.get('model')}, seed {first.get('seed')}"
+    note = f"α is tuned on validation images of {d}; no image of it was trained on but in the last row."
+    yield Table(title, ("θ₀ + ατ, τ of", "α", *SPLITS), tuple(rows), (note,))
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    values = list(values)
+    return percent(None if None in values or not values else statistics.fmean(values))

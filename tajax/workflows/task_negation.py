@@ -1,0 +1,184 @@
+"""Task negation: a model that has lost a task and nothing else, θ₀ − ατ (Ilharco et al. 2023, §3)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from tajax import data, evaluate, metrics, report
+from tajax.affine import correct_intervals, tally_at
+from tajax.evaluate import AffineSplit, affine_split, make_affine_step
+from tajax.scaling import Negation, exact_negation_coef, select_negation_coef
+from tajax.types import Batch, Params
+from tajax.workflows.control import measure_control, setup_with_control
+from tajax.workflows.experiment import Experiment
+from tajax.workflows.progress import Progress
+from tajax.workflows.single_task import finetune_all, measure_zero_shot
+
+Vectors = Mapping[str, Params]  # by task
+Values = Mapping[str, float]  # top1, loss and count
+Measure = Callable[[data.Task, Vectors, Float[np.ndarray, "G T"]], Sequence[Values]]
+
+
+def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
+    """Fine-tuning, then for each task α tuned on validation, and both accuracies at it: the task's and the control's.
+
+    Args:
+        config: a validated config with a `control`.
+        workdir: where task vectors and `results.jsonl` go. Finished parts in it are skipped.
+        overwrite: replace an earlier run in it.
+    """
+    experiment, control = setup_with_control(config, workdir, overwrite=overwrite)
+    measure_zero_shot(experiment)
+    required = config.evaluate.control_threshold * measure_control(experiment, control)["val"]
+    negate_tasks(experiment, control, finetune_all(experiment), required=required)
+    report.write(workdir)
+
+
+def negate_tasks(experiment: Experiment, control: data.Task, taus: Vectors, *, required: float) -> dict[str, Negation]:
+    """Records both accuracies over the grid of α on validation, and at the best α of each task on both splits.
+
+    The control's images are many and the same for every task, so one pass over them serves all vectors, which are
+    on the devices together meanwhile.
+
+    Args:
+        experiment: with the control's head, and the accuracies of the pre-trained model recorded.
+        control: the control task.
+        taus: the task vector of each task.
+        required: the least control accuracy on validation.
+
+    Returns:
+        The choice for each task: of the grid, or with `config.evaluate.exact` of all α between its ends. Where none
+        keeps the control, it is recorded with `satisfied` False, and the accuracies are those of the nearest miss.
+    """
+    if experiment.config.evaluate.exact:
+        chosen = _best_of_all(experiment, control, taus, required)
+    else:
+        step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
+        _record_sweeps(experiment, control, taus, functools.partial(_evaluate, experiment, step, "val"))
+        chosen = _best_of_grid(experiment, control, required)
+    _record_choices(experiment, control, taus, chosen, required)
+    return chosen
+
+
+def _record_sweeps(experiment: Experiment, control: data.Task, taus: Vectors, measure: Measure) -> None:
+    """Records what `measure` gives on the control and on each task at every α, where that is not recorded yet."""
+    grid = experiment.config.evaluate.scaling_coefs
+    moved = [coef for coef in grid if coef]
+    for on in (control, *experiment.tasks):
+        edited = taus if on is control else {on.name: taus[on.name]}
+        done = {(r["task"], r["scaling_coef"]) for r in experiment.find(stage="negation_sweep", measured_on=on.name)}
+        if done.issuperset(itertools.product(edited, grid)):
+            continue
+        rows = np.kron(np.eye(len(edited)), -np.array(moved)[:, None])
+        measured = zip(itertools.product(edited, moved), measure(on, edited, rows) if moved else (), strict=True)
+        points = dict(measured) | {(name, 0.0): _unedited(experiment, on, "val") for name in edited}
+        for name, coef in itertools.product(edited, grid):
+            if (name, coef) not in done:
+                fields = {"task": name, "measured_on": on.name, "split": "val", "scaling_coef": coef}
+                experiment.record("negation_sweep", **fields, **points[name, coef])
+
+
+def _best_of_grid(experiment: Experiment, control: data.Task, required: float) -> dict[str, Negation]:
+    grid, sweeps = experiment.config.evaluate.scaling_coefs, _recorded_sweeps(experiment)
+    chosen = {}
+    for task in experiment.tasks:
+        on_task, on_control = ([sweeps[task.name, on, c]["top1"] for c in grid] for on in (task.name, control.name))
+        chosen[task.name] = select_negation_coef(grid, on_task, on_control, required=required)
+    return chosen
+
+
+def _best_of_all(experiment: Experiment, control: data.Task, taus: Vectors, required: float) -> dict[str, Negation]:
+    """Records the grid and the exact optima, all of them from one pass over each task's images."""
+    recorded = {r["task"]: r for r in experiment.find(stage="exact_negation_coef")}
+    if recorded.keys() == taus.keys():
+        return {name: Negation(*(record[field] for field in Negation._fields)) for name, record in recorded.items()}
+    step = make_affine_step(experiment.encode_eval, devices=experiment.devices)
+
+    @functools.cache
+    def seen(on: data.Task) -> AffineSplit:
+        edited = tuple(taus.values()) if on is control else (taus[on.name],)
+        constants = experiment.pretrained, edited, experiment.heads[on.name]
+        return affine_split(step, *constants, _watched(experiment, on, "val"), devices=experiment.devices)
+
+    def at_grid(on: data.Task, _: Vectors, rows: Float[np.ndarray, "G T"]) -> list[Values]:
+        images, labels = seen(on)
+        return metrics.compute_each(tally_at(images, labels, np.ones(len(labels), bool), rows))
+
+    _record_sweeps(experiment, control, taus, at_grid)
+    grid, chosen = experiment.config.evaluate.scaling_coefs, {}
+    for task, direction in zip(experiment.tasks, -np.eye(len(taus)), strict=True):
+        intervals = correct_intervals(*seen(task), -np.ones(1)), correct_intervals(*seen(control), direction)
+        best = exact_negation_coef(*intervals, required=required, bounds=(grid[0], grid[-1]))
+        if task.name not in recorded:
+            experiment.record("exact_negation_coef", task=task.name, split="val", **best._asdict())
+        chosen[task.name] = best
+    return chosen
+
+
+def _record_choices(
+    experiment: Experiment, control: data.Task, taus: Vectors, chosen: Mapping[str, Negation], required: float
+) -> None:
+    step, sweeps = experiment.sweep_steps[experiment.regime.evaluate_linearized], _recorded_sweeps(experiment)
+    coefs = {name: choice.scaling_coef for name, choice in chosen.items()}
+
+    @functools.cache
+    def on_control(split: str) -> Mapping[str, Values]:
+        edited = {name: tau for name, tau in taus.items() if coefs[name]}
+        rows = -np.diag([coefs[name] for name in edited])
+        measured = _evaluate(experiment, step, split, control, edited, rows) if edited else ()
+        return dict(zip(edited, measured, strict=True))
+
+    def at_choice(name: str, on: data.Task, split: str) -> Values:
+        if not coefs[name]:
+            return _unedited(experiment, on, split)
+        if split == "val" and (name, on.name, coefs[name]) in sweeps:
+            return sweeps[name, on.name, coefs[name]]
+        if on is control:
+            return on_control(split)[name]
+        return experiment.evaluate(step, on, split, (taus[name],), [[-coefs[name]]])[0]
+
+    def measure(task: data.Task, split: str) -> dict[str, float]:
+        kept = {key: at_choice(task.name, task, split)[key] for key in ("top1", "loss", "count")}
+        kept |= {f"control_{key}": at_choice(task.name, control, split)[key] for key in kept}
+        return {"control": control.name, "control_required": required, **chosen[task.name]._asdict(), **kept}
+
+    experiment.measure("task_negation", measure)
+
+
+def _recorded_sweeps(experiment: Experiment) -> dict[tuple[str, str, float], Values]:
+    """By task whose vector is subtracted, task that is measured, and α."""
+    records = experiment.find(stage="negation_sweep")
+    return {(r["task"], r["measured_on"], r["scaling_coef"]): r for r in records}
+
+
+def _unedited(experiment: Experiment, on: data.Task, split: str) -> Values:
+    """What is recorded of the pre-trained model."""
+    (record,) = (
+        r for stage in ("zero_shot", "control") for r in experiment.find(stage=stage, task=on.name, split=split)
+    )
+    return {key: record[key] for key in ("top1", "loss", "count")}
+
+
+def _evaluate(
+    experiment: Experiment, step: evaluate.SweepStep, split: str, on: data.Task, taus: Vectors, rows: Iterable
+) -> list[dict[str, float]]:
+    constants = experiment.pretrained, tuple(taus.values()), np.asarray(rows), experiment.heads[on.name]
+    return metrics.compute_each(
+        evaluate.sweep(step, *constants, _watched(experiment, on, split), devices=experiment.devices)
+    )
+
+
+def _watched(experiment: Experiment, on: data.Task, split: str) -> Iterator[Batch]:
+    """The batches of a split, with their progress shown."""
+    total = -(-len(on.split(split)) // experiment.config.evaluate.batch_size)
+    with Progress(f"negation on {on.name} {split}", total=total) as progress:
+        for done, batch in enumerate(experiment.batches(on, split), start=1):
+            yield batch
+            progress.update(done, {})
