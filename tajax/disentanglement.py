@@ -193,6 +193,29 @@ def mean_over_square(terms: Float[np.ndarray, "T=2 A A"], coefs: Sequence[float]
     return float(np.asarray(terms)[:, inside][:, :, inside].mean())
 
 
+def relative_terms(
+    terms: Float[np.ndarray, "T=2 A A"], own: Float[np.ndarray, " T=2"], *, degree: int = 1
+) -> Float[np.ndarray, "T=2 A A"]:
+    """What the other vector does to a task, relative to what the task's own vector does, (term_t / own_t)^(1/degree).
+
+    1 says that the other vector moves the outputs as far as the task's own one at α = 1 does. This is free of the
+    scale of the outputs: the divergence of softmaxes of features has no upper end and grows with the square of the
+    features' scale, which differs between models and regimes. With the right degree the ratio is linear in the size of
+    a small displacement for every distance, so that representation and heads compare.
+
+    Args:
+        terms: from `disentanglement_terms`.
+        own: E_{x∼D_t}[dist(f(x; θ₀), f(x; θ₀ + τ_t))] for both tasks, above 0.
+        degree: how the distance grows with a small displacement: 1 for `prediction_error`, whose expectation grows with
+            the displacement, 2 for `symmetric_kl`, which grows with its square.
+
+    Example:
+        >>> relative_terms(np.array([[[0.04]], [[0.09]]]), np.array([0.16, 0.09]), degree=2).ravel()
+        array([0.5, 1. ])
+    """
+    return (np.asarray(terms) / np.asarray(own)[:, None, None]) ** (1 / degree)
+
+
 @partial(jax.jit, static_argnums=0)
 def summed_distances(
     distances: tuple[Callable[..., Array], ...],

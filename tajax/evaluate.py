@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from tajax import metrics, parallel, trees
 from tajax.affine import AffineLogits, affine_logits, tally_at
+from tajax.linearize import linear_responses
 from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.task_vectors import apply_task_vector, combine
@@ -21,6 +22,8 @@ Result = TypeVar("Result")
 
 SweepStep = Callable[[Params, Sequence[Trained], Array, Head, Batch], Tally]
 AffineStep = Callable[[Params, Sequence[Trained], Head, Batch], tuple[Array, Array]]
+FeaturesStep = Callable[[Params, Sequence[Trained], Array, Batch], Array]
+ResponsesStep = Callable[[Params, Sequence[Trained], Batch], Array]
 
 
 class AffineSplit(NamedTuple):
@@ -89,6 +92,44 @@ def make_affine_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None = 
     return lambda *args: rows(*args[:-1], parallel.share_batch(args[-1], devices))
 
 
+def make_features_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None = None) -> FeaturesStep:
+    """A compiled step that gives the features of a batch at θ₀ + Σ_t c_t τ_t.
+
+    Args:
+        encode: `(params, images) -> features [B, E]`.
+        devices: local devices to use; all by default.
+
+    Returns:
+        `step(pretrained, taus, coefs [T], batch) -> features [B, E]`, for batches from `parallel.share_batch`. The task
+        vectors may lack leaves, as in `make_sweep_step`.
+    """
+
+    def features(pretrained, taus, coefs, batch):
+        return encode(_edited(pretrained, taus, coefs), batch.image)
+
+    return parallel.rows_over_devices(features, devices)
+
+
+def make_responses_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None = None) -> ResponsesStep:
+    """A compiled step that gives the features of a batch at θ₀ and the first-order response to each task vector.
+
+    Args:
+        encode: `(params, images) -> features [B, E]`, its layers unrolled.
+        devices: local devices to use; all by default.
+
+    Returns:
+        `step(pretrained, taus, batch) -> φ [B, T+1, E]`, φ_0 = f(θ₀) and φ_t = Jτ_t, for batches from
+        `parallel.share_batch`. The task vectors may lack leaves, as in `make_sweep_step`.
+    """
+
+    def responses(pretrained, taus, batch):
+        tangents, mask = _tangents(pretrained, taus)
+        origin, pushed = linear_responses(encode, pretrained, tangents, batch.image, mask=mask)
+        return jnp.concatenate([origin[None], pushed]).swapaxes(0, 1)
+
+    return parallel.rows_over_devices(responses, devices)
+
+
 def _edited(pretrained: Params, taus: Sequence[Trained], coef: Array) -> Params:
     flats = [trees.flatten_paths(tau) for tau in taus]
     moved, restore = trees.split(pretrained, _moved(pretrained, flats))
@@ -98,10 +139,16 @@ def _edited(pretrained: Params, taus: Sequence[Trained], coef: Array) -> Params:
 def _affine_rows(
     encode: ApplyFn, pretrained: Params, taus: Sequence[Trained], head: Head, batch: Batch
 ) -> AffineLogits:
+    tangents, mask = _tangents(pretrained, taus)
+    return affine_logits(encode, pretrained, tangents, head, batch.image, mask=mask)
+
+
+def _tangents(pretrained: Params, taus: Sequence[Trained]) -> tuple[list[Params], Mask]:
+    """The whole task vectors, zero at the leaves that they lack, and the mask of those that they have."""
     flats = [trees.flatten_paths(tau) for tau in taus]
     mask = _moved(pretrained, flats)
     _, restore = trees.split(jax.tree.map(jnp.zeros_like, pretrained), mask)
-    return affine_logits(encode, pretrained, list(map(restore, flats)), head, batch.image, mask=mask)
+    return list(map(restore, flats)), mask
 
 
 def _moved(pretrained: Params, taus: Sequence[Trained]) -> Mask:

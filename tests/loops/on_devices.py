@@ -3,6 +3,7 @@
 XLA reads the number of virtual devices when JAX starts, so this cannot run inside pytest. Used by test_parallel.py.
 """
 
+import functools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ def measure():
     import numpy as np
     import optax
 
-    from tajax import affine, apply_task_vector, combine, evaluate, finetune, parallel, trees
+    from tajax import affine, apply_task_vector, combine, disentanglement, evaluate, finetune, parallel, trees
     from tajax.types import Batch, Head
 
     rng = np.random.default_rng(20230522)
@@ -57,6 +58,23 @@ def measure():
         split = evaluate.affine_split(step, params, taus, head, cut(RAGGED), devices=devices)
         return affine.tally_at(*split, np.ones(27, bool), coefs).correct.tolist(), split.labels.tolist()
 
+    def disturbed(count):
+        """Predictions that a second vector changes at each point, from the model and from its expansion."""
+        devices, distances = parallel.local_devices(count), (disentanglement.MODULES["prediction"],)
+        grid, found = [-1.0, 0.0, 2.0], np.zeros((2, 1, 3, 3))
+        features = evaluate.make_features_step(encode, devices=devices)
+        responses = evaluate.make_responses_step(encode, devices=devices)
+        constants = parallel.replicate((params, tuple(trees.moved_leaves(taus))), devices)
+        for batch in cut(RAGGED):
+            batch = parallel.pad_batch(batch, count)
+            placed = parallel.share_batch(batch, devices)
+            outputs = functools.partial(lambda placed, point: features(*constants, np.float32(point), placed), placed)
+            alone = [np.asarray(outputs((alpha, 0.0))) for alpha in grid]
+            found[0] += disentanglement.pointwise_sums(distances, grid, alone, outputs, batch.mask, head)
+            rows = responses(*constants, placed).swapaxes(0, 1)
+            found[1] += disentanglement.affine_sums(distances, jnp.array(grid), *rows, batch.mask, head)
+        return found.tolist()
+
     mask, tx = trees.param_mask(params, "all"), optax.sgd(0.1)
 
     def trained(count, accumulation_steps):
@@ -92,6 +110,7 @@ def measure():
     for linearized in (False, True):
         name = "linear" if linearized else "standard"
         found[name] = {"whole": tallies(1, [27], linearized)} | {n: tallies(n, RAGGED, linearized) for n in COUNTS}
+    found["disturbed"] = {count: disturbed(count) for count in COUNTS}
     found["rows"] = {count: correct_from_rows(count) for count in COUNTS}
     found["labels"] = labels.tolist()
     return found

@@ -43,6 +43,14 @@ def test_rows_come_back_whole_and_in_order_from_any_number_of_devices(measured):
         assert correct == measured["linear"]["whole"][0], f"on {count} devices"
 
 
+def test_device_count_does_not_change_a_disentanglement_map(measured):
+    """Predictions that change are counted exactly, whatever the padding of a ragged tail."""
+    want = np.array(measured["disturbed"]["1"])
+    assert (want.max(axis=(1, 2, 3)) >= 5).all()
+    for count in COUNTS:
+        np.testing.assert_array_equal(measured["disturbed"][count], want, err_msg=f"on {count} devices")
+
+
 def test_device_count_does_not_change_training(measured):
     """Three steps of plain descent: every rounding enters linearly, a few units in the last place of each step."""
     want = measured["finetune"]["1"]["1"]

@@ -1,0 +1,212 @@
+"""Weight disentanglement of the task vectors of a run: a map of ξ(α₁, α₂) for each pair of tasks.
+
+Each map is measured through the heads and on the features side by side, from one pass over the grid
+(Ortiz-Jimenez et al. 2023, §4; Jin et al. 2024).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from tajax import data, evaluate, parallel, report, trees
+from tajax.config import one_of
+from tajax.data.sources import rows_of
+from tajax.disentanglement import (
+    MODULES,
+    affine_sums,
+    mean_over_square,
+    pointwise_sums,
+    relative_terms,
+    summed_distances,
+)
+from tajax.types import Batch, Params
+from tajax.workflows.experiment import Experiment, setup
+from tajax.workflows.progress import Progress
+from tajax.workflows.single_task import finetune_all
+
+STAGE = "disentanglement"
+DISTANCES = tuple(MODULES.values())  # D of them
+DEGREES = {"prediction": 1, "symmetric_kl": 2}  # how they grow with a small displacement
+
+
+class Disturbance(NamedTuple):
+    """What the vectors do to the outputs on the images of one task, in the mean over them, for each distance.
+
+    Attributes:
+        term: [D, A, A], the term of ξ of this task: what another vector does. α of the task itself first.
+        own: [D], what the task's own vector does: dist(f(x; θ₀), f(x; θ₀ + τ)).
+    """
+
+    term: np.ndarray
+    own: np.ndarray
+
+
+def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
+    """The maps of all pairs of `config.disentanglement`, from vectors trained here or, better, by another run.
+
+    Args:
+        config: a validated config; with `config.task_vectors` nothing is trained.
+        workdir: where `results.jsonl` and the report go. Finished parts in it are skipped.
+        overwrite: replace an earlier run in it.
+    """
+    experiment = setup(config, workdir, overwrite=overwrite)
+    pairs = pairs_of(experiment)
+    mean_over_square(np.zeros((2, *2 * (len(config.disentanglement.coefs),))), config.disentanglement.coefs)
+    measure_pairs(experiment, finetune_all(experiment), pairs)
+    report.write(workdir)
+
+
+def pairs_of(experiment: Experiment) -> list[tuple[str, str]]:
+    """The pairs of names to measure: as given, or all of them.
+
+    Raises:
+        ValueError: a name is none of the tasks, or there is no pair.
+    """
+    names, given = [task.name for task in experiment.tasks], experiment.config.disentanglement.pairs
+    if given is None:
+        pairs = list(itertools.combinations(names, 2))
+    else:
+        pairs = [(one_of("task in disentanglement.pairs", a, names), one_of("task", b, names)) for a, b in given]
+    if not pairs:
+        raise ValueError(f"disentanglement is between two tasks, and there are {len(names)}: {', '.join(names)}.")
+    return pairs
+
+
+def measure_pairs(experiment: Experiment, taus: Mapping[str, Params], pairs: list[tuple[str, str]]) -> None:
+    """Records the map of each pair and distance that has none yet.
+
+    A record holds both terms of ξ on the grid, [2, A, A] with α₁ along the first axis A; `summary`, the mean of ξ / 2
+    over [−1, 1]²; `own`, how far each task's own vector moves its own outputs; and `relative`, the same mean of
+    `relative_terms`, which is None where a task's own vector moves nothing.
+    """
+
+    def measured(pair: tuple[str, str]) -> bool:
+        return all(experiment.find(stage=STAGE, tasks=list(pair), distance=name) for name in MODULES)
+
+    missing = [pair for pair in pairs if not measured(pair)]
+    if not missing:
+        return
+    settings = experiment.config.disentanglement
+    names = [task.name for task in experiment.tasks if any(task.name in pair for pair in missing)]
+    images = {task.name: _images(experiment, task) for task in experiment.tasks if task.name in names}
+    make = _tangent_disturbances if experiment.regime.evaluate_linearized else _model_disturbances
+    disturbance = make(experiment, images, {name: taus[name] for name in names})
+    with Progress("disentanglement", total=len(missing)) as progress:
+        for done, (a, b) in enumerate(missing, start=1):
+            first, second = disturbance(a, b), disturbance(b, a)
+            terms = np.stack([first.term, second.term.swapaxes(1, 2)], axis=1)  # [D, 2, A, A]
+            own = np.stack([first.own, second.own], axis=1)
+            if not np.isfinite(terms).all():
+                raise FloatingPointError(
+                    f"with the vectors of {a!r} and {b!r} the model gives outputs that are not finite, somewhere "
+                    f"between {settings.coefs[0]} and {settings.coefs[-1]}: narrow disentanglement.coefs."
+                )
+            counts = [sum(int(batch.mask.sum()) for batch in images[name]) for name in (a, b)]
+            for name, map_, scale in zip(MODULES, terms, own, strict=True):
+                if not experiment.find(stage=STAGE, tasks=[a, b], distance=name):
+                    ratio = relative_terms(map_, scale, degree=DEGREES[name]) if scale.all() else None
+                    experiment.record(
+                        STAGE,
+                        tasks=[a, b],
+                        split=settings.split,
+                        distance=name,
+                        summary=mean_over_square(map_, settings.coefs),
+                        relative=None if ratio is None else mean_over_square(ratio, settings.coefs),
+                        own=scale,
+                        images=counts,
+                        coefs=settings.coefs,
+                        terms=np.round(map_, 6),
+                    )
+            progress.update(done, {f"{a} and {b}, ξ/2": mean_over_square(terms[0], settings.coefs)})
+
+
+def _images(experiment: Experiment, task: data.Task) -> list[Batch]:
+    """Batches of the task's images, on the host; fewer than all are evenly spread, for some sources sort by class."""
+    settings = experiment.config.disentanglement
+    source = task.split(settings.split)
+    count = len(source) if settings.images is None else min(settings.images, len(source))
+    rows = np.arange(count) * len(source) // count
+    some = dataclasses.replace(task, splits={**task.splits, settings.split: rows_of(source, rows)})
+    batches = data.load(
+        some,
+        settings.split,
+        batch_size=min(experiment.config.evaluate.batch_size, count),
+        preprocessing=experiment.clip.preprocessing,
+        workers=experiment.config.data_workers,
+    )
+    return [parallel.pad_batch(batch, len(experiment.devices)) for batch in batches]
+
+
+def _model_disturbances(
+    experiment: Experiment, images: Mapping[str, list[Batch]], taus: Mapping[str, Params]
+) -> Callable[[str, str], Disturbance]:
+    """`(task, other task) -> Disturbance` of a model that is not affine: a forward pass for each point of the grid."""
+    grid, devices = np.array(experiment.config.disentanglement.coefs), experiment.devices
+    step = evaluate.make_features_step(experiment.encode_eval, devices=devices)
+    pretrained = parallel.replicate(experiment.pretrained, devices)
+    carried = dict(zip(taus, trees.moved_leaves(list(taus.values())), strict=True))
+
+    def encoder(task: str, other: str, batch: Batch) -> Callable[[tuple[float, float]], jax.Array]:
+        vectors = parallel.replicate((carried[task], carried[other]), devices)
+        placed = parallel.share_batch(batch, devices)
+        return lambda coefs: step(pretrained, vectors, np.array(coefs, np.float32), placed)
+
+    @functools.cache
+    def alone(task: str) -> list[tuple[list[np.ndarray], np.ndarray]]:
+        """Of each batch the features at each α, and how far those at 1 are from those at 0: for all pairs."""
+        found = []
+        for batch in images[task]:
+            outputs = encoder(task, task, batch)  # the second coefficient is 0: the same program as for two vectors
+            features = [np.asarray(outputs((alpha, 0.0))) for alpha in grid]
+            ends = outputs((0.0, 0.0)), outputs((1.0, 0.0))
+            found.append((features, summed_distances(DISTANCES, *ends, batch.mask, experiment.heads[task])))
+        return found
+
+    def disturbance(task: str, other: str) -> Disturbance:
+        term, own = np.zeros((len(DISTANCES), len(grid), len(grid))), np.zeros(len(DISTANCES))
+        for batch, (features, moved) in zip(images[task], alone(task), strict=True):
+            constants = batch.mask, experiment.heads[task]
+            term += pointwise_sums(DISTANCES, grid, features, encoder(task, other, batch), *constants)
+            own += moved
+        count = sum(batch.mask.sum() for batch in images[task])
+        return Disturbance(term / count, own / count)
+
+    return disturbance
+
+
+def _tangent_disturbances(
+    experiment: Experiment, images: Mapping[str, list[Batch]], taus: Mapping[str, Params]
+) -> Callable[[str, str], Disturbance]:
+    """The same of a linearised model: one pass over the images of a task serves all of its pairs and the whole grid."""
+    devices, positions = experiment.devices, {name: t for t, name in enumerate(taus, start=1)}
+    step = evaluate.make_responses_step(experiment.encode_eval, devices=devices)
+    carried = tuple(trees.moved_leaves(list(taus.values())))
+    pretrained, vectors = parallel.replicate((experiment.pretrained, carried), devices)
+    grid = jnp.asarray(experiment.config.disentanglement.coefs)
+
+    @functools.cache
+    def responses(task: str) -> list[np.ndarray]:
+        placed = (parallel.share_batch(batch, devices) for batch in images[task])
+        return [np.asarray(step(pretrained, vectors, batch)) for batch in placed]
+
+    def disturbance(task: str, other: str) -> Disturbance:
+        sums = []
+        for batch, rows in zip(images[task], responses(task), strict=True):
+            origin, own, second = (rows[:, t] for t in (0, positions[task], positions[other]))
+            constants = batch.mask, experiment.heads[task]
+            term = affine_sums(DISTANCES, grid, origin, own, second, *constants)
+            sums.append((term, summed_distances(DISTANCES, origin, origin + own, *constants)))
+        count = sum(batch.mask.sum() for batch in images[task])
+        return Disturbance(*(np.sum(part, axis=0, dtype=np.float64) / count for part in zip(*sums, strict=True)))
+
+    return disturbance
