@@ -18,6 +18,7 @@ from tajax.config import Regime, config_hash
 from tajax.config import regime as regime_of
 from tajax.data.preprocess import normalize
 from tajax.types import ApplyFn, Batch, Head, Mask, Params
+from tajax.workflows.heads import linear_probe_head
 from tajax.workflows.progress import Progress
 from tajax.workflows.workdir import claim
 
@@ -33,7 +34,7 @@ class Experiment:
         workdir: directory of the run.
         clip: the pre-trained model.
         tasks: the opened tasks.
-        heads: a frozen zero-shot head for each task name, all padded to the same number of classes.
+        heads: a frozen head for each task name, all padded to the same number of classes.
         regime: what is trained and what is linearised.
         mask: the leaves and layers of the image tower that are trained.
         encode: `(image tower's parameters, uint8 images) -> features`, compiled as training wants it.
@@ -75,6 +76,12 @@ class Experiment:
             workers=self.config.data_workers,
         )
 
+    def make_head(self, task: data.Task) -> Head:
+        """The frozen head of a task, of the kind that `config.heads` names; a fitted one is kept and recorded."""
+        if self.config.heads == "linear_probe":
+            return linear_probe_head(self, task)
+        return models.zero_shot_head(self.clip, task.class_names, task.templates)
+
     def find(self, **fields: object) -> list[dict]:
         """Records of this run with these fields."""
         return results.find(results.read(self.log), config_hash=config_hash(self.config), **fields)
@@ -103,6 +110,11 @@ class Experiment:
                     measured = measure(task, split)
                     self.record(stage, task=task.name, split=split, **measured)
                     progress.update(done, {f"{task.name} {split} top1": measured["top1"]})
+
+    @functools.cached_property
+    def features_step(self) -> Callable[[Params, Batch], jax.Array]:
+        """`(parameters, batch of parallel.share_batch) -> features [B, E]`, compiled once for all tasks."""
+        return parallel.rows_over_devices(lambda params, batch: self.encode_eval(params, batch.image), self.devices)
 
     @functools.cached_property
     def sweep_steps(self) -> dict[bool, evaluate.SweepStep]:
@@ -143,13 +155,9 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     for task in tasks:
         data.check_images(task)
     claim(config, workdir, overwrite=overwrite)
-    heads = {task.name: models.zero_shot_head(clip, task.class_names, task.templates) for task in tasks}
-    most_classes = max(len(task.class_names) for task in tasks)
-    heads = {name: models.pad_head(head, most_classes) for name, head in heads.items()}
-
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
-    experiment = Experiment(config, workdir, clip, tasks, heads, regime, mask, *encoders, devices, started)
+    experiment = Experiment(config, workdir, clip, tasks, {}, regime, mask, *encoders, devices, started)
     trained, total = trees.count_params(clip.params["image"], mask), trees.count_params(clip.params["image"])
     print(
         f"{config.regime} on {config.model}: training {trained:,} of the {total:,} parameters of the image tower "
@@ -157,14 +165,16 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     )
     earlier = experiment.find(stage="run")
     if not earlier:
-        counts = {"trained_parameters": trained, "total_parameters": total}
+        counts = {"trained_parameters": trained, "total_parameters": total, "heads": config.heads}
         experiment.record("run", base_sha256=clip.image_sha256, **counts, **results.provenance())
     elif (base := earlier[0].get("base_sha256", clip.image_sha256)) != clip.image_sha256:
         raise ValueError(
             f"{workdir} was begun with an image tower of sha256 {base}, but {config.model} now holds "
             f"{clip.image_sha256}. Choose another --workdir, or pass --overwrite to replace that run."
         )
-    return experiment
+    most_classes = max(len(task.class_names) for task in tasks)
+    heads = {task.name: models.pad_head(experiment.make_head(task), most_classes) for task in tasks}
+    return dataclasses.replace(experiment, heads=heads)
 
 
 def _encoder(clip: models.LoadedClip) -> ApplyFn:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from tajax.config import config_hash, counts, diff
 
-CONTENTS = ("config.json", "results.jsonl", "report.md", "task_vectors", "checkpoints", "merged", "model")
+CONTENTS = ("config.json", "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints", "merged", "model")
 
 
 def claim(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:

@@ -1,0 +1,31 @@
+"""The table of linear-probe heads: what each task's frozen classifier was before anything was fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tajax.report.tables import Table, percent
+from tajax.results import Record, find
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """The fitted heads of one config; nothing where the heads came from class names."""
+    rows = tuple(
+        (
+            str(head["task"]),
+            f"{head['regularization']:g}" + ("" if head["converged"] else " !"),
+            str(head["images"]),
+            percent(head["train_top1"]),
+            percent(head["val_top1"]),
+        )
+        for head in find(records, stage="head")
+    )
+    if not rows:
+        return []
+    notes = (
+        "Logistic regression on the pre-trained model's features, frozen afterwards; λ by validation loss.",
+        "Columns called zero-shot are of the pre-trained model under these heads.",
+    )
+    if not all(head["converged"] for head in find(records, stage="head")):
+        notes += ("! the solver stopped before it reached its tolerance.",)
+    return [Table("Linear-probe heads", ("task", "λ", "images", "train top1", "val top1"), rows, notes)]

@@ -1,0 +1,119 @@
+"""Linear-probe heads of a run: fitted once for a model and a task, kept beside the task vectors trained under them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from tajax import data, models, parallel
+from tajax.types import Batch, Head
+
+if TYPE_CHECKING:  # an experiment makes its heads by this module
+    from tajax.workflows.experiment import Experiment
+
+FOLDER = "heads"
+IMAGES, IMAGES_A_CLASS = 4000, 16  # of train that a head is fitted to: so many, or so many a class if that is more
+ORDER_SEED = 0  # of the draw of these images: one head for all seeds and regimes
+
+
+def linear_probe_head(experiment: Experiment, task: data.Task) -> Head:
+    """The head fitted to the pre-trained features of a task's train split, with λ chosen on its validation split.
+
+    It is read from this run or from the run of `config.task_vectors`, whose vectors were trained under it, and fitted
+    where neither has it. λ and the probe's own accuracies are recorded under the stage `head`.
+
+    Raises:
+        ValueError: the file of the head is damaged or belongs to another model or other classes.
+    """
+    kept = experiment.workdir / FOLDER / f"{task.name}.safetensors"
+    source = experiment.config.task_vectors
+    theirs = [Path(source).expanduser() / FOLDER / kept.name] if source is not None else []
+    found = next((path for path in (kept, *theirs) if path.exists()), None)
+    head, facts = _fit(experiment, task) if found is None else _read(found, experiment, task)
+    if found != kept:
+        _write(kept, head, facts)
+    if not experiment.find(stage="head", task=task.name):
+        experiment.record("head", task=task.name, **facts)
+    return head
+
+
+def _fit(experiment: Experiment, task: data.Task) -> tuple[Head, dict[str, object]]:
+    classes, stored = len(task.class_names), len(task.split("train"))
+    images = min(stored, max(IMAGES, IMAGES_A_CLASS * classes))
+    train = _features(experiment, _shuffled(experiment, task), images)
+    val = _features(experiment, experiment.batches(task, "val"), len(task.split("val")))
+    probe = models.linear_probe(*train, *val, num_classes=classes)
+    facts = {
+        "kind": "linear_probe",
+        "base_sha256": experiment.clip.image_sha256,
+        "images": images,
+        "regularization": probe.regularization,
+        "train_top1": probe.train_top1,
+        "val_top1": probe.val_top1,
+        "val_loss": probe.val_loss,
+        "converged": probe.converged,
+    }
+    print(f"head of {task.name}: λ {probe.regularization:g}, val top1 {probe.val_top1:.3f} on pre-trained features")
+    return probe.head, facts
+
+
+def _shuffled(experiment: Experiment, task: data.Task) -> Iterator[Batch]:
+    """Training images in an order that mixes the classes, each once before any comes again."""
+    return iter(
+        data.load(
+            task,
+            "train",
+            batch_size=experiment.config.evaluate.batch_size,
+            preprocessing=experiment.clip.preprocessing,
+            seed=ORDER_SEED,
+            epochs=None,
+            workers=experiment.config.data_workers,
+        )
+    )
+
+
+def _features(experiment: Experiment, batches: Iterator[Batch], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pre-trained features [count, E] of the first images, and their labels."""
+    devices = experiment.devices
+    pretrained = parallel.replicate(experiment.pretrained, devices)
+    features, labels = [], []
+    for batch in batches:
+        rows = np.asarray(experiment.features_step(pretrained, parallel.share_batch(batch, devices)))
+        features.append(rows[: len(batch.mask)][batch.mask])
+        labels.append(batch.label[batch.mask])
+        if sum(map(len, labels)) >= count:
+            break
+    return np.concatenate(features)[:count], np.concatenate(labels)[:count]
+
+
+def _write(path: Path, head: Head, facts: dict[str, object]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    metadata = {"format": "tajax head 1", "facts": json.dumps(facts)}
+    save_file({"weights": np.asarray(head.weights)}, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def _read(path: Path, experiment: Experiment, task: data.Task) -> tuple[Head, dict[str, object]]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+            weights = file.get_tensor("weights")
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is no head of tajax ({error}). Delete it to fit it anew.") from error
+    shape = (experiment.clip.config.vision.projection_dim, len(task.class_names))
+    base = experiment.clip.image_sha256
+    if facts.get("base_sha256") != base or weights.shape != shape:
+        raise ValueError(
+            f"{path} is a head {list(weights.shape)} on features of the image tower {facts.get('base_sha256')}; task "
+            f"{task.name!r} on {experiment.config.model} wants {list(shape)} and {base}. Delete it to fit it anew."
+        )
+    return Head(jnp.asarray(weights), jnp.int32(shape[1])), facts
