@@ -19,19 +19,16 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import steps
 import workload
 
-from tajax import affine, finetune, optim, trees
+from tajax import affine, models, trees
 from tajax.config import REGIMES
-from tajax.types import Batch, Head
-
-CLASSES = 10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="b32", help=f"{', '.join(workload.GEOMETRIES)}, or as `models.load`")
+    parser.add_argument("--model", default="b32", help=f"{', '.join(steps.GEOMETRIES)}, or as `models.load`")
     parser.add_argument("--regime", default="standard", choices=[name for name in REGIMES if name != "posthoc"])
     parser.add_argument("--vectors", type=int, help="evaluate so many linearised task vectors in place of training")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -53,24 +50,17 @@ def main() -> None:
 
 def training(options: argparse.Namespace) -> tuple[Callable[[], object], int]:
     """Steps that go on from each other, and the temporary memory of one."""
-    clip, encode, head, batch = arguments(options)
-    regime, params = REGIMES[options.regime], clip.params["image"]
-    mask = trees.param_mask(params, regime.trainable)
-    tx = optim.make_optimizer(mask, learning_rate=1e-5)
-    step = finetune.make_train_step(encode, tx, mask, linearized=regime.train_linearized)
-    state = finetune.init_state(params, tx)
-    program = step.lower(state, params, head, batch).compile()
-
-    def run() -> None:
-        nonlocal state
-        state, _ = jax.block_until_ready(program(state, params, head, batch))
-
-    return run, program.memory_analysis().temp_size_in_bytes
+    regime = REGIMES[options.regime]
+    step = steps.compile_step(
+        model(options), regime.trainable, linearized=regime.train_linearized, batch_size=options.batch_size
+    )
+    return step.runner(), step.temporary
 
 
 def evaluation(options: argparse.Namespace) -> tuple[Callable[[], object], int]:
     """The scores of a batch along drawn task vectors, and the temporary memory they take."""
-    clip, encode, head, batch = arguments(options)
+    clip = model(options)
+    encode, (head, batch) = steps.encoder(clip), steps.noise(clip, options.batch_size)
     params, rule = clip.params["image"], REGIMES[options.regime].trainable
     mask = trees.param_mask(params, rule)
     taus = workload.task_vectors(params, options.vectors, directory=None, rule=rule)
@@ -83,16 +73,10 @@ def evaluation(options: argparse.Namespace) -> tuple[Callable[[], object], int]:
     return run, program.memory_analysis().temp_size_in_bytes
 
 
-def arguments(options: argparse.Namespace) -> tuple:
-    """Model, encoder, a drawn head, and a batch of noise: time does not depend on what the images show."""
-    clip = workload.load_clip(options.model)
-    clip = dataclasses.replace(clip, dtype=jnp.dtype(options.dtype), unroll=1 if options.scan else True)
-    vision, draw = clip.config.vision, np.random.default_rng(0)
-    shape = (options.batch_size, vision.image_size, vision.image_size, vision.num_channels)
-    labels = draw.integers(CLASSES, size=options.batch_size).astype(np.int32)
-    batch = Batch(draw.integers(256, size=shape, dtype=np.uint8), labels, np.ones(len(labels), bool))
-    weights = draw.normal(size=(vision.projection_dim, CLASSES)).astype(np.float32)
-    return clip, workload.encoder(clip), Head(weights, np.int32(CLASSES)), jax.device_put(batch)
+def model(options: argparse.Namespace) -> models.LoadedClip:
+    """The model, its dtype and its layers as the flags say."""
+    clip = steps.load_clip(options.model)
+    return dataclasses.replace(clip, dtype=jnp.dtype(options.dtype), unroll=1 if options.scan else True)
 
 
 def timed(run: Callable[[], object]) -> float:

@@ -17,10 +17,10 @@ import procedures
 import reference
 import torch
 from PIL import Image
+from steps import GEOMETRIES, encoder, load_clip
 
 from tajax import checkpoints, data, models, trees
-from tajax.data.preprocess import normalize
-from tajax.types import ApplyFn, Batch, Head, Mask, Params, Preprocessing
+from tajax.types import ApplyFn, Batch, Head, Mask, Params
 
 HERE = Path(__file__).resolve().parent
 
@@ -31,20 +31,6 @@ TRAIN_IMAGES = 4  # of a class, for the head
 BATCH_SIZE = 128  # of an evaluation, as in the papers' code
 RELATIVE_NORM = 0.05  # ‖τ‖ / ‖θ₀‖ of a drawn vector, leaf by leaf
 TEMPERATURE = 100.0  # of a head, CLIP's
-
-GEOMETRIES = {
-    "b32": models.VisionConfig(patch_size=32),
-    "b16": models.VisionConfig(patch_size=16),
-    "l14": models.VisionConfig(
-        patch_size=14,
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        projection_dim=768,
-    ),
-}
-"""Image towers whose weights are drawn from a seed."""
 
 IMAGES = {"tiny": 256}  # of an evaluation, unless --images says otherwise; of every other model 24
 
@@ -129,24 +115,6 @@ def task_vectors(pretrained: Params, count: int, *, directory: Path | None, rule
         raise ValueError(f"{directory}/task_vectors holds {len(paths)} *.safetensors; {count} task vectors are needed")
     taus = [checkpoints.load_task_vector(path, pretrained)[0] for path in paths[:count]]
     return [jax.tree.map(lambda leaf, moved: leaf if moved else jnp.zeros_like(leaf), tau, mask) for tau in taus]
-
-
-def encoder(clip: models.LoadedClip) -> ApplyFn:
-    """The image tower on uint8 images."""
-    return lambda params, images: clip.encode_image(params, normalize(images, clip.preprocessing))
-
-
-def load_clip(model: str) -> models.LoadedClip:
-    """A CLIP by what `models.load` takes, or the name of a geometry: then an image tower drawn from seed 0."""
-    if model not in GEOMETRIES:
-        return models.load(model)
-    vision = GEOMETRIES[model]
-    config = models.ClipConfig(vision=vision, text=models.TextConfig(projection_dim=vision.projection_dim))
-    images = jnp.zeros((1, vision.image_size, vision.image_size, 3))
-    image = jax.jit(models.ImageEncoder(vision).init)(jax.random.key(0), images)["params"]
-    preprocessing = Preprocessing(vision.image_size, models.OPENAI_MEAN, models.OPENAI_STD)
-    unroll = True if jax.default_backend() == "cpu" else 1  # as `models.load` chooses
-    return models.LoadedClip(model, config, {"image": image}, preprocessing, directory=Path(), unroll=unroll)
 
 
 def drawn_task_vector(pretrained: Params, mask: Mask, seed: int) -> Params:

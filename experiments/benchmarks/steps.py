@@ -1,0 +1,134 @@
+"""One training step of an image tower as XLA compiles it: its operations, its memory, and runs of it. No PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tajax import finetune, models, optim, trees
+from tajax.data.preprocess import normalize
+from tajax.types import ApplyFn, Batch, Head, Params, Preprocessing
+
+CLASSES = 10
+LEARNING_RATE = 1e-5  # the papers'; weight decay 0.1 and clipping at 1 are the defaults of tajax's optimiser
+
+GEOMETRIES = {
+    "b32": models.VisionConfig(patch_size=32),
+    "b16": models.VisionConfig(patch_size=16),
+    "l14": models.VisionConfig(
+        patch_size=14,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        projection_dim=768,
+    ),
+}
+"""Image towers whose weights are drawn from a seed."""
+
+
+class Step(NamedTuple):
+    """A compiled training step.
+
+    Attributes:
+        trained: How many parameters it trains.
+        program: What XLA made of it.
+        begin: Its arguments before the first step: state, θ₀, head and batch.
+    """
+
+    trained: int
+    program: jax.stages.Compiled
+    begin: Callable[[], tuple[finetune.TrainState, Params, Head, Batch]]
+
+    @property
+    def flops(self) -> float:
+        """Floating point operations of a step."""
+        return self.program.cost_analysis()["flops"]
+
+    @property
+    def temporary(self) -> int:
+        """Bytes that a step needs beside its arguments and results: activations and gradients."""
+        return self.program.memory_analysis().temp_size_in_bytes
+
+    @property
+    def memory(self) -> int:
+        """Bytes of everything at once: parameters, θ₀, moments, batch, and what is temporary."""
+        sizes = self.program.memory_analysis()
+        ends = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+        return ends + sizes.temp_size_in_bytes
+
+    def runner(self) -> Callable[[], None]:
+        """A function that takes a step, each from where the last ended."""
+        state, *constants = self.begin()
+
+        def run() -> None:
+            nonlocal state
+            state, _ = jax.block_until_ready(self.program(state, *constants))
+
+        return run
+
+
+def load_clip(model: str) -> models.LoadedClip:
+    """A CLIP by what `models.load` takes, or the name of a geometry: then an image tower drawn from seed 0."""
+    if model not in GEOMETRIES:
+        return models.load(model)
+    vision = GEOMETRIES[model]
+    config = models.ClipConfig(vision=vision, text=models.TextConfig(projection_dim=vision.projection_dim))
+    images = jnp.zeros((1, vision.image_size, vision.image_size, 3))
+    image = jax.jit(models.ImageEncoder(vision).init)(jax.random.key(0), images)["params"]
+    preprocessing = Preprocessing(vision.image_size, models.OPENAI_MEAN, models.OPENAI_STD)
+    unroll = True if jax.default_backend() == "cpu" else 1  # as `models.load` chooses
+    return models.LoadedClip(model, config, {"image": image}, preprocessing, directory=Path(), unroll=unroll)
+
+
+def encoder(clip: models.LoadedClip) -> ApplyFn:
+    """The image tower on uint8 images."""
+    return lambda params, images: clip.encode_image(params, normalize(images, clip.preprocessing))
+
+
+def noise(clip: models.LoadedClip, batch_size: int) -> tuple[Head, Batch]:
+    """A drawn head, and a batch of noise: time does not depend on what the images show."""
+    vision, draw = clip.config.vision, np.random.default_rng(0)
+    shape = (batch_size, vision.image_size, vision.image_size, vision.num_channels)
+    labels = draw.integers(CLASSES, size=batch_size).astype(np.int32)
+    batch = Batch(draw.integers(256, size=shape, dtype=np.uint8), labels, np.ones(len(labels), bool))
+    weights = draw.normal(size=(vision.projection_dim, CLASSES)).astype(np.float32)
+    return Head(weights, np.int32(CLASSES)), jax.device_put(batch)
+
+
+def compile_step(
+    clip: models.LoadedClip,
+    rule: str | Sequence[str] | Mapping[str, bool],
+    *,
+    layers: tuple[int, int] | None = None,
+    linearized: bool = False,
+    batch_size: int,
+) -> Step:
+    """The step of fine-tuning what a rule chooses, compiled; nothing is executed until `Step.runner` is called.
+
+    Args:
+        clip: the model. XLA counts the operations of layers under a scan once: for the count, unroll them.
+        rule: as of `tajax.param_mask`.
+        layers: likewise.
+        linearized: train in the tangent space.
+        batch_size: images a step.
+    """
+    params, (head, batch) = clip.params["image"], noise(clip, batch_size)
+    mask = trees.param_mask(params, rule, layers=layers)
+    optimizer = optim.make_optimizer(mask, learning_rate=LEARNING_RATE)
+    step = finetune.make_train_step(encoder(clip), optimizer, mask, linearized=linearized)
+    shapes = jax.eval_shape(lambda params: finetune.init_state(params, optimizer), params)
+    program = step.lower(shapes, params, head, batch).compile()
+    begin = lambda: (finetune.init_state(params, optimizer), params, head, batch)  # noqa: E731
+    return Step(trees.count_params(params, mask), program, begin)
+
+
+def unrolled(clip: models.LoadedClip) -> models.LoadedClip:
+    """The same model with all layers unrolled, so that every one of them is counted."""
+    return dataclasses.replace(clip, unroll=True)
