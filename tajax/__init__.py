@@ -11,6 +11,7 @@ from types import ModuleType
 
 from tajax import affine, merging, scaling
 from tajax.disentanglement import disentanglement_error
+from tajax.gap import relative_feature_gap
 from tajax.linearize import linear_responses, linearize
 from tajax.ntk import empirical_ntk, ntk_vector_product
 from tajax.task_vectors import (
@@ -43,6 +44,7 @@ __all__ = [
     "norm",
     "ntk_vector_product",
     "param_mask",
+    "relative_feature_gap",
     "scaling",
     "task_vector",
 ]
