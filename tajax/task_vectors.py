@@ -167,6 +167,60 @@ def cosine_similarity(a: Params, b: Params) -> Num[Array, ""]:
     return dot(a, b) / (norm(a) * norm(b))
 
 
+def gram_by_module(taus: Sequence[Params], *, stacked: str = "blocks") -> dict[str, Float[Array, "T T *L"]]:
+    """Inner products of task vectors, module by module, and layer by layer where layers are stacked.
+
+        G_m[s, t] = Σ_{leaves of module m} ⟨τ_s, τ_t⟩
+
+    A module is what owns a leaf: `blocks/attn/query` its kernel and its bias. The modules together make up the whole
+    vector, so the sum of all G is the matrix of `dot`, the roots of the diagonals are norms, and quotients are cosines
+    (`cosine_matrix`).
+
+    Args:
+        taus: T trees with the same paths and shapes.
+        stacked: of modules below this path every leaf has a leading axis of L layers, which is kept.
+
+    Returns:
+        By the module's path [T, T], or [T, T, L] where stacked, in the order of the tree; float32 or wider. A leaf at
+        the top of the tree is a module of its own.
+
+    Raises:
+        ValueError: there are no vectors, or the trees differ.
+        TypeError: `taus` is one tree instead of a sequence of them.
+
+    Example:
+        >>> tau = {"blocks": {"ln": {"scale": jnp.array([[3.0], [0.0]]), "bias": jnp.array([[4.0], [1.0]])}}, "w": 2.0}
+        >>> {module: gram.squeeze().tolist() for module, gram in gram_by_module([tau]).items()}
+        {'blocks/ln': [25.0, 1.0], 'w': 4.0}
+    """
+    trees.check_taus(taus)
+    flats = [trees.flatten_paths(tau) for tau in taus]
+    grams: dict[str, Array] = {}
+    for path in flats[0]:
+        module = path.rpartition("/")[0] or path
+        depth = 1 if f"/{stacked}/" in f"/{path}" else 0
+        leaves = [_widen(flat[path]) for flat in flats]
+        rows = [[jnp.sum(a * b, axis=tuple(range(depth, a.ndim))) for b in leaves] for a in leaves]
+        gram = jnp.stack([jnp.stack(row) for row in rows])
+        grams[module] = grams[module] + gram if module in grams else gram
+    return grams
+
+
+def cosine_matrix(gram: Float[Array, "T T *L"]) -> Float[Array, "T T *L"]:
+    """Cosines from inner products, G[s, t] / √(G[s, s] G[t, t]): 1 on the diagonal, NaN where a vector is zero.
+
+    Args:
+        gram: from `gram_by_module`, or the sum of several of its values.
+
+    Example:
+        >>> cosine_matrix(jnp.array([[4.0, -3.0], [-3.0, 9.0]]))
+        Array([[ 1. , -0.5],
+               [-0.5,  1. ]], dtype=float32)
+    """
+    lengths = jnp.sqrt(jnp.moveaxis(jnp.diagonal(gram, axis1=0, axis2=1), -1, 0))  # [T, *L]
+    return gram / (lengths[:, None] * lengths[None])
+
+
 def _widen(leaf: ArrayLike) -> Array:
     array = jnp.asarray(leaf)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))

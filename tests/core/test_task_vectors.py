@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tajax
+from tajax.task_vectors import cosine_matrix, gram_by_module
 
 finite = st.floats(-4, 4, width=32, allow_subnormal=False)  # XLA flushes subnormal numbers to zero
 vectors = hnp.arrays(np.float32, 5, elements=finite)
@@ -94,6 +95,48 @@ def test_geometry_against_the_flattened_vectors(key):
     np.testing.assert_allclose(tajax.cosine_similarity(a, b), cosine, rtol=1e-5)
     np.testing.assert_allclose(tajax.cosine_similarity(a, tajax.combine([a], [-3.0])), -1, rtol=1e-6)
     assert np.isnan(tajax.cosine_similarity(a, tajax.combine([a], [0.0])))
+
+
+def test_inner_products_of_modules_and_layers_make_up_the_whole(x64, key):
+    """Each by slicing the trees by hand, and their sum against `dot`."""
+
+    def draw(k):
+        a, b, c, d = jax.random.split(k, 4)
+        query = {"kernel": jax.random.normal(a, (3, 2, 2), float), "bias": jax.random.normal(b, (3, 2), float)}
+        ends = {
+            "class_embedding": jax.random.normal(c, (4,), float),
+            "ln_post": {"scale": jax.random.normal(d, (2,), float)},
+        }
+        return {"blocks": {"attn": {"query": query}}} | ends
+
+    taus = [draw(k) for k in jax.random.split(key, 3)]
+    grams = gram_by_module(taus)
+    assert {name: gram.shape for name, gram in grams.items()} == {
+        "blocks/attn/query": (3, 3, 3),
+        "class_embedding": (3, 3),
+        "ln_post": (3, 3),
+    }
+    query = [tau["blocks"]["attn"]["query"] for tau in taus]
+    for s, t, layer in itertools.product(range(3), range(3), range(3)):
+        parts = [query[s][leaf][layer].ravel() @ query[t][leaf][layer].ravel() for leaf in ("kernel", "bias")]
+        np.testing.assert_allclose(grams["blocks/attn/query"][s, t, layer], sum(parts), rtol=1e-12)
+    total = sum(gram.sum(axis=tuple(range(2, gram.ndim))) for gram in grams.values())
+    np.testing.assert_allclose(total, [[tajax.dot(a, b) for b in taus] for a in taus], rtol=1e-12)
+    cosines = [[tajax.cosine_similarity(a, b) for b in taus] for a in taus]
+    np.testing.assert_allclose(cosine_matrix(total), cosines, rtol=1e-12)
+    by_layer = cosine_matrix(grams["blocks/attn/query"])
+    np.testing.assert_allclose(by_layer[..., 1], cosine_matrix(grams["blocks/attn/query"][..., 1]), rtol=1e-12)
+    np.testing.assert_allclose(jnp.diagonal(by_layer).T, 1, rtol=1e-12)
+    assert np.abs(by_layer).max() <= 1 + 1e-12
+
+
+def test_a_module_that_did_not_move_has_no_direction():
+    taus = [{"a": jnp.zeros(2), "b": jnp.ones(2)}, {"a": jnp.ones(2), "b": jnp.ones(2)}]
+    grams = gram_by_module(taus)
+    assert np.isnan(cosine_matrix(grams["a"])).tolist() == [[True, True], [True, False]]
+    np.testing.assert_allclose(cosine_matrix(grams["b"]), 1, rtol=1e-6)
+    with pytest.raises(ValueError, match="'a' is in task vector 0 but not in task vector 1"):
+        gram_by_module([taus[0], {"b": jnp.ones(2)}])
 
 
 def test_all_of_it_compiles_with_coefficients_as_arguments(key):
