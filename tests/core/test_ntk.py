@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tajax
+from tajax.ntk import make_ntk, project_outputs
 
 from .conftest import mlp, mlp_params
 
@@ -108,3 +109,46 @@ def test_bad_options_are_named(options, message):
 def test_a_vector_of_another_shape_is_named():
     with pytest.raises(ValueError, match=r"v has shape \(1,\), but the outputs it multiplies have shape \(1, 1\)"):
         tajax.ntk_vector_product(lambda p, x: x @ p["w"], {"w": jnp.ones((2, 1))}, jnp.ones((1, 2)), jnp.ones(1))
+
+
+def test_projected_outputs_estimate_the_trace_without_bias(setting, key):
+    params, x, _ = setting
+    full = explicit_kernel(params, x, x)
+    one = project_outputs(mlp, 2, 1, key)
+    direction = project_outputs(lambda _, features: features, 2, 1, key)({}, jnp.eye(2, dtype=jnp.float64))[:, 0]
+    np.testing.assert_allclose(
+        tajax.empirical_ntk(one, params, x), np.einsum("e,mnef,f->mn", direction, full, direction), rtol=1e-9
+    )
+    every = project_outputs(mlp, 2, 2, key)
+    np.testing.assert_allclose(tajax.empirical_ntk(every, params, x), np.einsum("mnee->mn", full), rtol=1e-9)
+    directions = jax.vmap(lambda k: project_outputs(lambda _, f: f, 4, 3, k)({}, jnp.eye(4)))(
+        jax.random.split(key, 900)
+    )
+    mean = np.einsum("kem,kfm->ef", directions, directions) / 900
+    np.testing.assert_allclose(mean, np.eye(4), atol=0.06)  # deviation of a mean of 900: below 0.02
+
+
+def test_long_leaves_are_multiplied_in_parts_that_cover_them(key):
+    """Longer than a tile of the CPU by one tile and a rest: the products of whole rows."""
+    x = jax.random.normal(key, (3, 3000))
+    kernel = tajax.empirical_ntk(lambda params, x: x @ params, jnp.zeros((3000, 1)), x)
+    np.testing.assert_allclose(kernel, np.asarray(x, np.float64) @ np.asarray(x, np.float64).T, rtol=1e-4, atol=1e-2)
+
+
+def test_one_compilation_serves_many_inputs_of_a_shape():
+    traces = []
+
+    def model(params, x):
+        traces.append(x.shape)
+        return x @ params
+
+    kernel = make_ntk(model, jnp.zeros((2, 1)))
+    first = kernel(jnp.ones((4, 2)))
+    seen = len(traces)
+    np.testing.assert_array_equal(kernel(2 * jnp.ones((4, 2))), 4 * first)
+    assert len(traces) == seen
+
+
+def test_more_directions_than_outputs_are_refused(key):
+    with pytest.raises(ValueError, match="count is 3, want a number of output directions from 1 to 2"):
+        project_outputs(mlp, 2, 3, key)
