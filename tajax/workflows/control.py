@@ -7,14 +7,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tajax import data, models
+from tajax import data
 from tajax.workflows.experiment import SPLITS, Experiment, setup
 
 
 def setup_with_control(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tuple[Experiment, data.Task]:
     """As `setup`, with the control task opened and checked before anything is trained.
 
-    The experiment knows the control's zero-shot head, so that `experiment.evaluate` takes it like any task; it is not
+    The experiment knows the control's head, so that `experiment.evaluate` takes it like any task; it is not
     one of `experiment.tasks`.
 
     Args:
@@ -36,8 +36,8 @@ def setup_with_control(config: ConfigDict, workdir: Path, *, overwrite: bool = F
             f"control {config.control!r} and one of the tasks are both called {control.name!r}: their results could "
             "not be told apart. Rename one of the files or folders."
         )
-    head = models.zero_shot_head(experiment.clip, control.class_names, control.templates)
-    return dataclasses.replace(experiment, heads=experiment.heads | {control.name: head}), control
+    heads = experiment.heads | {control.name: experiment.make_head(control)}
+    return dataclasses.replace(experiment, heads=heads), control
 
 
 def measure_control(experiment: Experiment, control: data.Task) -> dict[str, float]:
