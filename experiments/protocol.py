@@ -43,10 +43,11 @@ class Run(NamedTuple):
 
 
 def arguments(description: str | None, *, regimes: tuple[str, ...] = tuple(REGIMES)) -> argparse.ArgumentParser:
-    """The flags of every experiment; one may add its own. `regimes` are the default ones."""
+    """The flags of every experiment; one may add its own. `regimes` are the default ones, none for no such flag."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--benchmark", choices=BENCHMARKS, default="bundled", help="model and tasks")
-    parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=regimes, help="what is compared")
+    if regimes:
+        parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=regimes, help="what is compared")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of fine-tuning")
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="folder of the real tasks' .npz files"
