@@ -68,7 +68,7 @@ def relative_gap(sums: GapSums) -> Float[np.ndarray, " A"]:
         array([0. , 0.5])
     """
     residual, movement = (np.asarray(leaf, np.float64) for leaf in (sums.residual, sums.movement))
-    return np.sqrt(np.divide(residual, movement, out=np.zeros_like(residual), where=movement > 0))
+    return np.sqrt(np.divide(residual, movement, out=np.zeros_like(residual), where=movement != 0))
 
 
 def relative_feature_gap(

@@ -12,6 +12,8 @@ WORKFLOWS = (  # each a module in tajax/workflows
     "task_negation",
     "task_analogy",
     "disentanglement",
+    "kernel_behaviour",
+    "geometry",
     "pretrain",
 )
 INITIALIZATIONS = ("pretrained", "random")

@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import TextIO
 
 from tajax import results
-from tajax.report import accuracy, disentanglement, heads, negation
+from tajax.report import accuracy, disentanglement, geometry, heads, kernel, negation
 from tajax.report.accuracy import comparison
 from tajax.report.tables import Table, markdown, percent, show, spread
 
 __all__ = ["SHOWN", "WRITTEN", "Table", "comparison", "markdown", "percent", "show", "spread", "write"]
 
 # Functions from the records of one config to tables. What is shown in the terminal is written to `report.md`, too.
-SHOWN = (accuracy.accuracy_tables, heads.tables, disentanglement.tables, negation.tables)
-WRITTEN = (*SHOWN, accuracy.curve_tables, negation.curves)
+SHOWN = (
+    accuracy.accuracy_tables,
+    heads.tables,
+    disentanglement.tables,
+    negation.tables,
+    kernel.tables,
+    geometry.tables,
+)
+WRITTEN = (*SHOWN, accuracy.curve_tables, negation.curves, kernel.curves, geometry.modules)
 
 
 def write(workdir: str | Path, *, file: TextIO | None = None) -> None:

@@ -71,6 +71,11 @@ def test_a_masked_row_that_is_not_finite_counts_for_nothing():
     assert relative_gap(sums).tolist() == [0.5]
 
 
+def test_features_that_are_not_finite_show():
+    sums = gap_sums(jnp.array([[[jnp.nan]]]), jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.ones(1), jnp.array([True]))
+    assert np.isnan(relative_gap(sums)).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

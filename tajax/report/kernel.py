@@ -1,0 +1,51 @@
+"""Tables of kernel behaviour: models and their linearisations along their task vectors."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from tajax.report.tables import Table, percent
+from tajax.results import Record, find
+
+STAGE = "kernel_behaviour"
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """Each task where its model was fine-tuned to, α = 1, or at the end of the grid; from the records of one config."""
+    found = find(records, stage=STAGE)
+    if not found:
+        return []
+    coefs = sorted({float(r["scaling_coef"]) for r in found})
+    coef = 1.0 if 1.0 in coefs else coefs[-1]
+    chosen = find(found, scaling_coef=coef)
+    rows = [(str(r["task"]), f"{r['norm']:.2f}", *_cells([r])) for r in chosen]
+    mean = ("mean", f"{statistics.fmean(float(r['norm']) for r in chosen):.2f}", *_cells(chosen))
+    title = f"Kernel behaviour on {chosen[0]['split']} at θ₀ + {coef:g} τ"
+    notes = (
+        "gap: ‖f − f_lin‖ / ‖f − f(θ₀)‖ over all images; movement: ‖f − f(θ₀)‖ / ‖f(θ₀)‖.",
+        "model: the encoder itself; linearised: its first-order expansion; agreement: of their predictions.",
+    )
+    return [Table(title, ("task", "‖ατ‖", *COLUMNS), (*rows, mean), notes, means=1)]
+
+
+def curves(records: Sequence[Record]) -> list[Table]:
+    """The means over tasks at each coefficient of the grid."""
+    found = find(records, stage=STAGE)
+    if not found:
+        return []
+    grid = sorted({float(r["scaling_coef"]) for r in found})
+    rows = tuple((f"{coef:g}", *_cells(find(found, scaling_coef=coef))) for coef in grid)
+    return [Table("Kernel behaviour: mean over tasks at each coefficient", ("coefficient", *COLUMNS), rows)]
+
+
+COLUMNS = ("gap", "movement", "model top1", "linearised top1", "agreement")
+
+
+def _cells(records: Sequence[Record]) -> tuple[str, ...]:
+    means = {
+        name: statistics.fmean(float(r[name]) for r in records)
+        for name in ("relative_gap", "relative_movement", "top1", "linearized_top1", "agreement")
+    }
+    ratios = (f"{means[name]:.3f}" for name in ("relative_gap", "relative_movement"))
+    return *ratios, *(percent(means[name]) for name in ("top1", "linearized_top1", "agreement"))

@@ -1,0 +1,91 @@
+"""Geometry of the task vectors of a run: how long they are, where in the model, and at which angles to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from tajax import report, trees
+from tajax.task_vectors import cosine_matrix, gram_by_module
+from tajax.types import Params
+from tajax.workflows.experiment import Experiment, setup
+from tajax.workflows.single_task import finetune_all
+
+WHOLE, LAYERS = "all", "blocks"  # beside the modules: the whole vector, and each layer as a whole
+
+
+def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
+    """Cosines and norms of the vectors of a config, whole, by layer and by module; no image is looked at.
+
+    Args:
+        config: a validated config; with `config.task_vectors` nothing is trained.
+        workdir: where `results.jsonl` and the report go. Finished parts in it are skipped.
+        overwrite: replace an earlier run in it.
+    """
+    experiment = setup(config, workdir, overwrite=overwrite)
+    measure_geometry(experiment, finetune_all(experiment))
+    report.write(workdir)
+
+
+def measure_geometry(experiment: Experiment, taus: Mapping[str, Params]) -> None:
+    """Records the geometry of the whole vectors, of the layers and of every module that moved, where not recorded yet.
+
+    `norms` [T] and `pretrained_norm`, ‖τ_t‖ and ‖θ₀‖ there; `parameters`, how many numbers that is; `cosines` [T, T],
+    with None where a vector is zero; and where layers are stacked, `layer_norms` [T, L], `layer_pretrained_norms` [L]
+    and `layer_cosines` [L], the mean over pairs, with None where a vector is zero.
+    """
+    names = [task.name for task in experiment.tasks]
+    grams = _with_sums({m: np.asarray(g) for m, g in gram_by_module([taus[name] for name in names]).items()})
+    origin = _with_sums({m: np.asarray(g) for m, g in gram_by_module([experiment.pretrained]).items()})
+    sizes: dict[str, int] = {}
+    for path, leaf in trees.flatten_paths(experiment.pretrained).items():
+        within = {path.rpartition("/")[0] or path, WHOLE} | ({LAYERS} if path.startswith(f"{LAYERS}/") else set())
+        for module in within:
+            sizes[module] = sizes.get(module, 0) + np.size(leaf)
+    for module, gram in grams.items():
+        if not gram.any() or experiment.find(stage="geometry", module=module):
+            continue
+        whole, base = (_summed_layers(g) for g in (gram, origin[module]))
+        fields: dict[str, object] = {
+            "norms": _norms(whole).tolist(),
+            "pretrained_norm": float(_norms(base)[0]),
+            "cosines": _or_none(np.asarray(cosine_matrix(whole))),
+        }
+        if gram.ndim == 3:
+            means = np.array([_mean_over_pairs(np.asarray(cosine_matrix(layer))) for layer in np.moveaxis(gram, -1, 0)])
+            fields |= {
+                "layer_norms": _norms(gram).tolist(),
+                "layer_pretrained_norms": _norms(origin[module])[0].tolist(),
+                "layer_cosines": _or_none(means),
+            }
+        experiment.record("geometry", module=module, tasks=names, parameters=sizes[module], **fields)
+
+
+def _with_sums(grams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The modules, before them the whole vector, and the layers with all that is in them."""
+    stacked = [gram for module, gram in grams.items() if module.startswith(f"{LAYERS}/")]
+    layers = {LAYERS: sum(stacked)} if stacked else {}
+    return {WHOLE: sum(map(_summed_layers, grams.values()))} | layers | grams
+
+
+def _summed_layers(gram: np.ndarray) -> np.ndarray:
+    return gram.sum(axis=-1) if gram.ndim == 3 else gram
+
+
+def _norms(gram: np.ndarray) -> np.ndarray:
+    """[T] or [T, L]."""
+    return np.sqrt(np.einsum("tt...->t...", gram))
+
+
+def _mean_over_pairs(cosines: np.ndarray) -> float:
+    """The mean off the diagonal; NaN for a single vector, or where one is zero."""
+    pairs = cosines[np.triu_indices(len(cosines), 1)]
+    return float(pairs.mean()) if pairs.size else float("nan")
+
+
+def _or_none(values: np.ndarray) -> list:
+    """Nested lists with None in place of NaN, which JSON cannot hold."""
+    return np.where(np.isnan(values), None, values.astype(object)).tolist()

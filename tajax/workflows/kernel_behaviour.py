@@ -1,0 +1,135 @@
+"""Kernel behaviour: each fine-tuned model and its linearisation side by side, along its task vector (Jin et al. 2024).
+
+Whatever the regime, both kinds of model are evaluated at θ₀ + ατ: the encoder itself, and its first-order expansion
+around θ₀. For vectors of ordinary fine-tuning the second is the post-hoc linearisation; for vectors trained in the
+tangent space the second is the model as trained, and the first tells what the weights are worth without the expansion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
+
+import tajax
+from tajax import data, evaluate, metrics, parallel, report, trees
+from tajax.gap import GapSums, gap_sums, relative_gap
+from tajax.losses import head_logits
+from tajax.metrics import Tally, tally
+from tajax.types import Head, Params
+from tajax.workflows.experiment import Experiment, setup
+from tajax.workflows.progress import Progress
+from tajax.workflows.single_task import finetune_all
+
+STAGE, SPLIT = "kernel_behaviour", "test"
+
+
+class _Sums(NamedTuple):
+    """Sums over examples, one of each at every coefficient."""
+
+    gap: GapSums
+    model: Tally
+    linearized: Tally
+    agreeing: Int[Array, " A"]
+
+
+def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
+    """Feature gap and both accuracies of every task on its test images, over the grid of coefficients.
+
+    Args:
+        config: a validated config; the grid is `config.evaluate.scaling_coefs`. With `config.task_vectors` nothing is
+            trained.
+        workdir: where `results.jsonl` and the report go. Finished parts in it are skipped.
+        overwrite: replace an earlier run in it.
+    """
+    experiment = setup(config, workdir, overwrite=overwrite)
+    measure_kernel_behaviour(experiment, finetune_all(experiment))
+    report.write(workdir)
+
+
+def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params]) -> None:
+    """Records both kinds of model at each coefficient α of each task that has no record yet.
+
+    `norm`, α‖τ‖; `relative_gap`, as in `tajax.relative_feature_gap`; `relative_movement`, ‖f(θ₀+ατ) − f(θ₀)‖ / ‖f(θ₀)‖
+    over all images; `top1` of the encoder and `linearized_top1` of its expansion; and `agreement`, the share of images
+    for which both predict the same class.
+    """
+    grid = experiment.config.evaluate.scaling_coefs
+    steps = (
+        evaluate.make_features_step(experiment.encode_eval, devices=experiment.devices),
+        evaluate.make_responses_step(experiment.encode_eval, devices=experiment.devices),
+    )
+    with Progress("kernel behaviour", total=len(experiment.tasks)) as progress:
+        for number, task in enumerate(experiment.tasks, start=1):
+            done = {record["scaling_coef"] for record in experiment.find(stage=STAGE, task=task.name)}
+            if done.issuperset(grid):
+                continue
+            norm = float(tajax.norm(taus[task.name]))
+            sums = _measure(experiment, steps, task, taus[task.name])
+            gaps = relative_gap(sums.gap)
+            movements = np.sqrt(sums.gap.movement / sums.gap.origin)
+            if not np.isfinite(gaps).all():
+                coef = grid[int(np.argmin(np.isfinite(gaps)))]
+                raise FloatingPointError(
+                    f"at coefficient {coef:g} the features of task {task.name!r} are not finite: narrow "
+                    "evaluate.scaling_coefs."
+                )
+            both = zip(metrics.compute_each(sums.model), metrics.compute_each(sums.linearized), strict=True)
+            for index, (coef, (model, linearized)) in enumerate(zip(grid, both, strict=True)):
+                if coef not in done:
+                    experiment.record(
+                        STAGE,
+                        task=task.name,
+                        split=SPLIT,
+                        scaling_coef=coef,
+                        norm=coef * norm,
+                        relative_gap=gaps[index],
+                        relative_movement=movements[index],
+                        top1=model["top1"],
+                        linearized_top1=linearized["top1"],
+                        agreement=float(sums.agreeing[index]) / model["count"],
+                        count=model["count"],
+                    )
+            progress.update(number, {f"{task.name} gap at {grid[-1]:g}": gaps[-1]})
+
+
+def _measure(
+    experiment: Experiment, steps: tuple[evaluate.FeaturesStep, evaluate.ResponsesStep], task: data.Task, tau: Params
+) -> _Sums:
+    grid, devices = np.array(experiment.config.evaluate.scaling_coefs, np.float32), experiment.devices
+    pretrained, taus = parallel.replicate((experiment.pretrained, tuple(trees.moved_leaves([tau]))), devices)
+    total = None
+    for batch in experiment.batches(task, SPLIT):
+        padded = parallel.pad_batch(batch, len(devices))
+        placed = parallel.share_batch(padded, devices)
+        rows = np.asarray(steps[1](pretrained, taus, placed))
+        moved = np.stack([np.asarray(steps[0](pretrained, taus, grid[k : k + 1], placed)) for k in range(len(grid))])
+        sums = _sums(moved, rows[:, 0], rows[:, 1], grid, experiment.heads[task.name], padded.label, padded.mask)
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64 if trees.is_float(leaf) else np.int64), sums)
+        total = wide if total is None else jax.tree.map(np.add, total, wide)
+    return total
+
+
+@jax.jit
+def _sums(
+    moved: Float[Array, "A B E"],
+    origin: Float[Array, "B E"],
+    response: Float[Array, "B E"],
+    grid: Float[Array, " A"],
+    head: Head,
+    labels: Int[Array, " B"],
+    mask: Bool[Array, " B"],
+) -> _Sums:
+    def at(point: tuple[Array, Array]) -> tuple[Tally, Tally, Array]:
+        features, alpha = point
+        logits = head_logits(features, head), head_logits(origin + alpha * response, head)
+        same = jnp.argmax(logits[0], axis=-1) == jnp.argmax(logits[1], axis=-1)
+        return *(tally(some, labels, mask) for some in logits), jnp.sum(same & mask)
+
+    return _Sums(gap_sums(moved, origin, response, grid, mask), *jax.lax.map(at, (moved, grid)))
