@@ -86,6 +86,7 @@ def validate(config: ConfigDict) -> None:
     _check_grid("disentanglement.coefs", config.disentanglement.coefs, at_least=1)
     _check_exact(config)
     _check_pairs(config)
+    _check_ntk(config)
     _check_finetune(config)
     _check_pretrain(config)
 
@@ -96,6 +97,7 @@ _CHOICES = {
     "heads": HEADS,
     "disentanglement.split": SPLITS,
     "ntk.output": KERNEL_OUTPUTS,
+    "ntk.split": SPLITS,
     "pretrain.scenes": SCENES,
 }
 _COUNT = (lambda v: v >= 1, "1 or more")  # of whole numbers, unless the table below knows better
@@ -175,6 +177,8 @@ def _check_tasks(config: ConfigDict) -> None:
         )
     if config.workflow == "task_analogy" and len(tasks) != 4:
         raise ValueError(f"task_analogy takes four tasks, A, B, C and D, and got {len(tasks)}: D ≈ C + (B − A).")
+    if config.workflow == "ntk" and config.control is None:
+        raise ValueError("ntk compares tasks with a control. Give --config.control=NAME, such as objects or imagenet.")
     if config.workflow in ("task_negation", "ntk") and config.control in tasks:
         raise ValueError(
             f"control {config.control!r} is one of the tasks. Give another control, or leave that task out."
@@ -200,6 +204,15 @@ def _check_pairs(config: ConfigDict) -> None:
         named = isinstance(pair, (tuple, list)) and all(isinstance(name, str) for name in pair)
         if not named or len(set(pair)) != 2 or len(pair) != 2:
             raise ValueError(f"disentanglement.pairs holds {pair!r}, want two names of different tasks.")
+
+
+def _check_ntk(config: ConfigDict) -> None:
+    images, eigenfunctions = config.ntk.images, config.ntk.eigenfunctions
+    if 2 * eigenfunctions > images:
+        raise ValueError(
+            f"ntk.eigenfunctions is {eigenfunctions}, more than half of ntk.images, {images}: each half of the images "
+            "has eigenfunctions of its own."
+        )
 
 
 def _check_finetune(config: ConfigDict) -> None:

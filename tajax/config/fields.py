@@ -14,12 +14,13 @@ WORKFLOWS = (  # each a module in tajax/workflows
     "disentanglement",
     "kernel_behaviour",
     "geometry",
+    "ntk",
     "pretrain",
 )
 INITIALIZATIONS = ("pretrained", "random")
 HEADS = ("zero_shot", "linear_probe")
 SPLITS = ("train", "val", "test")
-KERNEL_OUTPUTS = ("trace", "diagonal")
+KERNEL_OUTPUTS = ("trace", "diagonal", "full")
 SCENES = ("small", "large")
 
 BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
@@ -35,6 +36,7 @@ OPERATIONAL = (
     "finetune.log_every",
     "finetune.remat",
     "evaluate.batch_size",
+    "ntk.batch_size",
     "save.merged",
     "pretrain.checkpoint_every",
     "pretrain.eval_every",
@@ -106,10 +108,12 @@ def default_config() -> ConfigDict:
     disentanglement.images = config_dict.placeholder(int)  # so many of each task, evenly spread; None: all
 
     config.ntk = ntk = ConfigDict()  # read by workflows.ntk
-    ntk.images = 128  # of each task, and of the control
-    ntk.eigenfunctions = 16  # leading ones, whose energy is measured
-    ntk.output = "trace"  # one of KERNEL_OUTPUTS: over the features, or each feature on its own
-    ntk.batch_size = 16  # images a block of the kernel; memory, not the result
+    ntk.images = 128  # of each task, and of the control, drawn with the seed
+    ntk.split = "test"  # whose images
+    ntk.eigenfunctions = 16  # leading ones whose energy is measured, at most half of the images
+    ntk.output = "trace"  # one of KERNEL_OUTPUTS: over the features, the mean over each on its own, or E×E matrices
+    ntk.directions = config_dict.placeholder(int)  # random ones of the features that stand for all; None: all, exactly
+    ntk.batch_size = 128  # images a block: memory is twice as many gradients, in full as many activations
 
     config.save = save = ConfigDict()
     save.merged = True  # write the merged model as a Hugging Face directory; workflows

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TextIO
 
 from tajax import results
-from tajax.report import accuracy, disentanglement, geometry, heads, kernel, negation
+from tajax.report import accuracy, disentanglement, geometry, heads, kernel, negation, ntk
 from tajax.report.accuracy import comparison
 from tajax.report.tables import Table, markdown, percent, show, spread
 
@@ -20,6 +20,7 @@ SHOWN = (
     negation.tables,
     kernel.tables,
     geometry.tables,
+    ntk.tables,
 )
 WRITTEN = (*SHOWN, accuracy.curve_tables, negation.curves, kernel.curves, geometry.modules)
 

@@ -261,7 +261,7 @@ def test_data_dir_follows_the_environment(monkeypatch):
     [
         ({"layers": (2, 2)}, r"layers is \(2, 2\), want \(first, end\)"),
         ({"layers": (0, 1, 2)}, "layers is"),
-        ({"workflow": "task_negation"}, "task_negation needs a task that must not suffer"),
+        ({"workflow": "task_negation", "control": None}, "task_negation needs a task that must not suffer"),
         ({"workflow": "task_analogy"}, "takes four tasks, A, B, C and D, and got 8"),
         ({"workflow": "ntk", "control": "digits"}, "control 'digits' is one of the tasks"),
         ({"disentanglement.coefs": (1.0, 1.0)}, "disentanglement.coefs is"),
@@ -271,12 +271,14 @@ def test_data_dir_follows_the_environment(monkeypatch):
         ({"initialization": "rndom"}, "unknown initialization 'rndom'. Did you mean 'random'"),
         ({"evaluate.control_threshold": 95.0}, "evaluate.control_threshold is 95.0, want a share between 0 and 1"),
         ({"ntk.images": 0}, "ntk.images is 0, want 1 or more"),
+        ({"ntk.images": 31}, "ntk.eigenfunctions is 16, more than half of ntk.images, 31"),
+        ({"control": None}, "ntk compares tasks with a control"),
     ],
 )
 def test_fields_of_the_analyses_are_checked(change, message, monkeypatch):
     monkeypatch.setattr(checks, "_CHOICES", checks._CHOICES | {"workflow": ("task_negation", "task_analogy", "ntk")})
     config = tc.default_config()
-    config.workflow = "ntk"
+    config.workflow, config.control = "ntk", "objects"
     config.update_from_flattened_dict(change)
     with pytest.raises(ValueError, match=message):
         tc.validate(config)

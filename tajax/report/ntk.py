@@ -1,0 +1,64 @@
+"""Local energies of the NTK's eigenfunctions: one table for each kernel, both readings side by side."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from tajax.report.tables import Table
+from tajax.results import Record, find
+
+KERNELS = {"plain": "k(x, x′)", "cosine": "k(x, x′) / √(k(x, x) k(x′, x′))"}
+COLUMNS = (  # title, reading, and key of the record; the mean of lists
+    ("own", "nystrom", "energy_own"),
+    ("new", "nystrom", "energy_new"),
+    ("control", "nystrom", "energy_new_control"),
+    ("share", "nystrom", "share"),
+    ("separation", "nystrom", "separation"),
+    ("mixture share", "mixture", "share"),
+    ("contrast", "mixture", "contrast"),
+    ("chance", "mixture", "chance"),
+    ("excess", "mixture", "excess"),
+)
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """For each kernel the mean local energies and what follows from them, a row for each task, and their mean."""
+    return [
+        _table(found, title)
+        for kernel, title in KERNELS.items()
+        if (found := find(records, stage="ntk", kernel=kernel))
+    ]
+
+
+def _table(records: Sequence[Record], title: str) -> Table:
+    rows = []
+    for task in dict.fromkeys(r["task"] for r in records):
+        of_reading = {r["reading"]: r for r in records if r["task"] == task}
+        rows.append((task, [_number(of_reading.get(reading, {}).get(key)) for _, reading, key in COLUMNS]))
+    measured = [[x for x in column if x is not None] for column in zip(*(row for _, row in rows), strict=True)]
+    rows.append(("mean", [statistics.fmean(column) if column else None for column in measured]))
+    first = records[0]
+    leading = max(len(r["eigenvalues"]) for r in records)
+    over = {
+        "trace": "trace over the features",
+        "diagonal": "each feature, then the mean",
+        "full": "matrices of features",
+    }
+    directions = f" ({first['directions']} random directions of them)" if first["directions"] else ""
+    notes = (
+        f"{first['initialization']} {first['model']}, {first['regime']} weights, seed {first['seed']}; "
+        f"{over[first['output']]}{directions}; {first['images']} {first['split']} images of each task and of "
+        f"{first['control']}.",
+        f"Local energy of the {leading} leading eigenfunctions of a task, mean over images: those they were found on "
+        "(own), or with eigenfunctions of half of them new ones of the task and the control's.",
+        "share: new / (new + control), ½ is none; separation: how often a new image has more than a control image.",
+        "Eigenfunctions of the mixture: energy on the task's side; contrast (2p − 1)² of the parts p, 1: each lives on "
+        "one side; by chance; excess over chance, at most 1.",
+    )
+    body = tuple((name, *("–" if value is None else f"{value:.2f}" for value in values)) for name, values in rows)
+    return Table(f"Local energy of eigenfunctions of {title}", ("task", *(c[0] for c in COLUMNS)), body, notes, means=1)
+
+
+def _number(value: object) -> float | None:
+    return statistics.fmean(value) if isinstance(value, list) else value

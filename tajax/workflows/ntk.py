@@ -1,0 +1,216 @@
+"""Where the leading eigenfunctions of the NTK live, at θ₀: on a task's images or on the control's as well.
+
+For each task the kernel of the trained leaves (`config.regime`, `trainable`, `layers`) on n of its images and n of the
+control's, drawn from `config.ntk.split` with the seed; its eigenfunctions in both readings of `tajax.ntk.localization`,
+with and without the gradient norms of the images. Nothing is fine-tuned. `config.initialization` says whether θ₀ is
+pre-trained (Ortiz-Jimenez et al. 2023, §5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tajax import data, report
+from tajax.data import draws
+from tajax.data.sources import rows_of
+from tajax.ntk import (
+    Operator,
+    cosine_kernel,
+    energy_share,
+    make_ntk,
+    matrix_operator,
+    mixture_reading,
+    ntk_operator,
+    nystrom_reading,
+    project_outputs,
+    separation,
+)
+from tajax.types import ApplyFn
+from tajax.workflows.control import setup_with_control
+from tajax.workflows.experiment import Experiment
+from tajax.workflows.progress import Progress
+
+STAGE = "ntk"
+
+
+def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
+    """Spectra and local energies of every task of `config` against its control.
+
+    Args:
+        config: a validated config with a `control`.
+        workdir: where `results.jsonl` and the report go. Finished tasks in it are skipped.
+        overwrite: replace an earlier run in it.
+    """
+    experiment, control = setup_with_control(config, workdir, overwrite=overwrite)
+    count = check_images(experiment, control)
+    localize(experiment, control, count)
+    report.write(workdir)
+
+
+def check_images(experiment: Experiment, control: data.Task) -> int:
+    """n, the images of each task and of the control: as asked for, or those of the smallest split among them.
+
+    Raises:
+        ValueError: these are fewer than two for each eigenfunction.
+    """
+    settings = experiment.config.ntk
+    sizes = {task.name: len(task.split(settings.split)) for task in (*experiment.tasks, control)}
+    smallest = min(sizes, key=sizes.__getitem__)
+    count = min(settings.images, sizes[smallest])
+    if 2 * settings.eigenfunctions > count:
+        raise ValueError(
+            f"{smallest!r} has {count} {settings.split} images, fewer than two for each of the "
+            f"{settings.eigenfunctions} eigenfunctions. Give --config.ntk.eigenfunctions={count // 2} or fewer."
+        )
+    return count
+
+
+def localize(experiment: Experiment, control: data.Task, count: int) -> None:
+    """Records of each task, and of each kernel of `_operators`, the numbers of both readings.
+
+    Names that begin with `energy_` are local energies Σ_ρ φ_ρ(x)² of single images. Nyström: of the eigenfunctions of
+    all task images on these (`own`) and on the control's (`control`); of those of either half on the other half (`new`)
+    and on the control's (`new_control`). Mixture: on both sides.
+
+    Nyström: `share` is Ē_new / (Ē_new + Ē_new_control), ½ if the energy is no larger on new images of the task than on
+    the control's; `shares` the same for the first 1, 2, … eigenfunctions; `share_in_sample` is Ē_own / (Ē_own +
+    Ē_control); `separation` is the area under the ROC curve of the new ones.
+
+    Mixture: `shares` are the p_ρ, `share` their mean; `contrast`, `chance` and `excess` are means over ρ as in
+    `tajax.ntk.Mixture`.
+    """
+    settings = experiment.config.ntk
+    kernels = ("plain",) if settings.output == "full" else ("plain", "cosine")
+    every = [(reading, kernel) for reading in READINGS for kernel in kernels]
+
+    def wanting(task: data.Task) -> list[tuple[str, str]]:
+        return [key for key in every if not experiment.find(stage=STAGE, task=task.name, reading=key[0], kernel=key[1])]
+
+    missing = [task for task in experiment.tasks if wanting(task)]
+    if not missing:
+        return
+    others = sample(experiment, control, count)
+    operators = make_operators(experiment)
+    own, elsewhere = np.arange(count), np.arange(count, 2 * count)
+    with Progress("local energy", total=len(missing)) as progress:
+        for done, task in enumerate(missing, start=1):
+            shown = {}
+            of_kernel = operators(np.concatenate([sample(experiment, task, count), others]))
+            for reading, kernel in wanting(task):
+                each = [READINGS[reading](k, own, elsewhere, settings.eigenfunctions) for k in of_kernel[kernel]]
+                values = _mean(each)
+                experiment.record(
+                    STAGE,
+                    task=task.name,
+                    control=control.name,
+                    reading=reading,
+                    kernel=kernel,
+                    output=settings.output,
+                    directions=settings.directions,
+                    initialization=experiment.config.initialization,
+                    images=count,
+                    split=settings.split,
+                    **values,
+                )
+                shown[f"{task.name} {reading} {kernel}"] = values["share"]
+            progress.update(done, shown)
+
+
+def sample(experiment: Experiment, task: data.Task, count: int) -> np.ndarray:
+    """`count` images of a task, uint8, drawn with the seed: the same for every model and mask."""
+    config = experiment.config
+    source = task.split(config.ntk.split)
+    rows = draws.permutation(len(source), seed=config.seed, purpose=draws.ORDER)[:count]
+    splits = {**task.splits, config.ntk.split: rows_of(source, rows)}
+    (batch,) = data.load(
+        dataclasses.replace(task, splits=splits),
+        config.ntk.split,
+        batch_size=count,
+        preprocessing=experiment.clip.preprocessing,
+    )
+    return batch.image
+
+
+def make_operators(experiment: Experiment) -> Callable[[np.ndarray], dict[str, list[Operator]]]:
+    """`images -> {kernel: operators}`, compiled once: the kernels of a set of images by name.
+
+    `"plain"` is k, `"cosine"` is k(x, x′) / √(k(x, x) k(x′, x′)). There is one operator for the trace over features;
+    one for each feature where they are apart, and the mean of their numbers counts; and for E×E matrices one that
+    multiplies by the kernel, plain alone.
+    """
+    settings, theta0, mask = experiment.config.ntk, experiment.pretrained, experiment.mask
+    encode = _directed(experiment.encode_eval, experiment)
+    if settings.output == "full":
+        return lambda images: {
+            "plain": [ntk_operator(encode, theta0, images, mask=mask, batch_size=settings.batch_size)]
+        }
+    kernel_of = make_ntk(encode, theta0, mask=mask, output=settings.output, batch_size=settings.batch_size)
+
+    def operators(images: np.ndarray) -> dict[str, list[Operator]]:
+        kernel = np.asarray(kernel_of(images), np.float64)
+        parts = [kernel] if settings.output == "trace" else list(np.moveaxis(kernel, -1, 0))
+        cosines = [cosine_kernel(part, np.diag(part), np.diag(part)) for part in parts]
+        return {
+            "plain": [matrix_operator(part) for part in parts],
+            "cosine": [matrix_operator(part) for part in cosines],
+        }
+
+    return operators
+
+
+def _directed(encode: ApplyFn, experiment: Experiment) -> ApplyFn:
+    """The encoder, or its projection on as many random directions as the config asks for."""
+    directions, width = experiment.config.ntk.directions, experiment.clip.config.vision.projection_dim
+    if directions is None:
+        return encode
+    return project_outputs(encode, width, directions, jax.random.key(experiment.config.seed))
+
+
+def _nystrom_numbers(operator: Operator, own: np.ndarray, control: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    found = nystrom_reading(operator, own, control, count=count)
+    shares = energy_share(found.held_out, found.held_out_control)
+    return {
+        "eigenvalues": found.eigenvalues,
+        "share": shares[-1],
+        "shares": shares,
+        "share_in_sample": energy_share(found.own, found.control)[-1],
+        "separation": np.float64(separation(found.held_out, found.held_out_control)),
+        "energy_own": found.own.sum(axis=1),
+        "energy_control": found.control.sum(axis=1),
+        "energy_new": found.held_out.sum(axis=1),
+        "energy_new_control": found.held_out_control.sum(axis=1),
+    }
+
+
+def _mixture_numbers(operator: Operator, own: np.ndarray, control: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    found = mixture_reading(operator, own, control, count=count)
+    return {
+        "eigenvalues": found.eigenvalues,
+        "share": found.share.mean(),
+        "shares": found.share,
+        "contrast": found.contrast.mean(),
+        "chance": found.chance.mean(),
+        "excess": np.float64(found.excess),
+        "energy_own": found.own.sum(axis=1),
+        "energy_control": found.control.sum(axis=1),
+    }
+
+
+def _mean(each: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The mean over operators, of the leading numbers that all of them have; six digits of each."""
+    means = {}
+    for key in each[0]:
+        length = min(np.size(values[key]) for values in each)
+        mean = np.mean([np.atleast_1d(values[key])[:length] for values in each], axis=0)
+        rounded = np.array([float(f"{number:.6g}") for number in mean])
+        means[key] = rounded if np.ndim(each[0][key]) else rounded[0]
+    return means
+
+
+READINGS = {"nystrom": _nystrom_numbers, "mixture": _mixture_numbers}
