@@ -1,0 +1,144 @@
+"""Weight disentanglement: on which part of the plane of coefficients do two task vectors leave each other alone?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import figures, summary
+from experiments.disentanglement_maps import measure
+from experiments.disentanglement_maps.measure import Runs
+from experiments.protocol import Run
+from tajax import report
+from tajax.disentanglement import relative_terms
+from tajax.results import Record
+from tajax.workflows.disentanglement import DEGREES
+
+HERE = Path(__file__).resolve().parent
+TITLES = {"prediction": "heads: predictions that change", "symmetric_kl": "features: relative to the own vector"}
+
+
+def main() -> None:
+    options = measure.arguments(__doc__).parse_args()
+    pairs, maps = measure.all_pairs(options), measure.fine_maps(options)
+    every = [run for group in pairs.values() for run in group] + list(maps.values())
+    tables = [overview(pairs, options.benchmark), of_maps(maps, options.seeds[0])]
+    tables[-1] = tables[-1]._replace(notes=(*tables[-1].notes, summary.took(every)))
+    kept = [
+        measure.without_map(r)
+        for group in pairs.values()
+        for run in group
+        for r in summary.kept(run, "disentanglement")
+    ]
+    for run in maps.values():
+        kept += [_rounded(record) for distance in measure.DISTANCES for record in measure.maps_of(run, distance)]
+    summary.write(HERE, options.benchmark, tables, kept)
+    figures.save(draw_maps(maps), HERE / "results" / f"{options.benchmark}_maps.png")
+    figures.save(draw_pairs(pairs), HERE / "results" / f"{options.benchmark}_pairs.png")
+
+
+def overview(runs: Runs, benchmark: str) -> report.Table:
+    """A line for each regime: means over all pairs, by both distances, as they are and relative."""
+    rows = []
+    for regime, group in runs.items():
+        predictions, relative = (measure.over_seeds(group, "prediction", key) for key in ("summary", "relative"))
+        divergence, moved = (measure.over_seeds(group, "symmetric_kl", key) for key in ("summary", "relative"))
+        cells = summary.percents(predictions), *(report.spread(v, 2) for v in (relative, divergence, moved))
+        rows.append((regime, str(len(group)), *cells))
+    first = measure.maps_of(next(iter(runs.values()))[0], "prediction")
+    notes = (
+        f"ξ/2, mean over the {len(measure.COARSE)}×{len(measure.COARSE)} grid on [−1, 1]² and over {len(first)} pairs, "
+        f"{max(first[0]['images'])} test images a task; ± is the deviation over seeds.",
+        "heads: predictions that change, in %; features: symmetric KL of their softmax, in nats. relative: how far the "
+        "other vector moves a task's outputs, by how far its own one does (roots of the divergences).",
+    )
+    columns = ("regime", "seeds", "heads %", "heads relative", "features nats", "features relative")
+    return report.Table(f"Disentanglement error of all pairs of the {benchmark} tasks", columns, tuple(rows), notes)
+
+
+def of_maps(runs: dict[str, Run], seed: int) -> report.Table:
+    """A line for each regime: the mean over the square of each fine map, through the heads and on the features."""
+    first = [" – ".join(r["tasks"]) for r in measure.maps_of(next(iter(runs.values())), "prediction")]
+    rows = []
+    for regime, run in runs.items():
+        heads, features = (measure.values(run, distance, "summary") for distance in measure.DISTANCES)
+        rows.append((regime, *(f"{100 * h:.1f} / {f:.2f}" for h, f in zip(heads, features, strict=True))))
+    notes = ("Predictions that change in % / symmetric KL of the features in nats, ξ/2, mean over |α| ≤ 1.",)
+    return report.Table(
+        f"The maps of the figure, 25×25 on [−3, 3]², seed {seed}", ("regime", *first), tuple(rows), notes
+    )
+
+
+def draw_maps(runs: dict[str, Run]) -> Figure:
+    """A row for each regime, a column for each pair; through the heads on the left, on the features on the right."""
+    drawn = {(regime, d): [_drawn(r) for r in measure.maps_of(run, d)] for regime, run in runs.items() for d in TITLES}
+    largest = {"prediction": 1.0}
+    # One scale for all regimes; the last percents of the far corners would take the contrast from all the rest.
+    relative = [np.quantile(map_, 0.95) for (_, d), maps in drawn.items() if d == "symmetric_kl" for map_ in maps]
+    largest["symmetric_kl"] = float(np.max(relative))
+    first = measure.maps_of(next(iter(runs.values())), "prediction")
+    figure = Figure(figsize=(1.55 * 2 * len(first) + 1.6, 1.3 * len(runs) + 1))
+    blocks = dict(zip(TITLES, figure.subfigures(1, 2), strict=True))
+    for distance, block in blocks.items():
+        axes = block.subplots(len(runs), len(first), sharex=True, sharey=True, squeeze=False)
+        for row, regime in zip(axes, runs, strict=True):
+            for cell, record, map_ in zip(row, first, drawn[regime, distance], strict=True):
+                mesh = figures.heat_map(cell, record["coefs"], map_, largest=largest[distance])
+                cell.set(xticks=(-3, 0, 3), yticks=(-3, 0, 3))
+            row[0].set_ylabel(f"{regime.replace('_', ' ')}\nα₂")
+        for cell, record in zip(axes[0], first, strict=True):
+            cell.set_title(" – ".join(record["tasks"]), fontsize=8)
+        for cell in axes[-1]:
+            cell.set_xlabel("α₁")
+        extend = "neither" if distance == "prediction" else "max"
+        block.colorbar(mesh, ax=axes, shrink=0.6, label="ξ / 2", extend=extend, aspect=30)
+        block.suptitle(TITLES[distance], fontsize=10)
+    return figure
+
+
+def draw_pairs(runs: Runs) -> Figure:
+    """The matrix of all pairs for each regime, mean over seeds; the colour scale is shared in each row."""
+    names = list(
+        dict.fromkeys(n for r in measure.maps_of(next(iter(runs.values()))[0], "prediction") for n in r["tasks"])
+    )
+    figure = Figure(figsize=(1.75 * len(runs) + 1.6, 4.6))
+    axes = figure.subplots(2, len(runs), sharex=True, sharey=True, squeeze=False)
+    for row, (distance, key) in zip(axes, (("prediction", "summary"), ("symmetric_kl", "relative")), strict=True):
+        matrices = [np.mean([_matrix(run, names, distance, key) for run in group], axis=0) for group in runs.values()]
+        largest = float(np.nanmax(matrices))
+        for cell, regime, matrix in zip(row, runs, matrices, strict=True):
+            mesh = cell.imshow(matrix, cmap="magma", vmin=0, vmax=largest)
+            cell.set_title(f"{regime.replace('_', ' ')}: {np.nanmean(matrix):.2f}", fontsize=8)
+            cell.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+            cell.set_yticks(range(len(names)), names, fontsize=6)
+            cell.grid(visible=False)
+        label = "heads, ξ / 2" if distance == "prediction" else "features, relative"
+        figure.colorbar(mesh, ax=row, shrink=0.8, label=label)
+    return figure
+
+
+def _drawn(record: Record) -> np.ndarray:
+    """ξ / 2 on the grid: of predictions as it is, of features relative to what the tasks' own vectors do."""
+    terms = np.array(record["terms"])
+    if record["distance"] != "prediction":
+        terms = relative_terms(terms, np.maximum(record["own"], 1e-12), degree=DEGREES[record["distance"]])
+    return terms.mean(axis=0)
+
+
+def _matrix(run: Run, names: Sequence[str], distance: str, key: str) -> np.ndarray:
+    matrix = np.full((len(names), len(names)), np.nan)
+    for record, value in zip(measure.maps_of(run, distance), measure.values(run, distance, key), strict=True):
+        a, b = (names.index(name) for name in record["tasks"])
+        matrix[a, b] = matrix[b, a] = value
+    return matrix
+
+
+def _rounded(record: Record) -> Record:
+    return record | {"terms": np.round(record["terms"], 3).tolist()}
+
+
+if __name__ == "__main__":
+    main()

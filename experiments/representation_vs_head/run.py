@@ -1,0 +1,86 @@
+"""Representation or head: which of the two modules of a model keeps the tasks apart?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from experiments import figures, summary
+from experiments.disentanglement_maps import measure
+from experiments.disentanglement_maps.measure import Runs
+from experiments.protocol import Run
+from tajax import report
+
+HERE = Path(__file__).resolve().parent
+MODULES = {"heads": "prediction", "features": "symmetric_kl"}
+
+
+def main() -> None:
+    options = measure.arguments(__doc__).parse_args()
+    runs = measure.all_pairs(options)
+    every = [run for group in runs.values() for run in group]
+    table = compare(runs, f"{options.benchmark} tasks, {measure.heads(options).replace('_', ' ')} heads")
+    table = table._replace(notes=(*table.notes, summary.took(every)))
+    kept = [measure.without_map(r) for run in every for r in summary.kept(run, "disentanglement")]
+    summary.write(HERE, options.benchmark, [table], kept)
+    figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
+
+
+def compare(runs: Runs, title: str) -> report.Table:
+    """A line for each regime: both modules on one scale, which of them is disturbed more, and whether pairs agree."""
+    rows = []
+    for regime, group in runs.items():
+        heads, features = (measure.over_seeds(group, distance, "relative") for distance in MODULES.values())
+        ratios = [h / f for h, f in zip(heads, features, strict=True)]
+        pairs = [_both(run) for run in group]
+        more = summary.percents(float(np.mean(h > f)) for h, f in pairs)
+        ranks = [float(spearmanr(h, f).statistic) for h, f in pairs]
+        spreads = (report.spread(values, 2) for values in (heads, features, ratios))
+        rows.append((regime, str(len(group)), *spreads, more, report.spread(ranks, 2)))
+    notes = (
+        "How far the other vector moves a task's outputs, by how far its own vector at α = 1 does; mean over the grid "
+        "on [−1, 1]² and over all pairs; ± is the deviation over seeds. heads: share of predictions that change; "
+        "features: root of the symmetric KL of their softmax. Both are linear in a small displacement.",
+        "heads > features: share of pairs, in %; rank corr.: Spearman's, between the two over pairs.",
+    )
+    columns = ("regime", "seeds", "heads", "features", "heads / features", "heads > features", "rank corr.")
+    return report.Table(f"Relative disentanglement error, {title}", columns, tuple(rows), notes)
+
+
+def draw(runs: Runs) -> Figure:
+    """Both modules of each regime on the left, every pair of the first seed on the right."""
+    figure = Figure(figsize=(9, 3.6))
+    left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    regimes = [regime.replace("_", " ") for regime in runs]
+    groups = list(runs.values())
+    means = {
+        name: [
+            [float(measure.values(run, distance, "relative").mean()) for run in seed]
+            for seed in zip(*groups, strict=True)
+        ]
+        for name, distance in MODULES.items()
+    }
+    figures.bars(left, regimes, means)
+    left.set(ylabel="relative disentanglement error")
+    left.legend()
+    highest = 0.0
+    for regime, group in runs.items():
+        heads, features = _both(group[0])
+        highest = max(highest, float(heads.max()), float(features.max()))
+        right.scatter(features, heads, s=9, color=figures.color(regime), label=regime.replace("_", " "), alpha=0.8)
+    right.plot([0, highest], [0, highest], color="#888888", linewidth=0.8)
+    right.set(xlabel="features", ylabel="heads", aspect="equal", title="pairs of tasks")
+    right.legend(fontsize=7)
+    return figure
+
+
+def _both(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    heads, features = (measure.values(run, distance, "relative") for distance in MODULES.values())
+    return heads, features
+
+
+if __name__ == "__main__":
+    main()
