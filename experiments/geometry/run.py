@@ -1,0 +1,117 @@
+"""Geometry of task vectors: how long they are, in which layers and modules, and at which angles to each other."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import figures, protocol, summary
+from experiments.protocol import Run
+from tajax import report, results
+from tajax.report.geometry import mean_cosine
+from tajax.results import Record
+
+HERE = Path(__file__).resolve().parent
+TRAINED = tuple(name for name in protocol.REGIMES if name != "posthoc")  # whose vectors are those of standard
+GROUPS = {  # which modules a column takes together
+    "attention": ("attn",),
+    "MLP": ("mlp",),
+    "layer norms": ("ln_1", "ln_2", "ln_pre", "ln_post"),
+    "embeddings": ("class_embedding", "position_embedding", "patch_embedding"),
+    "projection": ("projection",),
+}
+
+Runs = dict[str, list[Run]]
+
+
+def main() -> None:
+    options = protocol.arguments(__doc__, regimes=TRAINED).parse_args()
+    runs = {
+        regime: [protocol.analysed(protocol.finetuned(options, regime, seed), "geometry") for seed in options.seeds]
+        for regime in options.regimes
+    }
+    every = [run for group in runs.values() for run in group]
+    tables = [_overview(runs, options.benchmark), _shares(runs)]
+    kept = [record for run in every for record in summary.kept(run, "geometry")]
+    summary.write(HERE, options.benchmark, tables, kept)
+    figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
+
+
+def _module(run: Run, name: str) -> Record:
+    (record,) = results.find(run.records, stage="geometry", module=name)
+    return record
+
+
+def _overview(runs: Runs, benchmark: str) -> report.Table:
+    rows = []
+    for regime, group in runs.items():
+        whole = [_module(run, "all") for run in group]
+        norms = [statistics.fmean(record["norms"]) for record in whole]
+        relative = [norm / record["pretrained_norm"] for norm, record in zip(norms, whole, strict=True)]
+        pairs = [np.array(record["cosines"])[np.triu_indices(len(record["tasks"]), 1)] for record in whole]
+        layers = [_module(run, "blocks")["layer_cosines"] for run in group]
+        cosines = [report.spread([float(pick(p)) for p in pairs], 3) for pick in (np.mean, np.min, np.max)]
+        ends = [report.spread([layer[index] for layer in layers], 3) for index in (0, -1)]
+        rows.append((regime, str(len(group)), report.spread(norms, 2), summary.percents(relative), *cosines, *ends))
+    notes = (
+        "‖τ‖: mean over tasks; cosines: mean, least and largest of all pairs of tasks, and the mean within the first "
+        "and the last layer; ± is the deviation over seeds.",
+    )
+    columns = ("regime", "seeds", "‖τ‖", "‖τ‖ / ‖θ₀‖ %", "cosine", "least", "largest", "first layer", "last layer")
+    return report.Table(f"Task vectors of the {benchmark} tasks", columns, tuple(rows), notes)
+
+
+def _shares(runs: Runs) -> report.Table:
+    rows = []
+    for regime, group in runs.items():
+        shares = [[_share(run, members) for run in group] for members in GROUPS.values()]
+        rows.append((regime, *(summary.percents(share) for share in shares)))
+    notes = ("Mean over tasks; ± is the deviation over seeds.",)
+    return report.Table("Where their squared length is, in %", ("regime", *GROUPS), tuple(rows), notes)
+
+
+def _share(run: Run, members: tuple[str, ...]) -> float:
+    """The part of ‖τ‖² in modules whose path has one of these names."""
+    inside = [
+        np.square(record["norms"])
+        for record in results.find(run.records, stage="geometry")
+        if set(members) & set(str(record["module"]).split("/"))
+    ]
+    total = np.square(_module(run, "all")["norms"])
+    return float(np.mean(np.sum(inside, axis=0) / total)) if inside else 0.0
+
+
+def draw(runs: Runs) -> Figure:
+    """The cosine matrix of each regime, mean over seeds; below, length and mean cosine of each layer."""
+    figure = Figure(figsize=(9, 4.8))
+    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    names = _module(next(iter(runs.values()))[0], "all")["tasks"]
+    matrices = {r: np.mean([_module(run, "all")["cosines"] for run in group], axis=0) for r, group in runs.items()}
+    largest = max(np.abs(matrix[~np.eye(len(names), dtype=bool)]).max() for matrix in matrices.values())
+    cells = above.subplots(1, len(runs), sharey=True, squeeze=False)[0]
+    for cell, (regime, matrix) in zip(cells, matrices.items(), strict=True):
+        hidden = np.ma.masked_where(np.eye(len(names), dtype=bool), matrix)
+        mesh = cell.imshow(hidden, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        cell.set_title(f"{regime.replace('_', ' ')}: {mean_cosine(matrix.tolist()):.3f}", fontsize=8)
+        cell.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+        cell.set_yticks(range(len(names)), names, fontsize=6)
+        cell.grid(visible=False)
+    above.colorbar(mesh, ax=cells, shrink=0.7, label="cosine")
+    lengths, angles = below.subplots(1, 2)
+    layers = {regime: [_module(run, "blocks") for run in group] for regime, group in runs.items()}
+    depth = range(len(next(iter(layers.values()))[0]["layer_cosines"]))
+    figures.curves(
+        lengths, depth, {r: [np.mean(b["layer_norms"], axis=0) for b in group] for r, group in layers.items()}
+    )
+    figures.curves(angles, depth, {r: [b["layer_cosines"] for b in group] for r, group in layers.items()})
+    lengths.set(xlabel="layer", ylabel="‖τ‖ in the layer", ylim=(0, None))
+    angles.set(xlabel="layer", ylabel="mean cosine of two tasks")
+    angles.legend(fontsize=7)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
