@@ -106,6 +106,23 @@ def analysed(run: Run, name: str, *, label: str = "", **fields: object) -> Run:
     return _run(config, run.directory.with_name("_".join(filter(None, (name, label, run.directory.name)))))
 
 
+def untrained(
+    options: argparse.Namespace, name: str, regime: str, seed: int, *, label: str = "", **fields: object
+) -> Run:
+    """A workflow that needs no task vectors, on the weights of a regime, made now if it is not there yet.
+
+    Args:
+        options: from `arguments`.
+        name: of the workflow.
+        regime: a key of `REGIMES`.
+        seed: of what the workflow draws.
+        label: names what `fields` change, in the name of the directory.
+        **fields: fields of the config by dotted name.
+    """
+    config = make_config(options, regime, seed, workflow=name, **fields)
+    return _run(config, options.runs / options.benchmark / "_".join(filter(None, (name, label, regime, str(seed)))))
+
+
 def _run(config: ConfigDict, directory: Path) -> Run:
     validate(config)
     make_writable(directory)

@@ -1,0 +1,167 @@
+"""Do the leading eigenfunctions of the NTK live on a task's images? Pre-trained and random, all weights and some."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import figures, protocol, summary
+from experiments.protocol import Run
+from tajax import report, results
+from tajax.config.fields import INITIALIZATIONS, KERNEL_OUTPUTS
+from tajax.results import Record
+
+HERE = Path(__file__).resolve().parent
+REGIMES = ("standard", "attention")
+BLOCKS = {"b32": 16, "b16": 16, "l14": 4}  # images; of the bundled model all at once
+MEASURES = (  # title, reading, kernel, and key of the record
+    ("share", "nystrom", "plain", "share"),
+    ("share, cosine", "nystrom", "cosine", "share"),
+    ("separation", "nystrom", "plain", "separation"),
+    ("own / control in sample", "nystrom", "plain", "share_in_sample"),
+    ("mixture excess", "mixture", "plain", "excess"),
+    ("excess, cosine", "mixture", "cosine", "excess"),
+)
+Setting = tuple[str, str]
+
+
+def main() -> None:
+    parser = protocol.arguments(__doc__, regimes=REGIMES)
+    parser.add_argument("--images", type=int, default=64, help="of each task, and of the control")
+    parser.add_argument("--eigenfunctions", type=int, default=16, help="leading ones")
+    parser.add_argument("--output", choices=KERNEL_OUTPUTS, default="trace", help="what is kept of the outputs")
+    parser.add_argument("--directions", type=int, default=8, help="of the features, at random; 0: all, exactly")
+    options = parser.parse_args()
+    runs = {
+        (start, regime): [_run(options, start, regime, seed) for seed in options.seeds]
+        for start in INITIALIZATIONS
+        for regime in options.regimes
+    }
+    every = [run for group in runs.values() for run in group]
+    tables = [_settings(options, runs, every), _tasks(options, runs)]
+    summary.write(HERE, options.benchmark, tables, [record for run in every for record in _kept(run, options.seeds[0])])
+    figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
+
+
+def _run(options, start: str, regime: str, seed: int) -> Run:
+    fields = {
+        "initialization": start,
+        "ntk.images": options.images,
+        "ntk.eigenfunctions": options.eigenfunctions,
+        "ntk.output": options.output,
+        "ntk.directions": options.directions or None,
+        "ntk.batch_size": BLOCKS.get(options.benchmark, 2 * options.images),
+    }
+    return protocol.untrained(options, "ntk", regime, seed, label=start, **fields)
+
+
+def _settings(options, runs: dict[Setting, list[Run]], every: Sequence[Run]) -> report.Table:
+    """A row for each initialisation and mask: means over tasks, deviations over seeds."""
+    rows = []
+    for setting, group in runs.items():
+        numbers = [[_mean(run, *key) for run in group] for _, *key in MEASURES]
+        cells = ["–" if None in column else report.spread(column, 2) for column in numbers]
+        rows.append((", ".join(setting), str(len(group)), *cells))
+    of = f"{options.directions} random directions of the features" if options.directions else "all features"
+    notes = (
+        "share: local energy on new images of the task / (that + on the control), ½ if none; separation: how often a "
+        "new image has more than a control image. Nyström reading.",
+        "own / control in sample: the share with the images the eigenfunctions were found on: above ½ for any kernel.",
+        "mixture: (2p − 1)² of the parts of the eigenfunctions on the task's side, beyond chance; at most 1.",
+        f"Kernel: {options.output}, {of}; {options.images} images a side; {options.eigenfunctions} eigenfunctions; "
+        "cosine: without the gradient norms of images. ± is the deviation over seeds: other images and directions, "
+        "and for random another network.",
+        summary.took(every),
+    )
+    columns = ("model, weights", "seeds", *(title for title, *_ in MEASURES))
+    return report.Table(f"Localisation on the {options.benchmark} tasks, mean over tasks", columns, tuple(rows), notes)
+
+
+def _tasks(options, runs: dict[Setting, list[Run]]) -> report.Table:
+    """The share of each task."""
+    names = list(dict.fromkeys(record["task"] for record in _records(next(iter(runs.values()))[0], "nystrom", "plain")))
+    columns = {", ".join(setting): [_of_tasks(run) for run in group] for setting, group in runs.items()}
+    rows = [(name, *(report.spread([s[name] for s in group], 2) for group in columns.values())) for name in names]
+    title = f"Share of the local energy on each of the {options.benchmark} tasks"
+    return report.Table(title, ("task", *columns), tuple(rows), ("Nyström reading, new images, plain kernel.",))
+
+
+def draw(runs: dict[Setting, list[Run]]) -> Figure:
+    """Spectra, shares against the number of eigenfunctions, and local energies of images for two models."""
+    figure = Figure(figsize=(10, 5.4))
+    axes = figure.subplots(2, 2)
+    spectra = {", ".join(s): [_over_tasks(run, "eigenvalues", np.max) for run in group] for s, group in runs.items()}
+    shares = {", ".join(s): [_over_tasks(run, "shares") for run in group] for s, group in runs.items()}
+    figures.curves(axes[0, 0], _counts(spectra), spectra)
+    axes[0, 0].set(yscale="log", xlabel="eigenfunction ρ", ylabel="λ_ρ / λ_1, mean over tasks")
+    axes[0, 0].legend(fontsize=7)
+    figures.curves(axes[0, 1], _counts(shares), shares)
+    axes[0, 1].axhline(0.5, color="#888888", linewidth=0.8, linestyle="--")
+    axes[0, 1].set(ylim=(0, 1), xlabel="leading eigenfunctions", ylabel="share on new task images")
+    regime = list(runs)[-1][1]
+    for panel, start in zip(axes[1], INITIALIZATIONS, strict=True):
+        _histogram(panel, runs[start, regime][0])
+        panel.set_title(f"{start}, {regime} weights, all tasks")
+    return figure
+
+
+def _histogram(axes: Axes, run: Run) -> None:
+    """Local energies of single images, for each task in units of its mean on both sides."""
+    sides: dict[str, list[float]] = {"new images of the task": [], "control": []}
+    for record in _records(run, "nystrom", "plain"):
+        new, control = record["energy_new"], record["energy_new_control"]
+        unit = (statistics.fmean(new) + statistics.fmean(control)) / 2
+        sides["new images of the task"] += [value / unit for value in new]
+        sides["control"] += [value / unit for value in control]
+    bins = np.geomspace(1e-2, 1e1, 31)
+    for index, (name, values) in enumerate(sides.items()):
+        weights = np.full(len(values), 1 / len(values))
+        clipped = np.clip(values, bins[0], bins[-1])
+        axes.hist(clipped, bins, weights=weights, alpha=0.55, label=name, color=figures.color(name, 2 * index))
+    axes.set(xscale="log", xlabel="local energy, in units of the mean of both sides", ylabel="part of the images")
+    axes.legend(fontsize=7)
+
+
+def _records(run: Run, reading: str, kernel: str) -> list[Record]:
+    return results.find(run.records, stage="ntk", reading=reading, kernel=kernel)
+
+
+def _mean(run: Run, reading: str, kernel: str, key: str) -> float | None:
+    found = [record[key] for record in _records(run, reading, kernel)]
+    return statistics.fmean(found) if found else None  # the kernel of matrices is plain alone
+
+
+def _of_tasks(run: Run) -> dict[str, float]:
+    return {record["task"]: record["share"] for record in _records(run, "nystrom", "plain")}
+
+
+def _over_tasks(run: Run, key: str, unit=lambda values: 1.0) -> list[float]:
+    lists = [record[key] for record in _records(run, "nystrom", "plain")]
+    length = min(map(len, lists))
+    return np.mean([np.array(values[:length]) / unit(values) for values in lists], axis=0).tolist()
+
+
+def _counts(series: dict[str, list[list[float]]]) -> list[int]:
+    """1 … R, after every line is cut to the shortest."""
+    length = min(len(values) for group in series.values() for values in group)
+    for name, group in series.items():
+        series[name] = [values[:length] for values in group]
+    return list(range(1, length + 1))
+
+
+def _kept(run: Run, seed: int) -> list[Record]:
+    """Everything but the energies of single images, which are kept for the histograms alone."""
+    records = summary.kept(run, "ntk")
+    shown = {id(r) for r in _records(run, "nystrom", "plain") if r["seed"] == seed}
+    return [
+        {k: v for k, v in record.items() if id(record) in shown or not k.startswith("energy_")} for record in records
+    ]
+
+
+if __name__ == "__main__":
+    main()
