@@ -87,7 +87,8 @@ def draw(kept: dict[str, list[Record]]) -> Figure:
         series = {str(r["name"]): [[100 * float(r[f"relative_{key}"]) for key in shown]] for r in records}
         figures.bars(axes, [SHOWN[key].replace(" ", "\n") for key in shown], series)
         axes.set(title=f"{records[0]['model']}, {records[0]['batch_size']} images", ylabel="% of standard")
-    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=7, ncols=5, loc="outside lower center")
+    entries = panels[0].get_legend_handles_labels()
+    figure.legend(*entries, fontsize=7, ncols=5 if len(panels) > 1 else 3, loc="outside lower center")
     return figure
 
 
