@@ -21,11 +21,13 @@ REGIMES = ("standard", "attention")
 BLOCKS = {"b32": 16, "b16": 16, "l14": 4}  # images; of the bundled model all at once
 MEASURES = (  # title, reading, kernel, and key of the record
     ("share", "nystrom", "plain", "share"),
-    ("share, cosine", "nystrom", "cosine", "share"),
+    ("reverse", "nystrom", "plain", "reverse_share"),
+    ("cosine share", "nystrom", "cosine", "share"),
+    ("cosine reverse", "nystrom", "cosine", "reverse_share"),
     ("separation", "nystrom", "plain", "separation"),
-    ("own / control in sample", "nystrom", "plain", "share_in_sample"),
+    ("in sample", "nystrom", "plain", "share_in_sample"),
     ("mixture excess", "mixture", "plain", "excess"),
-    ("excess, cosine", "mixture", "cosine", "excess"),
+    ("cosine excess", "mixture", "cosine", "excess"),
 )
 Setting = tuple[str, str]
 
@@ -69,10 +71,11 @@ def _settings(options, runs: dict[Setting, list[Run]], every: Sequence[Run]) -> 
         rows.append((", ".join(setting), str(len(group)), *cells))
     of = f"{options.directions} random directions of the features" if options.directions else "all features"
     notes = (
-        "share: local energy on new images of the task / (that + on the control), ½ if none; separation: how often a "
-        "new image has more than a control image. Nyström reading.",
-        "own / control in sample: the share with the images the eigenfunctions were found on: above ½ for any kernel.",
-        "mixture: (2p − 1)² of the parts of the eigenfunctions on the task's side, beyond chance; at most 1.",
+        "share: local energy on new images of the task / (that + on the control), ½ if none; reverse: task and control "
+        "exchanged; separation: how often a new image has more than a control image. Nyström reading.",
+        "in sample: the share with the images that the eigenfunctions were found on, where the energy is one each for "
+        "any kernel.",
+        "mixture: (2p − 1)² of the parts p of eigenfunctions on the task's side, beyond chance; at most 1.",
         f"Kernel: {options.output}, {of}; {options.images} images a side; {options.eigenfunctions} eigenfunctions; "
         "cosine: without the gradient norms of images. ± is the deviation over seeds: other images and directions, "
         "and for random another network.",
@@ -99,7 +102,7 @@ def draw(runs: dict[Setting, list[Run]]) -> Figure:
     shares = {", ".join(s): [_over_tasks(run, "shares") for run in group] for s, group in runs.items()}
     figures.curves(axes[0, 0], _counts(spectra), spectra)
     axes[0, 0].set(yscale="log", xlabel="eigenfunction ρ", ylabel="λ_ρ / λ_1, mean over tasks")
-    axes[0, 0].legend(fontsize=7)
+    axes[0, 0].legend(fontsize=7, loc="upper right")
     figures.curves(axes[0, 1], _counts(shares), shares)
     axes[0, 1].axhline(0.5, color="#888888", linewidth=0.8, linestyle="--")
     axes[0, 1].set(ylim=(0, 1), xlabel="leading eigenfunctions", ylabel="share on new task images")
@@ -124,7 +127,7 @@ def _histogram(axes: Axes, run: Run) -> None:
         clipped = np.clip(values, bins[0], bins[-1])
         axes.hist(clipped, bins, weights=weights, alpha=0.55, label=name, color=figures.color(name, 2 * index))
     axes.set(xscale="log", xlabel="local energy, in units of the mean of both sides", ylabel="part of the images")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper left")
 
 
 def _records(run: Run, reading: str, kernel: str) -> list[Record]:

@@ -10,10 +10,10 @@ from tajax.results import Record, find
 
 KERNELS = {"plain": "k(x, x′)", "cosine": "k(x, x′) / √(k(x, x) k(x′, x′))"}
 COLUMNS = (  # title, reading, and key of the record; the mean of lists
-    ("own", "nystrom", "energy_own"),
     ("new", "nystrom", "energy_new"),
     ("control", "nystrom", "energy_new_control"),
     ("share", "nystrom", "share"),
+    ("reverse", "nystrom", "reverse_share"),
     ("separation", "nystrom", "separation"),
     ("mixture share", "mixture", "share"),
     ("contrast", "mixture", "contrast"),
@@ -50,9 +50,10 @@ def _table(records: Sequence[Record], title: str) -> Table:
         f"{first['initialization']} {first['model']}, {first['regime']} weights, seed {first['seed']}; "
         f"{over[first['output']]}{directions}; {first['images']} {first['split']} images of each task and of "
         f"{first['control']}.",
-        f"Local energy of the {leading} leading eigenfunctions of a task, mean over images: those they were found on "
-        "(own), or with eigenfunctions of half of them new ones of the task and the control's.",
-        "share: new / (new + control), ½ is none; separation: how often a new image has more than a control image.",
+        f"Local energy of {leading} leading eigenfunctions of half of a task's images, mean over the other half (new) "
+        f"and over the control's. On the images they were found on it is {leading}, whatever the kernel.",
+        "share: new / (new + control), ½ is none; reverse: with the roles of task and control exchanged; separation: "
+        "how often a new image has more than a control image.",
         "Eigenfunctions of the mixture: energy on the task's side; contrast (2p − 1)² of the parts p, 1: each lives on "
         "one side; by chance; excess over chance, at most 1.",
     )

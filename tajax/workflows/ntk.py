@@ -80,7 +80,9 @@ def localize(experiment: Experiment, control: data.Task, count: int) -> None:
 
     Nyström: `share` is Ē_new / (Ē_new + Ē_new_control), ½ if the energy is no larger on new images of the task than on
     the control's; `shares` the same for the first 1, 2, … eigenfunctions; `share_in_sample` is Ē_own / (Ē_own +
-    Ē_control); `separation` is the area under the ROC curve of the new ones.
+    Ē_control); `separation` is the area under the ROC curve of the new ones. `reverse_share` and `reverse_separation`
+    are the same with the roles of task and control exchanged: a kernel whose eigenfunctions are merely larger on one of
+    the two has a share below ½ on one way and above it on the other, one that keeps them apart above ½ on both.
 
     Mixture: `shares` are the p_ρ, `share` their mean; `contrast`, `chance` and `excess` are means over ρ as in
     `tajax.ntk.Mixture`.
@@ -173,7 +175,7 @@ def _directed(encode: ApplyFn, experiment: Experiment) -> ApplyFn:
 
 
 def _nystrom_numbers(operator: Operator, own: np.ndarray, control: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    found = nystrom_reading(operator, own, control, count=count)
+    found, reverse = (nystrom_reading(operator, *sides, count=count) for sides in ((own, control), (control, own)))
     shares = energy_share(found.held_out, found.held_out_control)
     return {
         "eigenvalues": found.eigenvalues,
@@ -181,6 +183,8 @@ def _nystrom_numbers(operator: Operator, own: np.ndarray, control: np.ndarray, c
         "shares": shares,
         "share_in_sample": energy_share(found.own, found.control)[-1],
         "separation": np.float64(separation(found.held_out, found.held_out_control)),
+        "reverse_share": energy_share(reverse.held_out, reverse.held_out_control)[-1],
+        "reverse_separation": np.float64(separation(reverse.held_out, reverse.held_out_control)),
         "energy_own": found.own.sum(axis=1),
         "energy_control": found.control.sum(axis=1),
         "energy_new": found.held_out.sum(axis=1),

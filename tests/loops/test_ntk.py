@@ -88,6 +88,9 @@ def test_the_trace_kernel_of_the_attention_weights_in_both_readings(localized, j
     np.testing.assert_allclose(nystrom["energy_new"][1::2], even_on_odd[:4], rtol=1e-2)
     everywhere = np.mean(nystrom["energy_new"]), np.mean([odd_on_even[4:], even_on_odd[4:]])
     assert nystrom["share"] == pytest.approx(everywhere[0] / sum(everywhere), rel=1e-2)
+    halves = [nystrom_energies(matrix, control[i::2], control[1 - i :: 2] + own) for i in (0, 1)]
+    everywhere = np.mean([values[:4] for values in halves]), np.mean([values[4:] for values in halves])
+    assert nystrom["reverse_share"] == pytest.approx(everywhere[0] / sum(everywhere), rel=1e-2)
     assert nystrom["shares"][-1] == nystrom["share"] and len(nystrom["shares"]) == LEADING
 
     mixture = one(records, "mixture", kernel)
