@@ -216,6 +216,45 @@ def relative_terms(
     return (np.asarray(terms) / np.asarray(own)[:, None, None]) ** (1 / degree)
 
 
+def equivalent_coefs(
+    terms: Float[np.ndarray, "T=2 A A"],
+    coefs: Sequence[float] | Float[np.ndarray, " A"],
+    own: Float[np.ndarray, "T=2 A"],
+    *,
+    degree: int = 1,
+) -> Float[np.ndarray, "T=2 A A"]:
+    """How much of its own vector would move a task's outputs as far as the other vector does: a coefficient.
+
+    The a ≥ 0 with E_{x∼D_t}[dist(f(x; θ₀), f(x; θ₀ + a τ_t))] = term_t, read from the curve of the left side at the
+    coefficients of the grid. Unlike `relative_terms` it does not depend on how the distance grows: a share of changed
+    predictions saturates, a divergence does not, and both give the same coefficient where heads only pass on what
+    happens in the features.
+
+    Args:
+        terms: from `disentanglement_terms`.
+        coefs: the values of α₁ and α₂, ascending, with 0 among them.
+        own: the curve, at each of them.
+        degree: as in `relative_terms`; the curve is interpolated in the distance's root, nearly a straight line.
+
+    Returns:
+        Coefficients between 0 and the last of `coefs`, which also stands for all beyond it. Where the curve falls, the
+        last coefficient at which it was as low.
+
+    Raises:
+        ValueError: 0 is not among the coefficients, or they do not ascend.
+
+    Example:
+        >>> equivalent_coefs(np.array([[[0.3]], [[0.9]]]), [0, 0.5, 1], np.array([[0, 0.2, 0.4]] * 2)).ravel()
+        array([0.75, 1.  ])
+    """
+    grid, roots = _checked_grid(coefs), np.asarray(own, np.float64) ** (1 / degree)
+    if not (grid == 0).any() or (np.diff(grid) <= 0).any():
+        raise ValueError(f"coefs must ascend and hold 0, where the curve begins; got {grid.tolist()}")
+    rising = np.maximum.accumulate(roots[:, grid >= 0], axis=1)
+    levels = np.asarray(terms, np.float64) ** (1 / degree)
+    return np.stack([np.interp(level, curve, grid[grid >= 0]) for level, curve in zip(levels, rising, strict=True)])
+
+
 @partial(jax.jit, static_argnums=0)
 def summed_distances(
     distances: tuple[Callable[..., Array], ...],

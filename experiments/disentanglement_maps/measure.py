@@ -10,7 +10,9 @@ import numpy as np
 from experiments import protocol
 from experiments.protocol import Run
 from tajax import results
+from tajax.disentanglement import equivalent_coefs, mean_over_square
 from tajax.results import Record
+from tajax.workflows.disentanglement import DEGREES
 
 COARSE = (-1.0, -0.5, 0.0, 0.5, 1.0)
 PAIRS = {  # the papers', and three of each other benchmark that share no task; chosen before anything was measured
@@ -75,12 +77,20 @@ def maps_of(run: Run, distance: str) -> list[Record]:
 
 
 def values(run: Run, distance: str, key: str) -> np.ndarray:
-    """`summary` or `relative` of every pair; NaN where it does not exist."""
-    return np.array([np.nan if r[key] is None else r[key] for r in maps_of(run, distance)])
+    """`summary`, `relative` or `equivalent` of every pair; NaN where it does not exist."""
+    read = _equivalent if key == "equivalent" else lambda record: record[key]
+    return np.array([np.nan if (value := read(r)) is None else value for r in maps_of(run, distance)])
+
+
+def _equivalent(record: Record) -> float:
+    """The mean over the square of how much of the own vector would disturb as much as the other vector does."""
+    curve, coefs = np.array(record["own_curve"]), record["coefs"]
+    degree = DEGREES[record["distance"]]
+    return mean_over_square(equivalent_coefs(record["terms"], coefs, curve, degree=degree), coefs)
 
 
 def over_seeds(runs: Sequence[Run], distance: str, key: str) -> list[float]:
-    """The mean over pairs, of each seed."""
+    """The mean over pairs of `values`, of each seed."""
     return [float(np.mean(values(run, distance, key))) for run in runs]
 
 

@@ -33,7 +33,7 @@ def compare(runs: Runs, title: str) -> report.Table:
     """A line for each regime: both modules on one scale, which of them is disturbed more, and whether pairs agree."""
     rows = []
     for regime, group in runs.items():
-        heads, features = (measure.over_seeds(group, distance, "relative") for distance in MODULES.values())
+        heads, features = (measure.over_seeds(group, distance, "equivalent") for distance in MODULES.values())
         ratios = [h / f for h, f in zip(heads, features, strict=True)]
         pairs = [_both(run) for run in group]
         more = summary.percents(float(np.mean(h > f)) for h, f in pairs)
@@ -41,13 +41,15 @@ def compare(runs: Runs, title: str) -> report.Table:
         spreads = (report.spread(values, 2) for values in (heads, features, ratios))
         rows.append((regime, str(len(group)), *spreads, more, report.spread(ranks, 2)))
     notes = (
-        "How far the other vector moves a task's outputs, by how far its own vector at α = 1 does; mean over the grid "
-        "on [−1, 1]² and over all pairs; ± is the deviation over seeds. heads: share of predictions that change; "
-        "features: root of the symmetric KL of their softmax. Both are linear in a small displacement.",
+        "The coefficient (at most 1) with which a task's own vector would move its outputs as far as the other vector "
+        "does; mean over the grid on [−1, 1]² and over all pairs; ± is the deviation over seeds. heads: by predictions "
+        "that change; features: by the symmetric KL of their softmax.",
         "heads > features: share of pairs, in %; rank corr.: Spearman's, between the two over pairs.",
     )
     columns = ("regime", "seeds", "heads", "features", "heads / features", "heads > features", "rank corr.")
-    return report.Table(f"Relative disentanglement error, {title}", columns, tuple(rows), notes)
+    return report.Table(
+        f"Disentanglement error as a coefficient of the own vector, {title}", columns, tuple(rows), notes
+    )
 
 
 def draw(runs: Runs) -> Figure:
@@ -58,13 +60,13 @@ def draw(runs: Runs) -> Figure:
     groups = list(runs.values())
     means = {
         name: [
-            [float(measure.values(run, distance, "relative").mean()) for run in seed]
+            [float(measure.values(run, distance, "equivalent").mean()) for run in seed]
             for seed in zip(*groups, strict=True)
         ]
         for name, distance in MODULES.items()
     }
     figures.bars(left, regimes, means)
-    left.set(ylabel="relative disentanglement error")
+    left.set(ylabel="equivalent coefficient")
     left.legend()
     highest = 0.0
     for regime, group in runs.items():
@@ -78,7 +80,7 @@ def draw(runs: Runs) -> Figure:
 
 
 def _both(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    heads, features = (measure.values(run, distance, "relative") for distance in MODULES.values())
+    heads, features = (measure.values(run, distance, "equivalent") for distance in MODULES.values())
     return heads, features
 
 

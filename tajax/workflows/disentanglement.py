@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -44,7 +43,7 @@ class Disturbance(NamedTuple):
 
     Attributes:
         term: [D, A, A], the term of ξ of this task: what another vector does. α of the task itself first.
-        own: [D], what the task's own vector does: dist(f(x; θ₀), f(x; θ₀ + τ)).
+        own: [D, A+1], what the task's own vector does, dist(f(x; θ₀), f(x; θ₀ + ατ)), at each α and then at α = 1.
     """
 
     term: np.ndarray
@@ -86,8 +85,8 @@ def measure_pairs(experiment: Experiment, taus: Mapping[str, Params], pairs: lis
     """Records the map of each pair and distance that has none yet.
 
     A record holds both terms of ξ on the grid, [2, A, A] with α₁ along the first axis A; `summary`, the mean of ξ / 2
-    over [−1, 1]²; `own`, how far each task's own vector moves its own outputs; and `relative`, the same mean of
-    `relative_terms`, which is None where a task's own vector moves nothing.
+    over [−1, 1]²; how far each task's own vector moves its own outputs, `own` [2] at α = 1 and `own_curve` [2, A] at
+    each α; and `relative`, the same mean of `relative_terms`, which is None where a task's own vector moves nothing.
     """
 
     def measured(pair: tuple[str, str]) -> bool:
@@ -105,16 +104,17 @@ def measure_pairs(experiment: Experiment, taus: Mapping[str, Params], pairs: lis
         for done, (a, b) in enumerate(missing, start=1):
             first, second = disturbance(a, b), disturbance(b, a)
             terms = np.stack([first.term, second.term.swapaxes(1, 2)], axis=1)  # [D, 2, A, A]
-            own = np.stack([first.own, second.own], axis=1)
+            own = np.stack([first.own, second.own], axis=1)  # [D, 2, A+1]
             if not np.isfinite(terms).all():
                 raise FloatingPointError(
                     f"with the vectors of {a!r} and {b!r} the model gives outputs that are not finite, somewhere "
                     f"between {settings.coefs[0]} and {settings.coefs[-1]}: narrow disentanglement.coefs."
                 )
             counts = [sum(int(batch.mask.sum()) for batch in images[name]) for name in (a, b)]
-            for name, map_, scale in zip(MODULES, terms, own, strict=True):
+            for name, map_, curves in zip(MODULES, terms, own, strict=True):
                 if not experiment.find(stage=STAGE, tasks=[a, b], distance=name):
-                    ratio = relative_terms(map_, scale, degree=DEGREES[name]) if scale.all() else None
+                    whole = curves[:, -1]
+                    ratio = relative_terms(map_, whole, degree=DEGREES[name]) if whole.all() else None
                     experiment.record(
                         STAGE,
                         tasks=[a, b],
@@ -122,9 +122,10 @@ def measure_pairs(experiment: Experiment, taus: Mapping[str, Params], pairs: lis
                         distance=name,
                         summary=mean_over_square(map_, settings.coefs),
                         relative=None if ratio is None else mean_over_square(ratio, settings.coefs),
-                        own=scale,
+                        own=whole,
                         images=counts,
                         coefs=settings.coefs,
+                        own_curve=np.round(curves[:, :-1], 6),
                         terms=np.round(map_, 6),
                     )
             progress.update(done, {f"{a} and {b}, ξ/2": mean_over_square(terms[0], settings.coefs)})
@@ -163,17 +164,18 @@ def _model_disturbances(
 
     @functools.cache
     def alone(task: str) -> list[tuple[list[np.ndarray], np.ndarray]]:
-        """Of each batch the features at each α, and how far those at 1 are from those at 0: for all pairs."""
+        """Of each batch the features at each α, and how far they are from those at 0, those at 1 too: for all pairs."""
         found = []
         for batch in images[task]:
             outputs = encoder(task, task, batch)  # the second coefficient is 0: the same program as for two vectors
-            features = [np.asarray(outputs((alpha, 0.0))) for alpha in grid]
-            ends = outputs((0.0, 0.0)), outputs((1.0, 0.0))
-            found.append((features, summed_distances(DISTANCES, *ends, batch.mask, experiment.heads[task])))
+            origin, *features = (np.asarray(outputs((alpha, 0.0))) for alpha in (0.0, *grid, 1.0))
+            constants = batch.mask, experiment.heads[task]
+            moved = [summed_distances(DISTANCES, origin, edited, *constants) for edited in features]
+            found.append((features[:-1], np.stack(moved, axis=1)))
         return found
 
     def disturbance(task: str, other: str) -> Disturbance:
-        term, own = np.zeros((len(DISTANCES), len(grid), len(grid))), np.zeros(len(DISTANCES))
+        term, own = np.zeros((len(DISTANCES), len(grid), len(grid))), np.zeros((len(DISTANCES), len(grid) + 1))
         for batch, (features, moved) in zip(images[task], alone(task), strict=True):
             constants = batch.mask, experiment.heads[task]
             term += pointwise_sums(DISTANCES, grid, features, encoder(task, other, batch), *constants)
@@ -192,21 +194,27 @@ def _tangent_disturbances(
     step = evaluate.make_responses_step(experiment.encode_eval, devices=devices)
     carried = tuple(trees.moved_leaves(list(taus.values())))
     pretrained, vectors = parallel.replicate((experiment.pretrained, carried), devices)
-    grid = jnp.asarray(experiment.config.disentanglement.coefs)
+    grid = np.array(experiment.config.disentanglement.coefs, np.float32)
 
     @functools.cache
-    def responses(task: str) -> list[np.ndarray]:
-        placed = (parallel.share_batch(batch, devices) for batch in images[task])
-        return [np.asarray(step(pretrained, vectors, batch)) for batch in placed]
+    def responses(task: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each batch f(θ₀) with the response to each vector, and how far the task's own vector moves it."""
+        found = []
+        for batch in images[task]:
+            rows = np.asarray(step(pretrained, vectors, parallel.share_batch(batch, devices)))
+            origin, own = rows[:, 0], rows[:, positions[task]]
+            constants = batch.mask, experiment.heads[task]
+            moved = [summed_distances(DISTANCES, origin, origin + alpha * own, *constants) for alpha in (*grid, 1.0)]
+            found.append((rows, np.stack(moved, axis=1)))
+        return found
 
     def disturbance(task: str, other: str) -> Disturbance:
-        sums = []
-        for batch, rows in zip(images[task], responses(task), strict=True):
-            origin, own, second = (rows[:, t] for t in (0, positions[task], positions[other]))
-            constants = batch.mask, experiment.heads[task]
-            term = affine_sums(DISTANCES, grid, origin, own, second, *constants)
-            sums.append((term, summed_distances(DISTANCES, origin, origin + own, *constants)))
+        term, own = np.zeros((len(DISTANCES), len(grid), len(grid))), np.zeros((len(DISTANCES), len(grid) + 1))
+        for batch, (rows, moved) in zip(images[task], responses(task), strict=True):
+            vectors_of_both = (rows[:, t] for t in (0, positions[task], positions[other]))
+            term += affine_sums(DISTANCES, grid, *vectors_of_both, batch.mask, experiment.heads[task])
+            own += moved
         count = sum(batch.mask.sum() for batch in images[task])
-        return Disturbance(*(np.sum(part, axis=0, dtype=np.float64) / count for part in zip(*sums, strict=True)))
+        return Disturbance(term / count, own / count)
 
     return disturbance

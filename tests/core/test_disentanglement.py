@@ -12,9 +12,11 @@ from tajax.disentanglement import (
     MODULES,
     affine_sums,
     disentanglement_terms,
+    equivalent_coefs,
     mean_over_square,
     pointwise_sums,
     prediction_error,
+    relative_terms,
     symmetric_kl,
     through_head,
 )
@@ -184,3 +186,22 @@ def test_the_summary_is_the_mean_over_the_square_alone():
     np.testing.assert_allclose(mean_over_square(np.stack([product, 3 * product]), grid), 8 / 9, rtol=1e-12)
     with pytest.raises(ValueError, match=r"no coefficient of \[-2.0, 1.5\] lies in \[−1, 1\]"):
         mean_over_square(np.zeros((2, 2, 2)), [-2.0, 1.5])
+
+
+def test_relative_measures_of_a_model_in_which_everything_is_known():
+    """Own vectors move by 2a and 3a, the others by a quarter of α₂ and half of α₁ of that, a distance of degree 2."""
+    grid = np.array([-1.0, 0.0, 0.25, 1.0])
+    speeds, shares = np.array([2.0, 3.0]), np.array([0.25, 0.5])
+    other = np.stack(np.broadcast_arrays(np.abs(grid)[None], np.abs(grid)[:, None]))
+    terms = np.square((speeds * shares)[:, None, None] * other)
+    curve = np.square(speeds[:, None] * grid[None])
+    want = shares[:, None, None] * other
+    np.testing.assert_allclose(relative_terms(terms, np.square(speeds), degree=2), want, rtol=1e-12)
+    np.testing.assert_allclose(equivalent_coefs(terms, grid, curve, degree=2), want, rtol=1e-12)
+    # A distance that saturates, 1 − exp(−d), changes the ratio to the whole but, at the grid, not the coefficient.
+    saturated = equivalent_coefs(1 - np.exp(-terms[:, :, 3:]), grid, 1 - np.exp(-curve))
+    np.testing.assert_allclose(saturated[0], 0.25, rtol=1e-12)
+    beyond = equivalent_coefs(9 * terms + 99, grid, curve, degree=2)
+    np.testing.assert_array_equal(beyond, 1)
+    with pytest.raises(ValueError, match="must ascend and hold 0"):
+        equivalent_coefs(terms, np.array([-1.0, 0.1, 0.25, 1.0]), curve)

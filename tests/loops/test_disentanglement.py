@@ -42,13 +42,13 @@ def softmax(z):
 
 
 def oracle(world, trained, linearized, split="test", rows=slice(None)):
-    """Both terms by both distances at every point, one whole model a point, in NumPy: [2, 2, A, A] and own [2, 2]."""
+    """Terms [2, 2, A, A] by both distances at every point, one whole model a point, in NumPy; own curves [2, 2, A+1]."""
     clip = models.load(world / "clip")
     theta0, names = clip.params["image"], list(TASKS)
     files = [trained / "task_vectors" / f"{name}.safetensors" for name in names]
     taus = [checkpoints.load_task_vector(file, theta0)[0] for file in files]
     encode = jax.jit(linearize(clip.encode_image, theta0) if linearized else clip.encode_image)
-    terms, own = np.zeros((2, 2, len(COEFS), len(COEFS))), np.zeros((2, 2))
+    terms, own = np.zeros((2, 2, len(COEFS), len(COEFS))), np.zeros((2, 2, len(COEFS) + 1))
     for t, name in enumerate(names):
         task = data.open_task(world / f"{name}.npz")
         (batch,) = data.load(task, split, batch_size=len(task.split(split)), preprocessing=clip.preprocessing)
@@ -65,7 +65,8 @@ def oracle(world, trained, linearized, split="test", rows=slice(None)):
         for (i, a), (j, b) in itertools.product(enumerate(COEFS), repeat=2):
             alone = features(a, 0.0) if t == 0 else features(0.0, b)
             terms[:, t, i, j] = distances(alone, features(a, b))
-        own[:, t] = distances(features(0.0, 0.0), features(*np.eye(2)[t]))
+        for i, a in enumerate((*COEFS, 1.0)):
+            own[:, t, i] = distances(features(0.0, 0.0), features(*a * np.eye(2)[t]))
     return SimpleNamespace(terms=terms, own=own)
 
 
@@ -81,6 +82,8 @@ def test_records_are_the_definition_and_are_made_once(config, mapped, trained, w
     assert want.terms[:, :, INSIDE][..., INSIDE].max(axis=(1, 2, 3)).min() > 0.01  # something is disturbed
     for record, terms, own, degree in zip(maps, want.terms, want.own, (1, 2), strict=True):
         np.testing.assert_allclose(record["terms"], terms, rtol=1e-3, atol=2e-6)  # float32 features; rounded
+        np.testing.assert_allclose(record["own_curve"], own[:, :-1], rtol=1e-3, atol=2e-6)
+        own = own[:, -1]
         np.testing.assert_allclose(record["own"], own, rtol=1e-3)
         square = np.ix_([0, 1], INSIDE, INSIDE)
         np.testing.assert_allclose(record["summary"], terms[square].mean(), rtol=1e-3)
