@@ -23,6 +23,12 @@ BENCHMARKS = ("bundled", "real", "b32", "b16", "l14")
 REAL_TASKS = ("mnist", "gtsrb", "dtd10", "cars_body", "sun8", "rsscn7", "street_letters", "fashion_mnist")
 REAL_CONTROL = "cifar10"
 
+FEW_TASKS = {
+    "bundled": ("shapes", "digits", "textures", "signs"),
+    "real": ("mnist", "gtsrb", "sun8", "fashion_mnist"),
+}
+"""Of each small benchmark some tasks that are unlike one another, for experiments that need many models."""
+
 # Regime, and the config file it is a delta of. Post-hoc linearises the vectors of standard.
 REGIMES = {
     "standard": "standard",
@@ -87,6 +93,18 @@ def finetuned(options: argparse.Namespace, regime: str, seed: int, *, label: str
         config.task_vectors = str(finetuned(options, "standard", seed, label=label, **fields).directory)
     name = "_".join(filter(None, (regime, label, str(seed))))
     return _run(config, options.runs / options.benchmark / name)
+
+
+def finetuned_on_few(options: argparse.Namespace, regime: str, seed: int, *, label: str = "", **fields: object) -> Run:
+    """As `finetuned`, on `FEW_TASKS`; on all tasks with real CLIP. Without fields the vectors are those of all tasks."""
+    if options.benchmark not in FEW_TASKS:
+        return finetuned(options, regime, seed, label=label, **fields)
+    tasks = FEW_TASKS[options.benchmark]
+    if options.benchmark == "real":
+        tasks = tuple(str(options.data / f"{name}.npz") for name in tasks)
+    if not fields:
+        fields = {"task_vectors": str(finetuned(options, regime, seed).directory)}
+    return finetuned(options, regime, seed, label="_".join(filter(None, ("few", label))), tasks=tasks, **fields)
 
 
 def analysed(run: Run, name: str, *, label: str = "", **fields: object) -> Run:

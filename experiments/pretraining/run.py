@@ -15,11 +15,7 @@ from tajax import report, results
 from tajax.results import Record
 
 HERE = Path(__file__).resolve().parent
-TASKS = {
-    "bundled": ("shapes", "digits", "textures", "signs"),
-    "real": tuple(f"../shared/data/{name}.npz" for name in ("mnist", "gtsrb", "sun8", "fashion_mnist")),
-}
-REGIMES = ("standard", "attention", "linear")
+REGIMES = ("standard", "linear")
 LAST = 3000  # steps of the pre-training of the bundled model
 MAP = {"disentanglement.coefs": (-1.0, -0.5, 0.0, 0.5, 1.0), "disentanglement.images": 128}
 
@@ -30,7 +26,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", type=int, default=[300, 1500], help="steps with a checkpoint")
     parser.add_argument("--heads", choices=("zero_shot", "linear_probe"), default="zero_shot")
     options = parser.parse_args()
-    if options.benchmark not in TASKS:
+    if options.benchmark not in protocol.FEW_TASKS:
         parser.error("the stages are those of the bundled model: choose --benchmark=bundled or real")
     stages: dict[int, dict[str, object]] = {0: {"initialization": "random"}}
     for step in options.stages:
@@ -72,11 +68,9 @@ def main() -> None:
 
 
 def _finetuned(options: argparse.Namespace, regime: str, seed: int, step: int, fields: dict[str, object]) -> Run:
-    shared = {"tasks": TASKS[options.benchmark], "heads": options.heads}
-    label = f"stage{step}" if options.heads == "zero_shot" else f"stage{step}_probe"
-    if step == LAST and options.heads == "zero_shot":  # those task vectors are there already
-        shared["task_vectors"] = str(protocol.finetuned(options, regime, seed).directory)
-    return protocol.finetuned(options, regime, seed, label=label, **shared, **fields)
+    if options.heads == "zero_shot":
+        return protocol.finetuned_on_few(options, regime, seed, label="" if step == LAST else f"stage{step}", **fields)
+    return protocol.finetuned_on_few(options, regime, seed, label=f"stage{step}_probe", heads=options.heads, **fields)
 
 
 def _measures(runs: list[Run], maps: list[Run]) -> list[str]:
