@@ -96,7 +96,7 @@ def finetuned(options: argparse.Namespace, regime: str, seed: int, *, label: str
 
 
 def finetuned_on_few(options: argparse.Namespace, regime: str, seed: int, *, label: str = "", **fields: object) -> Run:
-    """As `finetuned`, on `FEW_TASKS`; on all tasks with real CLIP. Without fields the vectors are those of all tasks."""
+    """As `finetuned`, on `FEW_TASKS`, or all with real CLIP. Without fields the vectors are those of all tasks."""
     if options.benchmark not in FEW_TASKS:
         return finetuned(options, regime, seed, label=label, **fields)
     tasks = FEW_TASKS[options.benchmark]
