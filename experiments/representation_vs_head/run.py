@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
@@ -15,6 +16,7 @@ from experiments.protocol import Run
 from tajax import report
 
 HERE = Path(__file__).resolve().parent
+SHADES = ("#444444", "#b8b8b8")  # no colour of a regime
 MODULES = {"heads": "prediction", "features": "symmetric_kl"}
 
 
@@ -67,7 +69,11 @@ def draw(runs: Runs) -> Figure:
     }
     figures.bars(left, regimes, means)
     left.set(ylabel="equivalent coefficient")
-    left.legend()
+    for drawn, shade in zip((c for c in left.containers if isinstance(c, BarContainer)), SHADES, strict=True):
+        for patch in drawn:
+            patch.set_facecolor(shade)
+    left.margins(y=0.25)
+    left.legend(ncols=2)
     highest = 0.0
     for regime, group in runs.items():
         heads, features = _both(group[0])

@@ -42,7 +42,7 @@ def softmax(z):
 
 
 def oracle(world, trained, linearized, split="test", rows=slice(None)):
-    """Terms [2, 2, A, A] by both distances at every point, one whole model a point, in NumPy; own curves [2, 2, A+1]."""
+    """Terms [2, 2, A, A] by both distances and own curves [2, 2, A+1], one whole model a point, in NumPy."""
     clip = models.load(world / "clip")
     theta0, names = clip.params["image"], list(TASKS)
     files = [trained / "task_vectors" / f"{name}.safetensors" for name in names]
