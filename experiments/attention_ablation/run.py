@@ -70,7 +70,7 @@ def main() -> None:
     configs |= {name: group[0].config for name, group in runs.items()}
     records = cost.measure(cost.MODELS[options.benchmark], configs, repeats=options.repeats)
     records += [_measured(name, *pair) for name in runs for pair in zip(runs[name], maps[name], strict=True)]
-    *shown, last = tables(records, f"{options.benchmark} tasks")
+    *shown, last = tables(records, f"{len(runs[options.choices[0]][0].config.tasks)} {options.benchmark} tasks")
     every = [run for group in (*runs.values(), *maps.values()) for run in group]
     last = last._replace(notes=(*last.notes, summary.took(every)))
     summary.write(HERE, options.benchmark, [*shown, last], records)
@@ -94,9 +94,13 @@ def _depth(benchmark: str) -> int:
 
 
 def _finetuned(options: argparse.Namespace, name: str, seed: int, fields: dict[str, object]) -> Run:
-    if fields["layers"] is None and fields["trainable"] in SHARED:
-        return protocol.finetuned(options, SHARED[fields["trainable"]], seed)
-    return protocol.finetuned(options, "standard", seed, label=re.sub(r"\W+", "_", name.lower()), **fields)
+    heads = (
+        {"heads": "linear_probe"} if options.benchmark == "real" else {}
+    )  # the bundled model cannot name real images
+    if not heads and fields["layers"] is None and fields["trainable"] in SHARED:
+        return protocol.finetuned_on_few(options, SHARED[fields["trainable"]], seed)
+    label = re.sub(r"\W+", "_", name.lower())
+    return protocol.finetuned_on_few(options, "standard", seed, label=label, **fields, **heads)
 
 
 def _measured(name: str, run: Run, maps: Run) -> Record:
