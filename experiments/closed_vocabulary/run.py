@@ -78,7 +78,7 @@ def draw(runs: Runs) -> Figure:
         }
         figures.bars(axes, [regime.replace("_", "\n") for regime in regimes], series)
         axes.set(ylabel={"merged": "merged test accuracy, %", "norm.": "normalised test accuracy, %"}[title])
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 

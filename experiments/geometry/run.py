@@ -107,8 +107,9 @@ def draw(runs: Runs) -> Figure:
         lengths, depth, {r: [np.mean(b["layer_norms"], axis=0) for b in group] for r, group in layers.items()}
     )
     figures.curves(angles, depth, {r: [b["layer_cosines"] for b in group] for r, group in layers.items()})
-    lengths.set(xlabel="layer", ylabel="‖τ‖ in the layer", ylim=(0, None))
-    angles.set(xlabel="layer", ylabel="mean cosine of two tasks")
+    ticks = depth if len(depth) <= 12 else depth[::4]
+    lengths.set(xlabel="layer", ylabel="‖τ‖ in the layer", ylim=(0, None), xticks=ticks)
+    angles.set(xlabel="layer", ylabel="mean cosine of two tasks", xticks=ticks)
     angles.legend(fontsize=7)
     return figure
 
