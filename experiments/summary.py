@@ -66,6 +66,17 @@ def kept(run: Run, *stages: str) -> list[Record]:
     return [record for record in run.records if record["stage"] in ("run", *stages)]
 
 
+def curves(run: Run, stage: str) -> list[Record]:
+    """The records of a sweep, one for all coefficients of a task: lists in place of `scaling_coef` and `top1`."""
+    points, together = ("scaling_coef", "top1"), {}
+    for record in results.find(run.records, stage=stage):
+        shared = {key: value for key, value in record.items() if key not in (*points, "loss", "elapsed_seconds")}
+        curve = together.setdefault(json.dumps(shared), shared | {key: [] for key in points})
+        for key in points:
+            curve[key].append(record[key])
+    return list(together.values())
+
+
 def took(runs: Iterable[Run]) -> str:
     """A note: how long the runs took together, and on what."""
     seconds, kinds = 0.0, []

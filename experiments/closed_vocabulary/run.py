@@ -33,9 +33,7 @@ def main() -> None:
     fitted = [run for (heads, _), group in runs.items() if heads == "linear_probe" for run in group]
     tables = [_accuracies(runs, options.benchmark), _probes(fitted[0])]
     tables[0] = tables[0]._replace(notes=(*tables[0].notes, f"With linear-probe heads: {summary.took(fitted)}"))
-    kept = [
-        r for run in fitted for r in summary.kept(run, "head", "zero_shot", "single_task", "sweep", "task_addition")
-    ]
+    kept = [r for run in fitted for r in summary.kept(run, "head", "zero_shot", "single_task", "task_addition")]
     summary.write(HERE, options.benchmark, tables, kept)
     figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
 

@@ -29,9 +29,8 @@ def main() -> None:
         title, ("regime", "seeds", "zero-shot", "single", "merged", "norm.", "coef.", "α = 1"), (), notes
     )
     table = table._replace(rows=tuple(_row(regime, group) for regime, group in runs.items()))
-    kept = [
-        record for run in every for record in summary.kept(run, "zero_shot", "single_task", "sweep", "task_addition")
-    ]
+    kept = [r for run in every for r in summary.kept(run, "zero_shot", "single_task", "task_addition")]
+    kept += [curve for run in every for curve in summary.curves(run, "sweep")]
     summary.write(HERE, options.benchmark, [table], kept)
     figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
     ours = {(b, r): f"{a}/{n}" for b in published.MODELS for r, a, n in _of_file(HERE / "results" / f"{b}.jsonl")}
