@@ -43,8 +43,7 @@ def main() -> None:
     every = [run for group in runs.values() for run in group]
     tables = [overview(runs, f"{options.benchmark} tasks, {heads.replace('_', ' ')} heads"), per_task(runs)]
     tables[-1] = tables[-1]._replace(notes=(*tables[-1].notes, summary.took(every)))
-    stages = ("zero_shot", "control", "negation_sweep", "task_negation")
-    summary.write(HERE, options.benchmark, tables, [r for run in every for r in summary.kept(run, *stages)])
+    summary.write(HERE, options.benchmark, tables, [r for run in every for r in _kept(run)])
     figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
     ours = {(b, r): cell for b in published.MODELS for r, cell in _of_file(HERE / "results" / f"{b}.jsonl").items()}
     beside = published.beside_ours("Real CLIP: negated task ↓ / control, in %", published.NEGATION, ours)
@@ -108,10 +107,24 @@ def _chosen(records: Sequence[results.Record]) -> dict[str, tuple[float, float]]
     }
 
 
+def _kept(run: Run) -> list[results.Record]:
+    """What tables are made of, and the points of the figure's curve in place of the whole sweep."""
+    records = summary.kept(run, "zero_shot", "control", "task_negation")
+    source = {key: run.records[0][key] for key in ("regime", "model", "seed", "config_hash")}
+    for coef, on_control, on_task in zip(run.config.evaluate.scaling_coefs, *_path(run), strict=True):
+        point = {"scaling_coef": coef, "top1": round(on_task / 100, 6), "control_top1": round(on_control / 100, 6)}
+        records.append({"stage": "negation_sweep_mean", "split": "val", **point, **source})
+    return records
+
+
 def _of_file(path: Path) -> dict[str, str]:
     """Task / control accuracy of the runs on real CLIP that somebody made, if there are any, by regime."""
-    found = results.find(results.read(path), stage="task_negation", split="test")
+    records = results.read(path)
+    found = results.find(records, stage="task_negation", split="test")
+    before = [results.find(records, stage=stage, split="test") for stage in ("zero_shot", "control")]
     cells = {}
+    if all(before):
+        cells["pre-trained"] = "/".join(f"{100 * np.mean([r['top1'] for r in group]):.1f}" for group in before)
     for regime in dict.fromkeys(str(record["regime"]) for record in found):
         values = [(r["top1"], r["control_top1"]) for r in results.find(found, regime=regime)]
         cells[regime] = "/".join(f"{100 * value:.1f}" for value in np.mean(values, axis=0))
