@@ -111,32 +111,30 @@ def matrix_operator(kernel: Float[ArrayLike, "N N"]) -> Operator:
     return Operator(leading, lambda known, inputs, others: extend(known, part(others, inputs)))
 
 
-def ntk_operator(
+def make_ntk_operator(
     apply_fn: ApplyFn,
     params: Params,
-    inputs: Float[ArrayLike, "N ..."],
     *,
     mask: Mask | None = None,
     batch_size: int | None = None,
-) -> Operator:
-    """The full NTK, E×E matrices Θ(x, x′) = J(x) J(x′)ᵀ, by products with vectors alone: no kernel, no Jacobian.
+) -> Callable[[Float[ArrayLike, "N ..."]], Operator]:
+    """`inputs -> Operator` of the full NTK, E×E matrices Θ(x, x′) = J(x) J(x′)ᵀ; compiled once for many sets of inputs.
 
-    Its eigenfunctions have values in ℝᴱ, one for each output, and the energy |φ_ρ(x)|² is summed over them. One product
-    costs a backward and a tangent pass over the inputs; R eigenfunctions take some 3R to 6R of them.
+    It multiplies by vectors alone: no kernel, no Jacobian. Its eigenfunctions have values in ℝᴱ, one for each output,
+    and the energy |φ_ρ(x)|² is summed over them. One product costs a backward and a tangent pass over the inputs; R
+    eigenfunctions take some 3R to 6R of them.
 
     Args:
         apply_fn: f, with outputs [B, E].
         params: θ.
-        inputs: all N of them.
         mask: leaves of θ that J differentiates in, all by default.
-        batch_size: inputs a pass, all by default; memory, not the result.
+        batch_size: inputs a pass, all by default; memory, not the result. One that divides all numbers of inputs asked
+            for is compiled once.
 
     Raises:
         ValueError: the mask trains nothing or does not fit the parameters.
     """
     theta, outputs = trained_outputs(apply_fn, params, mask)
-    every = jnp.asarray(inputs)
-    one = jax.eval_shape(outputs, theta, every[:1])
 
     @jax.jit
     def pull(theta: dict[str, Array], x: Array, v: Array) -> dict[str, Array]:
@@ -148,21 +146,27 @@ def ntk_operator(
 
     def parts(chosen: Indices) -> list[np.ndarray]:
         indices = np.asarray(chosen)
-        step = batch_size or max(len(indices), 1)
+        step = batch_size or len(indices)
         return [indices[start : start + step] for start in range(0, len(indices), step)]
 
-    def product(to: Indices, chosen: Indices, v: np.ndarray) -> np.ndarray:
-        sections = np.cumsum([len(part) for part in parts(chosen)])[:-1]
-        direction = jax.tree.map(jnp.zeros_like, theta)
-        for part, values in zip(parts(chosen), np.split(np.asarray(v), sections), strict=True):
-            direction = jax.tree.map(jnp.add, direction, pull(theta, every[part], jnp.asarray(values, one.dtype)))
-        return np.concatenate([np.asarray(push(theta, every[part], direction)) for part in parts(to)])
+    def operator(inputs: ArrayLike) -> Operator:
+        every = jnp.asarray(inputs)
+        one = jax.eval_shape(outputs, theta, every[:1])
 
-    def leading(chosen: Indices, count: int) -> Spectrum:
-        shape = (len(chosen), *one.shape[1:])
-        return eigenfunctions_of_product(lambda v: product(chosen, chosen, v), shape, count=count)
+        def product(to: Indices, chosen: Indices, v: np.ndarray) -> np.ndarray:
+            sections = np.cumsum([len(part) for part in parts(chosen)])[:-1]
+            direction = jax.tree.map(jnp.zeros_like, theta)
+            for part, values in zip(parts(chosen), np.split(np.asarray(v), sections), strict=True):
+                direction = jax.tree.map(jnp.add, direction, pull(theta, every[part], jnp.asarray(values, one.dtype)))
+            return np.concatenate([np.asarray(push(theta, every[part], direction)) for part in parts(to)])
 
-    return Operator(leading, lambda known, chosen, others: extend(known, lambda v: product(others, chosen, v)))
+        def leading(chosen: Indices, count: int) -> Spectrum:
+            shape = (len(chosen), *one.shape[1:])
+            return eigenfunctions_of_product(lambda v: product(chosen, chosen, v), shape, count=count)
+
+        return Operator(leading, lambda known, chosen, others: extend(known, lambda v: product(others, chosen, v)))
+
+    return operator
 
 
 def nystrom_reading(operator: Operator, own: Indices, control: Indices, *, count: int) -> Nystrom:

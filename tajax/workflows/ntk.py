@@ -24,9 +24,9 @@ from tajax.ntk import (
     cosine_kernel,
     energy_share,
     make_ntk,
+    make_ntk_operator,
     matrix_operator,
     mixture_reading,
-    ntk_operator,
     nystrom_reading,
     project_outputs,
     separation,
@@ -98,7 +98,7 @@ def localize(experiment: Experiment, control: data.Task, count: int) -> None:
     if not missing:
         return
     others = sample(experiment, control, count)
-    operators = make_operators(experiment)
+    operators = make_operators(experiment, count)
     own, elsewhere = np.arange(count), np.arange(count, 2 * count)
     with Progress("local energy", total=len(missing)) as progress:
         for done, task in enumerate(missing, start=1):
@@ -139,7 +139,7 @@ def sample(experiment: Experiment, task: data.Task, count: int) -> np.ndarray:
     return batch.image
 
 
-def make_operators(experiment: Experiment) -> Callable[[np.ndarray], dict[str, list[Operator]]]:
+def make_operators(experiment: Experiment, count: int) -> Callable[[np.ndarray], dict[str, list[Operator]]]:
     """`images -> {kernel: operators}`, compiled once: the kernels of a set of images by name.
 
     `"plain"` is k, `"cosine"` is k(x, x′) / √(k(x, x) k(x′, x′)). There is one operator for the trace over features;
@@ -149,9 +149,9 @@ def make_operators(experiment: Experiment) -> Callable[[np.ndarray], dict[str, l
     settings, theta0, mask = experiment.config.ntk, experiment.pretrained, experiment.mask
     encode = _directed(experiment.encode_eval, experiment)
     if settings.output == "full":
-        return lambda images: {
-            "plain": [ntk_operator(encode, theta0, images, mask=mask, batch_size=settings.batch_size)]
-        }
+        half = max(1, count // 2)  # what is asked for comes in halves of the images, for even numbers of them
+        matrices = make_ntk_operator(encode, theta0, mask=mask, batch_size=min(settings.batch_size, half))
+        return lambda images: {"plain": [matrices(images)]}
     kernel_of = make_ntk(encode, theta0, mask=mask, output=settings.output, batch_size=settings.batch_size)
 
     def operators(images: np.ndarray) -> dict[str, list[Operator]]:

@@ -11,9 +11,9 @@ from tajax.ntk import (
     eigenfunctions,
     energies,
     energy_share,
+    make_ntk_operator,
     matrix_operator,
     mixture_reading,
-    ntk_operator,
     nystrom_reading,
     separation,
 )
@@ -139,7 +139,7 @@ def test_numbers_do_not_depend_on_the_scale_of_the_kernel():
 def test_the_full_kernel_needs_no_jacobian(key, x64, batch_size):
     params, x = mlp_params(key, jnp.float64), jax.random.normal(key, (10, 3), jnp.float64)
     mask = tajax.param_mask(params, "attention")
-    operator = ntk_operator(mlp, params, x, mask=mask, batch_size=batch_size)
+    operator = make_ntk_operator(mlp, params, mask=mask, batch_size=batch_size)(x)
     full = np.asarray(tajax.empirical_ntk(mlp, params, x, mask=mask, output="full"))  # [M, N, E, E]
     chosen, others = [0, 2, 4, 6, 8, 9], [1, 3, 5, 7]
     found = operator.leading(chosen, 3)
