@@ -13,6 +13,9 @@ from tajax import report, results
 
 HERE = Path(__file__).resolve().parent
 HEADS = ("zero_shot", "linear_probe")
+FINE = (0.0, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+"""Coefficients under fitted heads, which are steeper than zero-shot ones: some are best between 0 and 0.05."""
+
 COLUMNS = {  # title, and where the number is
     "pre-trained": ("zero_shot", "top1"),
     "single": ("single_task", "top1"),
@@ -39,7 +42,10 @@ def main() -> None:
 
 
 def _finetuned(options, regime: str, seed: int, heads: str) -> Run:
-    return protocol.finetuned(options, regime, seed, label="" if heads == "zero_shot" else heads, heads=heads)
+    if heads == "zero_shot":
+        return protocol.finetuned(options, regime, seed)
+    run = protocol.finetuned(options, regime, seed, label=heads, heads=heads)
+    return protocol.analysed(run, "task_addition", label="fine", **{"evaluate.scaling_coefs": FINE})
 
 
 def _accuracies(runs: Runs, benchmark: str) -> report.Table:
@@ -47,7 +53,7 @@ def _accuracies(runs: Runs, benchmark: str) -> report.Table:
     for (heads, regime), group in runs.items():
         cells = [summary.percents(summary.mean(run, *where) for run in group) for where in COLUMNS.values()]
         coefs = [summary.mean(run, "task_addition", "scaling_coef") for run in group]
-        rows.append((heads.replace("_", " "), regime, str(len(group)), *cells, report.spread(coefs, 2)))
+        rows.append((heads.replace("_", " "), regime, str(len(group)), *cells, report.spread(coefs, 3)))
     notes = (
         "± is the deviation over seeds; pre-trained: the frozen head on the model before fine-tuning; norm.: merged / "
         "single-task accuracy of the same regime and heads; coef.: α, tuned on validation.",
