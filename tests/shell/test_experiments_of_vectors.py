@@ -82,8 +82,8 @@ def test_closed_vocabulary_shows_both_kinds_of_head_and_the_probes(play):
             yield {"stage": "single_task", "task": task, "split": "test", "top1": 0.8}
 
     rows, kept = play("closed_vocabulary", records, "--regimes", "standard", "linear", "--seeds", "4")
-    assert ["zero shot", "linear", "1", "20.0", "80.0", "40.0", "50.0", "0.30"] in rows
-    assert ["linear probe", "standard", "1", "30.0", "80.0", "60.0", "50.0", "0.30"] in rows
+    assert ["zero shot", "linear", "1", "20.0", "80.0", "40.0", "50.0", "0.300"] in rows
+    assert ["linear probe", "standard", "1", "30.0", "80.0", "60.0", "50.0", "0.300"] in rows
     assert ["a", "1e-06", "9", "100.0", "90.0", "30.0"] in rows
     assert {record["stage"] for record in kept} == {"run", "head", "zero_shot", "single_task", "task_addition"}
 
