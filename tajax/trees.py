@@ -7,7 +7,7 @@ dictionaries, lists, dataclasses, NNX states, Equinox modules.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +140,15 @@ def map_leaves(
     flats = [flatten_paths(other) for other in rest]
     leaves = [fn(leaf, *(flat[path] for flat in flats)) for path, leaf in flatten_paths(tree).items()]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def check_same_names(what: str, wanted: Iterable[str], found: Iterable[str], where: str) -> None:
+    """Raises `ValueError` that names the first of `wanted` that `what` lacks, or the first it holds beyond them."""
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    for verb, names, stands in (("lacks", missing, "is in"), ("holds", extra, "is not in")):
+        if names:
+            more = f" (and {len(names) - 1} more)" if names[1:] else ""
+            raise ValueError(f"{what} {verb} {names[0]}{more}, which {stands} {where}")
 
 
 def check_finite(tree: Params, what: str) -> None:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from steps import GEOMETRIES, encoder, load_clip
 
-from tajax import checkpoints, data, models, trees
+from tajax import data, models, trees, vector_files
 from tajax.types import ApplyFn, Batch, Head, Mask, Params
 
 HERE = Path(__file__).resolve().parent
@@ -113,7 +113,7 @@ def task_vectors(pretrained: Params, count: int, *, directory: Path | None, rule
     paths = sorted(directory.glob("task_vectors/*.safetensors"))
     if len(paths) < count:
         raise ValueError(f"{directory}/task_vectors holds {len(paths)} *.safetensors; {count} task vectors are needed")
-    taus = [checkpoints.load_task_vector(path, pretrained)[0] for path in paths[:count]]
+    taus = [vector_files.load_task_vector(path, pretrained)[0] for path in paths[:count]]
     return [jax.tree.map(lambda leaf, moved: leaf if moved else jnp.zeros_like(leaf), tau, mask) for tau in taus]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import os
-import shutil
 from pathlib import Path
 
 import jax
@@ -15,6 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from tajax import atomic
 from tajax.models import files
 from tajax.models.clip import ImageEncoder, TextEncoder
 from tajax.models.convert import params_from_tensors, tensors_from_params
@@ -219,33 +218,11 @@ def save_pretrained(
             )
             raise ValueError(f"{name} {why}: not saved to {directory}.")
 
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    with atomic.directory(directory) as partial:
         files.write_tensors(partial / "model.safetensors", tensors)
         files.write_json(partial / "config.json", clip_config.to_hf() | {"dtype": dtype.name})
         files.write_json(partial / "preprocessor_config.json", preprocessor_config(preprocessing))
         tokenizer.save(partial)
-        _replace(partial, directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _replace(new: Path, target: Path) -> None:
-    """Rename `new` to `target`; what was there is put back should that fail, and removed once it has not."""
-    if not target.exists():
-        os.rename(new, target)
-        return
-    old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
-    os.rename(target, old)
-    try:
-        os.rename(new, target)
-    except OSError:
-        os.rename(old, target)
-        raise
-    shutil.rmtree(old)
 
 
 def _check_finite(leaves: Params) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TextIO
 
-from tajax import results
+from tajax import atomic, results
 from tajax.report import accuracy, disentanglement, geometry, heads, kernel, negation, ntk
 from tajax.report.accuracy import comparison
 from tajax.report.tables import Table, markdown, percent, show, spread
@@ -41,7 +41,5 @@ def write(workdir: str | Path, *, file: TextIO | None = None) -> None:
     shown, written = ([t for tables in kind for group in groups for t in tables(group)] for kind in (SHOWN, WRITTEN))
     if not written:
         raise ValueError(f"nothing to report: {workdir / 'results.jsonl'} holds no measured accuracy or loss.")
-    temporary = workdir / "report.md.tmp"
-    temporary.write_text(markdown(written), encoding="utf-8")
-    temporary.replace(workdir / "report.md")
+    atomic.write(workdir / "report.md", markdown(written))
     show(shown or written, file=file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from tajax import data, models, parallel
+from tajax import atomic, data, models, parallel
 from tajax.types import Batch, Head
 
 if TYPE_CHECKING:  # an experiment makes its heads by this module
@@ -95,11 +94,8 @@ def _features(experiment: Experiment, batches: Iterator[Batch], count: int) -> t
 
 
 def _write(path: Path, head: Head, facts: dict[str, object]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     metadata = {"format": "tajax head 1", "facts": json.dumps(facts)}
-    save_file({"weights": np.asarray(head.weights)}, temporary, metadata=metadata)
-    temporary.replace(path)
+    atomic.write(path, save({"weights": np.asarray(head.weights)}, metadata=metadata))
 
 
 def _read(path: Path, experiment: Experiment, task: data.Task) -> tuple[Head, dict[str, object]]:

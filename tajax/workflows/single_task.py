@@ -12,7 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import checkpoints, data, finetune, optim, report
+from tajax import checkpoints, data, finetune, optim, report, vector_files
 from tajax.config import config_hash, warmup_steps
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
@@ -119,7 +119,7 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
     path = experiment.workdir / "task_vectors" / f"{task.name}.safetensors"
     pretrained = experiment.pretrained
     if path.exists():
-        return checkpoints.load_task_vector(path, pretrained)[0]
+        return vector_files.load_task_vector(path, pretrained)[0]
     settings = experiment.config.finetune
     kept = experiment.workdir / "checkpoints" / task.name
     state = checkpoints.restore_latest(kept, finetune.init_state(pretrained, training.tx))
@@ -169,7 +169,7 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
         "config_hash": config_hash(experiment.config),
         "tajax_version": tajax.__version__,
     }
-    checkpoints.save_task_vector(path, tau, metadata, mask=experiment.mask)
+    vector_files.save_task_vector(path, tau, metadata, mask=experiment.mask)
     shutil.rmtree(kept, ignore_errors=True)
     return tau
 
@@ -178,7 +178,7 @@ def _reused_vector(experiment: Experiment, run: Path, task: data.Task) -> Params
     path = run / "task_vectors" / f"{task.name}.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"config.task_vectors: no task vector {path}. Finish that run, or leave the field out.")
-    tau, metadata = checkpoints.load_task_vector(path, experiment.pretrained)
+    tau, metadata = vector_files.load_task_vector(path, experiment.pretrained)
     if metadata.get("base_sha256") != experiment.clip.image_sha256:
         raise ValueError(
             f"{path} was made from an image tower with sha256 {metadata.get('base_sha256')}, but that of "

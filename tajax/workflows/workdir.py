@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from tajax import atomic
 from tajax.config import config_hash, counts, diff
 
 CONTENTS = ("config.json", "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints", "merged", "model")
@@ -56,6 +57,4 @@ def claim(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None
         raise FileExistsError(
             f"{workdir} holds results without a config.json. Choose another --workdir, or --overwrite."
         )
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(config.to_json(indent=1) + "\n")
-    temporary.replace(path)
+    atomic.write(path, config.to_json(indent=1) + "\n")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tajax import apply_task_vector, checkpoints, combine, data, models, results
+from tajax import apply_task_vector, combine, data, models, results, vector_files
 from tajax.data.preprocess import normalize
 from tajax.linearize import linearize
 from tests.loops.conftest import TASKS, contents
@@ -46,7 +46,7 @@ def oracle(world, trained, linearized, split="test", rows=slice(None)):
     clip = models.load(world / "clip")
     theta0, names = clip.params["image"], list(TASKS)
     files = [trained / "task_vectors" / f"{name}.safetensors" for name in names]
-    taus = [checkpoints.load_task_vector(file, theta0)[0] for file in files]
+    taus = [vector_files.load_task_vector(file, theta0)[0] for file in files]
     encode = jax.jit(linearize(clip.encode_image, theta0) if linearized else clip.encode_image)
     terms, own = np.zeros((2, 2, len(COEFS), len(COEFS))), np.zeros((2, 2, len(COEFS) + 1))
     for t, name in enumerate(names):

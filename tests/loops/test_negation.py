@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tajax import analogy, apply_task_vector, checkpoints, data, models, results
+from tajax import analogy, apply_task_vector, data, models, results, vector_files
 from tajax.data.preprocess import normalize
 from tajax.linearize import linearize
 from tajax.scaling import select_negation_coef
@@ -82,7 +82,7 @@ def top1(base, linearized, on, split, tau, coef):
 
 
 def vector(base, workdir, name):
-    return checkpoints.load_task_vector(workdir / "task_vectors" / f"{name}.safetensors", base.theta0)[0]
+    return vector_files.load_task_vector(workdir / "task_vectors" / f"{name}.safetensors", base.theta0)[0]
 
 
 @pytest.mark.parametrize("regime", REGIMES)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tajax import apply_task_vector, checkpoints, cosine_similarity, data, models, norm, results, trees
+from tajax import apply_task_vector, cosine_similarity, data, models, norm, results, trees, vector_files
 from tajax.data.preprocess import normalize
 from tajax.linearize import linearize
 from tests.loops.conftest import TASKS, contents
@@ -22,7 +22,7 @@ def vectors(world, run):
     assert done.code == 0, done.err
     theta0 = models.load(world / "clip").params["image"]
     files = {name: world / "vectors" / "task_vectors" / f"{name}.safetensors" for name in TASKS}
-    return world / "vectors", {name: checkpoints.load_task_vector(file, theta0)[0] for name, file in files.items()}
+    return world / "vectors", {name: vector_files.load_task_vector(file, theta0)[0] for name, file in files.items()}
 
 
 def measured(records, name):

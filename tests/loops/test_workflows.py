@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tajax import apply_task_vector, checkpoints, combine, data, models, results, trees
+from tajax import apply_task_vector, checkpoints, combine, data, models, results, trees, vector_files
 from tajax.config import REGIMES
 from tajax.data.preprocess import normalize
 from tajax.linearize import linearize
@@ -35,7 +35,7 @@ def finished(world, run):
 
 
 def vectors(workdir, like):
-    return [checkpoints.load_task_vector(workdir / "task_vectors" / f"{name}.safetensors", like)[0] for name in TASKS]
+    return [vector_files.load_task_vector(workdir / "task_vectors" / f"{name}.safetensors", like)[0] for name in TASKS]
 
 
 def vector_bits(workdir):
