@@ -10,7 +10,16 @@ from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
 
-from tajax.config.fields import HEADS, INITIALIZATIONS, KERNEL_OUTPUTS, SCENES, SPLITS, WORKFLOWS, default_config
+from tajax.config.fields import (
+    HEADS,
+    INITIALIZATIONS,
+    KERNEL_OUTPUTS,
+    MERGING_METHODS,
+    SCENES,
+    SPLITS,
+    WORKFLOWS,
+    default_config,
+)
 from tajax.config.identity import flatten
 from tajax.config.regimes import REGIMES, Regime
 
@@ -82,6 +91,7 @@ def validate(config: ConfigDict) -> None:
     _check_trainable(config.trainable)
     _check_layers(config.layers)
     _check_tasks(config)
+    _check_checkpoints(config)
     _check_grid("evaluate.scaling_coefs", config.evaluate.scaling_coefs, at_least=1 + config.evaluate.exact)
     _check_grid("disentanglement.coefs", config.disentanglement.coefs, at_least=1)
     _check_exact(config)
@@ -95,6 +105,7 @@ _CHOICES = {
     "workflow": WORKFLOWS,
     "initialization": INITIALIZATIONS,
     "heads": HEADS,
+    "merging.method": MERGING_METHODS,
     "disentanglement.split": SPLITS,
     "ntk.output": KERNEL_OUTPUTS,
     "ntk.split": SPLITS,
@@ -109,6 +120,8 @@ _RANGES = {  # by the last part of a field's name
     "clip_norm": (lambda v: v > 0, "a number above 0, or inf for no clipping"),
     "control_threshold": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     "control": (bool, "a task: a name, a folder or an .npz file"),
+    "density": (lambda v: 0 < v <= 1, "a share above 0, at most 1"),
+    "drop_rate": (lambda v: 0 <= v < 1, "a share below 1"),
     "natural_fraction": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     "model": (bool, "'tiny', a hub id such as 'openai/clip-vit-base-patch32', or a directory"),
 }
@@ -182,6 +195,24 @@ def _check_tasks(config: ConfigDict) -> None:
     if config.workflow in ("task_negation", "ntk") and config.control in tasks:
         raise ValueError(
             f"control {config.control!r} is one of the tasks. Give another control, or leave that task out."
+        )
+
+
+def _check_checkpoints(config: ConfigDict) -> None:
+    places, tasks = config.checkpoints, config.tasks
+    if places is None:
+        return
+    if config.task_vectors is not None:
+        raise ValueError(
+            f"checkpoints ({places!r}) and task_vectors ({config.task_vectors!r}) are both given; give one."
+        )
+    if not all(isinstance(place, str) and place for place in places):
+        raise TypeError(f"checkpoints holds {places!r}, want strings: files, directories or hub ids.")
+    pattern = len(places) == 1 and "{task}" in places[0]
+    if not pattern and len(places) != len(tasks):
+        raise ValueError(
+            f"checkpoints names {len(places)} for {len(tasks)} tasks ({', '.join(tasks)}). Give one for each task, in "
+            "their order, or a single one with {task} in it, which stands for the task's name."
         )
 
 

@@ -22,6 +22,7 @@ HEADS = ("zero_shot", "linear_probe")
 SPLITS = ("train", "val", "test")
 KERNEL_OUTPUTS = ("trace", "diagonal", "full")
 SCENES = ("small", "large")
+MERGING_METHODS = ("dare", "task_arithmetic", "ties", "weight_average")
 
 BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
 PROTOCOL_TASKS = ("cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
@@ -47,6 +48,7 @@ OPERATIONAL = (
 READERS = {
     "control": ("task_negation", "ntk"),
     "evaluate.control_threshold": ("task_negation",),
+    "merging": ("task_addition",),
     "disentanglement": ("disentanglement",),
     "ntk": ("ntk",),
     "pretrain": ("pretrain",),
@@ -76,6 +78,8 @@ def default_config() -> ConfigDict:
     config.tasks = BUNDLED_TASKS  # names of the task table, TFDS names, folders or .npz files; data.open_task
     config.control = config_dict.placeholder(str)  # a task that edits must leave alone; task_negation and ntk
     config.task_vectors = config_dict.placeholder(str)  # workdir whose vectors are reused; None: train
+    config.checkpoints = config_dict.placeholder(tuple)  # fine-tuned elsewhere, one a task, or one with {task} in it
+    config.any_base = False  # take task vectors that were made from another base, too
     config.seed = 0  # order of examples, augmentation; data.load and finetune
     config.data_dir = os.environ.get("TAJAX_DATA_DIR", "~/.cache/tajax")  # prepared data sets; data
     config.data_workers = 0  # processes that decode images, 0: in the main process; data.load
@@ -100,6 +104,11 @@ def default_config() -> ConfigDict:
     evaluate.scaling_coefs = tuple(round(0.05 * k, 2) for k in range(21))  # the grid of α; evaluate
     evaluate.exact = False  # linearised regimes: the best of all α between the ends of the grid; scaling
     evaluate.control_threshold = 0.95  # control accuracy to keep, relative to the pre-trained one's; task_negation
+
+    config.merging = merging = ConfigDict()  # read by workflows.task_addition
+    merging.method = "task_arithmetic"  # one of MERGING_METHODS; its vector is then scaled by α
+    merging.density = 0.2  # share of entries that TIES keeps
+    merging.drop_rate = 0.5  # share of entries that DARE drops
 
     config.disentanglement = disentanglement = ConfigDict()  # read by workflows.disentanglement
     disentanglement.coefs = tuple(0.25 * k - 3 for k in range(25))  # values of α₁ and α₂

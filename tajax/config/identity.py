@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import TypeAlias
 
 from ml_collections import ConfigDict
 
-from tajax.config.fields import OPERATIONAL, READERS
+from tajax.config.fields import OPERATIONAL, READERS, default_config
 
 Fields: TypeAlias = ConfigDict | Mapping[str, object]
 
@@ -32,13 +33,15 @@ def flatten(config: Fields) -> dict[str, object]:
 
 
 def config_hash(config: Fields) -> str:
-    """Twelve hexadecimal digits that name what a config computes: a hash of the fields that `counts` names.
+    """Twelve hexadecimal digits that name what a config computes.
 
-    Whether a whole number is written 1 or 1.0 makes no difference.
+    A hash of the fields that `counts` names and that are not as in `default_config`: a field that a later version adds
+    leaves the runs of an earlier one as they are. Whether a whole number is written 1 or 1.0 makes no difference.
     """
-    flat = flatten(config)
+    flat, default = flatten(config), _default()
     fields = {name: _canonical(value) for name, value in flat.items() if counts(name, flat.get("workflow"))}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+    own = {name: value for name, value in fields.items() if name not in default or value != default[name]}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def counts(field: str, workflow: object) -> bool:
@@ -68,6 +71,11 @@ def diff(config_a: Fields, config_b: Fields) -> dict[str, tuple[object, object]]
         for field in dict.fromkeys((*a, *b))
         if _canonical(a.get(field)) != _canonical(b.get(field))
     }
+
+
+@functools.cache
+def _default() -> dict[str, object]:
+    return {name: _canonical(value) for name, value in flatten(default_config()).items()}
 
 
 def _canonical(value: object) -> object:

@@ -13,7 +13,8 @@ from ml_collections import config_flags
 from tajax import config as tc
 from tajax import data
 from tajax.config import checks
-from tajax.config.fields import READERS
+from tajax.config.fields import MERGING_METHODS, READERS
+from tajax.merging import METHODS
 from tajax.trees import RULES
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -214,10 +215,38 @@ def test_hash_names_what_is_computed_and_not_where_or_how_fast():
         config = tc.default_config()
         change = other.get(type(standard), lambda v: 7 if v is None else v + 1)(standard)
         wanted = {"task_vectors": "x", "control": "x", "pretrain.natural": "x", "layers": (0, 2)}  # None by default,
-        wanted["disentanglement.pairs"] = (("digits", "signs"),)  # so their type is not seen above
+        wanted |= {"disentanglement.pairs": (("digits", "signs"),), "checkpoints": ("x",)}  # so their type is not seen
         config.update_from_flattened_dict({field: wanted.get(field, change)})
         assert list(tc.diff(plain, config)) == [field]
         assert (tc.config_hash(config) == tc.config_hash(plain)) == (not tc.counts(field, "task_addition")), field
+
+
+def test_field_that_a_later_version_adds_leaves_earlier_runs_as_they_are():
+    config = tc.default_config()
+    config.finetune.steps = 7
+    earlier = json.loads(config.to_json())
+    del earlier["merging"], earlier["checkpoints"]
+    assert tc.config_hash(earlier) == tc.config_hash(config)
+    config.merging.method = "ties"
+    assert tc.config_hash(earlier) != tc.config_hash(config)
+
+
+def test_checkpoints_are_one_for_each_task_or_a_pattern():
+    config = tc.default_config()
+    config.tasks = ("digits", "signs")
+    for places in (("a", "b"), ("runs/{task}.safetensors",)):
+        config.checkpoints = places
+        tc.validate(config)
+    config.checkpoints = ("a",)
+    with pytest.raises(ValueError, match=r"names 1 for 2 tasks \(digits, signs\).*with \{task\} in it"):
+        tc.validate(config)
+    config.checkpoints, config.task_vectors = ("a", "b"), "runs/x"
+    with pytest.raises(ValueError, match="both given; give one"):
+        tc.validate(config)
+
+
+def test_merging_methods_are_those_of_the_library():
+    assert MERGING_METHODS == tuple(METHODS)
 
 
 def test_operational_fields_exist():
