@@ -19,6 +19,7 @@ from tajax.config import regime as regime_of
 from tajax.data.preprocess import normalize
 from tajax.types import ApplyFn, Batch, Head, Mask, Params
 from tajax.workflows.heads import linear_probe_head
+from tajax.workflows.imported import keep_vectors, moved_mask, read_vectors
 from tajax.workflows.progress import Progress
 from tajax.workflows.workdir import claim
 
@@ -41,6 +42,7 @@ class Experiment:
         encode_eval: the same function as evaluation wants it: nothing is recomputed, and where it is linearised its
             layers are unrolled, because the tangents of a scan keep the residuals of all layers.
         devices: the local devices to use.
+        imported: the task vectors of `config.checkpoints`, by task; None where there are none.
         started: when the process began, seconds of `time.monotonic`.
     """
 
@@ -54,6 +56,7 @@ class Experiment:
     encode: ApplyFn
     encode_eval: ApplyFn
     devices: list[jax.Device]
+    imported: dict[str, Params] | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -154,13 +157,19 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     tasks = tuple(data.open_tasks(config.tasks, data_dir=config.data_dir))
     for task in tasks:
         data.check_images(task)
+    imported = read_vectors(config, workdir, clip, tasks, overwrite=overwrite) if config.checkpoints else None
+    if imported:
+        mask = moved_mask(list(imported.values()))
     claim(config, workdir, overwrite=overwrite)
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
-    experiment = Experiment(config, workdir, clip, tasks, {}, regime, mask, *encoders, devices, started)
+    experiment = Experiment(config, workdir, clip, tasks, {}, regime, mask, *encoders, devices, imported, started)
+    if imported:
+        keep_vectors(experiment, imported)
     trained, total = trees.count_params(clip.params["image"], mask), trees.count_params(clip.params["image"])
+    moving = "imported vectors move" if imported else "training"
     print(
-        f"{config.regime} on {config.model}: training {trained:,} of the {total:,} parameters of the image tower "
+        f"{config.regime} on {config.model}: {moving} {trained:,} of the {total:,} parameters of the image tower "
         f"({trained / total:.1%}), {len(tasks)} tasks, {len(devices)} {jax.default_backend()} device(s)"
     )
     earlier = experiment.find(stage="run")

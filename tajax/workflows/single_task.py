@@ -42,8 +42,11 @@ def measure_zero_shot(experiment: Experiment) -> None:
 def finetune_all(experiment: Experiment) -> dict[str, Params]:
     """The task vector of each task, read back where it is finished, trained where not.
 
-    With `config.task_vectors` they are another run's, and nothing is trained.
+    With `config.task_vectors` they are another run's, with `config.checkpoints` of encoders that were fine-tuned
+    elsewhere, and nothing is trained.
     """
+    if experiment.imported is not None:
+        return experiment.imported
     source = experiment.config.task_vectors
     if source is not None:
         return {t.name: _reused_vector(experiment, Path(source).expanduser(), t) for t in experiment.tasks}

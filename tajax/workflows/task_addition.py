@@ -1,4 +1,7 @@
-"""Task addition: one model for all tasks, θ₀ + α Σ_t τ_t, with α tuned on validation (Ilharco et al. 2023, §4)."""
+"""Task addition: one model for all tasks, θ₀ + ατ, with α tuned on validation (Ilharco et al. 2023, §4).
+
+τ is what `config.merging.method` makes of the task vectors; their sum, if not said otherwise.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-import tajax
 from tajax import data, merging, metrics, models, report
 from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
@@ -33,40 +37,59 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     measure_zero_shot(experiment)
     taus = finetune_all(experiment)
     measure_single_task(experiment, taus)
-    scaling_coef = add_tasks(experiment, taus)
+    tau = merged_vector(experiment, taus)
+    scaling_coef = add_tasks(experiment, tau)
     if config.save.merged:
-        save_merged(experiment, taus, scaling_coef)
+        save_merged(experiment, tau, scaling_coef)
     report.write(workdir)
 
 
-def add_tasks(experiment: Experiment, taus: Mapping[str, Params]) -> float:
+def merged_vector(experiment: Experiment, taus: Mapping[str, Params]) -> Params:
+    """The one vector that a method makes of all: every method's model is θ₀ + λτ, and this is its τ.
+
+    Args:
+        experiment: its `config.merging` names the method.
+        taus: the task vector of each task.
+
+    Returns:
+        τ, a tree like θ₀.
+    """
+    settings = experiment.config.merging
+    static = {"ties": {"density": settings.density}, "dare": {"drop_rate": settings.drop_rate}}
+    drawn = {"key": jax.random.key(experiment.config.seed)} if settings.method == "dare" else {}
+    method = merging.compiled(merging.METHODS[settings.method], **static.get(settings.method, {}))
+    origin = jax.tree.map(jnp.zeros_like, experiment.pretrained)
+    return method(origin, [taus[task.name] for task in experiment.tasks], **drawn)
+
+
+def add_tasks(experiment: Experiment, tau: Params) -> float:
     """Records the merged model's accuracy over the grid of α on validation, and at the best α on test.
 
     Args:
         experiment: with single-task accuracies recorded.
-        taus: the task vector of each task.
+        tau: from `merged_vector`.
 
     Returns:
         The α with the best mean normalised validation accuracy: of the grid, or with `config.evaluate.exact` of all
         between its ends.
     """
-    tau_sum = tajax.combine([taus[task.name] for task in experiment.tasks])
     single = {split: _top1(experiment, "single_task", split) for split in SPLITS}
     step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
     grid = np.array(experiment.config.evaluate.scaling_coefs)[:, None]
     if experiment.config.evaluate.exact:
-        scaling_coef = _best_of_all(experiment, tau_sum, single["val"])
+        scaling_coef = _best_of_all(experiment, tau, single["val"])
     else:
-        _sweep(experiment, lambda task: experiment.evaluate(step, task, "val", (tau_sum,), grid))
+        _sweep(experiment, lambda task: experiment.evaluate(step, task, "val", (tau,), grid))
         scaling_coef = _best_of_grid(experiment, single["val"])
     sweeps = _recorded_sweeps(experiment)
 
     def measure(task: data.Task, split: str) -> dict[str, float]:
         known = sweeps.get((task.name, scaling_coef)) if split == "val" else None
-        values = known or experiment.evaluate(step, task, split, (tau_sum,), [[scaling_coef]])[0]
+        values = known or experiment.evaluate(step, task, split, (tau,), [[scaling_coef]])[0]
         values = {key: values[key] for key in ("top1", "loss", "count")}
         normalized = normalized_accuracy(values["top1"], single[split][task.name])
-        return {"scaling_coef": scaling_coef, "normalized_top1": float(normalized), **values}
+        method = experiment.config.merging.method
+        return {"scaling_coef": scaling_coef, "normalized_top1": float(normalized), "method": method, **values}
 
     experiment.measure("task_addition", measure)
     return scaling_coef
@@ -97,7 +120,7 @@ def _best_of_grid(experiment: Experiment, single: Mapping[str, float]) -> float:
     return grid[select_scaling_coef(grid, accuracies, np.array([single[name] for name in names]))]
 
 
-def _best_of_all(experiment: Experiment, tau_sum: Params, single: Mapping[str, float]) -> float:
+def _best_of_all(experiment: Experiment, tau: Params, single: Mapping[str, float]) -> float:
     """Records the grid and the exact optimum, both from one pass over each task's images."""
     if recorded := experiment.find(stage="exact_scaling_coef"):
         return recorded[0]["scaling_coef"]
@@ -106,7 +129,7 @@ def _best_of_all(experiment: Experiment, tau_sum: Params, single: Mapping[str, f
 
     @functools.cache
     def seen(task: data.Task) -> AffineSplit:
-        constants = experiment.pretrained, (tau_sum,), experiment.heads[task.name]
+        constants = experiment.pretrained, (tau,), experiment.heads[task.name]
         return affine_split(step, *constants, experiment.batches(task, "val"), devices=experiment.devices)
 
     def at_grid(task: data.Task) -> list[dict[str, float]]:
@@ -123,8 +146,8 @@ def _best_of_all(experiment: Experiment, tau_sum: Params, single: Mapping[str, f
     return best.scaling_coef
 
 
-def save_merged(experiment: Experiment, taus: Mapping[str, Params], scaling_coef: float) -> None:
-    """Writes θ₀ + α Σ_t τ_t with the untouched text tower to `workdir/merged`, in the Hugging Face format.
+def save_merged(experiment: Experiment, tau: Params, scaling_coef: float) -> None:
+    """Writes θ₀ + ατ with the untouched text tower to `workdir/merged`, in the Hugging Face format.
 
     In the linearised regimes these are the parameters of the expansion; a reader that evaluates them with the
     ordinary forward pass gets another function.
@@ -133,8 +156,8 @@ def save_merged(experiment: Experiment, taus: Mapping[str, Params], scaling_coef
     if directory.exists():
         return
     # The last to read θ₀, so the merged model takes its memory.
-    merge = merging.compiled(merging.METHODS["task_arithmetic"], donate=True)
-    merged = merge(experiment.pretrained, list(taus.values()), scaling_coef=scaling_coef)
+    merge = merging.compiled(merging.task_arithmetic, donate=True)
+    merged = merge(experiment.pretrained, [tau], scaling_coef=scaling_coef)
     clip = experiment.clip
     models.save_pretrained(directory, clip.config, clip.params | {"image": merged}, clip.tokenizer, clip.preprocessing)
 

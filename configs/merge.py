@@ -1,0 +1,33 @@
+"""Merge encoders that were fine-tuned elsewhere: task vectors from their checkpoints, evaluated, added, α tuned.
+
+The default are the task vectors of `configs/standard.py`; with b32, b16 and l14 the encoders that fusion_bench keeps on
+the Hugging Face hub, for the papers' eight tasks:
+
+    python -m tajax.main --config=configs/merge.py
+    python -m tajax.main --config=configs/merge.py:b32 --config.merging.method=ties
+    python -m tajax.main --config=configs/merge.py:b32 --config.tasks="('mnist', 'dtd')" \
+        --config.checkpoints="('path/to/mnist_encoder', 'owner/name-on-the-hub')"
+    python -m tajax.main --config=configs/merge.py:b32 --config.checkpoints="('checkpoints/{task}/finetuned.pt',)"
+
+A place is a directory or file in Hugging Face's, open_clip's or the papers' formats, a task vector of tajax, or a hub
+id; each is told by its content. Linearised checkpoints want `--config.regime=linear`. Other workflows take checkpoints,
+too: `--config.workflow=disentanglement`.
+"""
+
+from ml_collections import ConfigDict
+
+from tajax.config import default_config, with_variant
+
+PUBLISHED = {"b32": "clip-vit-base-patch32", "b16": "clip-vit-base-patch16", "l14": "clip-vit-large-patch14"}
+NAMES = {"cars": "stanford-cars"}  # of tasks, where they differ from ours
+
+
+def get_config(variant: str = "tiny") -> ConfigDict:
+    """The run for one of the variants tiny, b32, b16, l14."""
+    config = with_variant(default_config(), variant)
+    if variant in PUBLISHED:
+        model = PUBLISHED[variant]
+        config.checkpoints = tuple(f"tanganke/{model}_{NAMES.get(task, task)}" for task in config.tasks)
+    else:
+        config.checkpoints = ("runs/standard_tiny/task_vectors/{task}.safetensors",)
+    return config

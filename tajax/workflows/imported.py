@@ -1,0 +1,111 @@
+"""Task vectors of encoders that others fine-tuned: `config.checkpoints` against the base of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import tajax
+from tajax import data, models, vector_files
+from tajax.config import REGIMES, config_hash
+from tajax.types import Mask, Params
+from tajax.workflows.progress import Progress
+
+if TYPE_CHECKING:
+    from tajax.workflows.experiment import Experiment
+
+FAR = 0.5
+"""‖τ‖/‖θ₀‖ from which an encoder is not taken for a fine-tuned copy of the base: fine-tuning moves weights by a few
+percent, and independent trainings end about √2 apart."""
+
+
+def read_vectors(
+    config: ConfigDict, workdir: Path, clip: models.LoadedClip, tasks: Sequence[data.Task], *, overwrite: bool = False
+) -> dict[str, Params]:
+    """The task vector of each task, from a fine-tuned encoder or a task-vector file; nothing is written.
+
+    What an earlier process of the run has put into `workdir/task_vectors` is read there.
+
+    Args:
+        config: `checkpoints` has a place for each task, or one with {task} in it: what `models.load_finetuned` takes,
+            or a file of `vector_files.save_task_vector`.
+        workdir: of the run.
+        clip: the base.
+        tasks: the opened tasks.
+        overwrite: what is in `workdir` belongs to a run that will be replaced.
+
+    Raises:
+        FileNotFoundError, ValueError: a place that does not exist, a damaged file, another architecture, another base;
+            parameters of a linearised encoder, and a regime that does not expand it. The message names the place.
+    """
+    vectors = {}
+    with Progress("read checkpoints", total=len(tasks)) as progress:
+        for number, (task, place) in enumerate(_places(config, tasks).items(), start=1):
+            kept = vector_path(workdir, task)
+            source = str(kept) if kept.exists() and not overwrite else place
+            vectors[task] = _read(source, clip, config)
+            length = float(tajax.norm(vectors[task]) / tajax.norm(clip.params["image"]))
+            if length == 0:
+                raise ValueError(f"{source} is the base itself, {clip.name}: its task vector is zero.")
+            if length > FAR and not config.any_base:
+                raise ValueError(
+                    f"{source} is no fine-tuned copy of {clip.name}: their image towers lie {length:.2f} ‖θ₀‖ apart. "
+                    "Give the model that it was made from, --config.model=…, or insist with --config.any_base=True."
+                )
+            progress.update(number, {f"{task}: length of τ in ‖θ₀‖": length})
+    return vectors
+
+
+def keep_vectors(experiment: Experiment, vectors: Mapping[str, Params]) -> None:
+    """Writes those vectors that `workdir/task_vectors` lacks, without the leaves that did not move."""
+    for task, place in _places(experiment.config, experiment.tasks).items():
+        path = vector_path(experiment.workdir, task)
+        if not path.exists():
+            metadata = {
+                "task": task,
+                "regime": experiment.config.regime,
+                "model": experiment.config.model,
+                "base_sha256": experiment.clip.image_sha256,
+                "source": place,
+                "config_hash": config_hash(experiment.config),
+                "tajax_version": tajax.__version__,
+            }
+            vector_files.save_task_vector(path, vectors[task], metadata, mask=moved_mask([vectors[task]]))
+
+
+def moved_mask(vectors: Sequence[Params]) -> Mask:
+    """The leaves that any of the vectors moves."""
+    moves = [jax.tree.map(lambda leaf: bool(np.any(leaf)), tau) for tau in vectors]
+    return jax.tree.map(lambda *leaves: any(leaves), *moves)
+
+
+def vector_path(workdir: Path, task: str) -> Path:
+    """Where a run keeps the task vector of a task."""
+    return workdir / "task_vectors" / f"{task}.safetensors"
+
+
+def _places(config: ConfigDict, tasks: Sequence[data.Task]) -> dict[str, str]:
+    places = config.checkpoints
+    if len(places) == 1 and "{task}" in places[0]:
+        return {task.name: places[0].replace("{task}", task.name) for task in tasks}
+    return {task.name: place for task, place in zip(tasks, places, strict=True)}
+
+
+def _read(place: str, clip: models.LoadedClip, config: ConfigDict) -> Params:
+    path, pretrained = Path(place).expanduser(), clip.params["image"]
+    if path.is_file() and vector_files.is_task_vector(path):
+        base = None if config.any_base else clip.image_sha256
+        return vector_files.load_task_vector(path, pretrained, base_sha256=base)[0]
+    finetuned = models.load_finetuned(place, clip)
+    if finetuned.linearized and not REGIMES[config.regime].evaluate_linearized:
+        names = ", ".join(name for name, regime in REGIMES.items() if regime.evaluate_linearized)
+        raise ValueError(
+            f"{place} holds parameters of a linearised encoder, which say nothing to the encoder itself. Choose a "
+            f"regime that is evaluated in the expansion ({names}), such as --config.regime=linear."
+        )
+    return tajax.task_vector(pretrained, finetuned.params)
