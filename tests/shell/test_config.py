@@ -18,7 +18,7 @@ from tajax.merging import METHODS
 from tajax.trees import RULES
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
-ARITHMETIC = [path for path in CONFIGS if path.stem not in ("pretrain", "negation")]
+ARITHMETIC = [path for path in CONFIGS if path.stem not in ("pretrain", "negation", "merge")]
 
 
 def load(*arguments):
@@ -31,7 +31,7 @@ def load(*arguments):
 
 def test_every_file_is_covered():
     regimes = {"attn", "standard", "linear", "posthoc", "linear_attn"}
-    assert {path.stem for path in CONFIGS} == regimes | {"negation", "pretrain"}
+    assert {path.stem for path in CONFIGS} == regimes | {"negation", "merge", "pretrain"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -49,6 +49,13 @@ def test_each_variant_of_each_file_validates(path, variant):
     config = load(f"--config={path}:{variant}")
     tc.validate(config)
     assert config.variant == variant
+
+
+@pytest.mark.parametrize("variant", tc.VARIANTS)
+def test_merging_has_a_place_for_every_task(variant):
+    config = load(f"--config={CONFIGS[0].parent / 'merge.py'}:{variant}")
+    tc.validate(config)
+    assert config.variant == variant and len(config.checkpoints) in (1, len(config.tasks))
 
 
 def test_files_name_the_five_regimes_and_every_rule_exists():
