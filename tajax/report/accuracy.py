@@ -71,32 +71,33 @@ def comparison(records: Iterable[Record]) -> Table:
     """Regimes side by side, from the records of many runs: mean over seeds ± sample standard deviation.
 
     Args:
-        records: of any number of `results.jsonl` files. Runs with the same model, regime and tasks make one
+        records: of any number of `results.jsonl` files. Runs with the same model, regime, method and tasks make one
             row, so they should differ in the seed alone.
 
     Raises:
         ValueError: no run among them got as far as task addition, or a row would hold one seed twice.
     """
-    seeds: dict[tuple, list[object]] = {}
-    rows: dict[tuple, list[tuple[float, ...]]] = {}
+    seeds: dict[tuple[str, tuple[str, ...]], list[object]] = {}
+    rows: dict[tuple[str, tuple[str, ...]], list[tuple[float, ...]]] = {}
     for group in by_config(records).values():
         addition = find(group, stage="task_addition", split="test")
         if not addition:
             continue
         tasks = tuple(sorted(str(r["task"]) for r in addition))
-        key = (str(group[0].get("model")), str(group[0].get("regime")), tasks)
+        method = _method(addition)
+        key = (f"{group[0].get('regime')}{method and f', {method},'} on {group[0].get('model')}", tasks)
         if group[0].get("seed") in seeds.setdefault(key, []):
-            raise ValueError(f"two runs of {key[1]} on {key[0]} have seed {group[0].get('seed')}: not comparable.")
+            raise ValueError(f"two runs of {key[0]} have seed {group[0].get('seed')}: not comparable.")
         seeds[key].append(group[0].get("seed"))
         run = [_mean(group, stage, "test", metric) for _, stage, metric in MEASURES]
         rows.setdefault(key, []).append((*run, float(addition[0]["scaling_coef"])))
     if not rows:
         raise ValueError("nothing to compare: no run here has reached task addition.")
     body = []
-    for (model, regime, tasks), runs in rows.items():
+    for (name, tasks), runs in rows.items():
         *accuracies, coefs = zip(*runs, strict=True)
         numbers = [spread([100 * a for a in column], 1) for column in accuracies]
-        body.append((f"{regime} on {model}", str(len(tasks)), str(len(runs)), *numbers, spread(list(coefs), 2)))
+        body.append((name, str(len(tasks)), str(len(runs)), *numbers, spread(list(coefs), 2)))
     titles = ("regime", "tasks", "seeds", *(title for title, _, _ in MEASURES), "coef.")
     return Table("Test accuracy, mean over tasks", titles, tuple(body), ("± is the deviation over seeds.",))
 
@@ -107,7 +108,8 @@ def _notes(records: Sequence[Record]) -> Iterable[str]:
     if addition:
         exact = find(records, stage="exact_scaling_coef")
         among = f": the best there is, as is all of {exact[0]['lower']:g}–{exact[0]['upper']:g}" if exact else ""
-        yield f"Scaling coefficient {addition[0]['scaling_coef']:g}, tuned on validation, one for all tasks{among}."
+        by = f" of {method}" if (method := _method(addition)) else ""
+        yield f"Scaling coefficient {addition[0]['scaling_coef']:g}{by}, tuned on validation, one for all tasks{among}."
     for run in find(records, stage="run")[:1]:
         if "trained_parameters" in run:
             trained, total = run["trained_parameters"], run["total_parameters"]
@@ -118,6 +120,11 @@ def _notes(records: Sequence[Record]) -> Iterable[str]:
             devices = f"{run['device_count']} × {run['device_kind']}"
             yield f"tajax {versions.get('tajax')}{revision}, JAX {versions.get('jax')}, {devices}."
     yield f"Config {records[0]['config_hash']}, {seconds(records):.0f} s."
+
+
+def _method(addition: Sequence[Record]) -> str:
+    """How the vectors were merged; empty for their sum."""
+    return str(addition[0].get("method", "task_arithmetic")).replace("task_arithmetic", "")
 
 
 def _mean(records: Sequence[Record], stage: str, split: str, metric: str) -> float:

@@ -121,6 +121,11 @@ def test_comparison_is_mean_and_deviation_over_seeds():
     out = io.StringIO()
     report.show([table], file=out)
     assert max(map(len, out.getvalue().splitlines())) <= 100
+    merged_otherwise = records(config_hash="c")
+    for record in merged_otherwise:
+        record |= {"method": "ties"} if record["stage"] == "task_addition" else {}
+    both = report.comparison([*records(config_hash="a"), *merged_otherwise])
+    assert [row[0].partition(" on")[0] for row in both.rows] == ["attention", "attention, ties,"]
     with pytest.raises(ValueError, match="have seed 0"):
         report.comparison([*records(config_hash="a"), *records(config_hash="b")])
     with pytest.raises(ValueError, match="nothing to compare"):
