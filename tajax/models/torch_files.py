@@ -1,0 +1,227 @@
+"""PyTorch's checkpoint files without PyTorch: which tensors they hold, read without running anything in them.
+
+Three layouts are told apart by their first bytes: the zip archive that `torch.save` writes since PyTorch 1.6, the
+TorchScript archive (the same, with other names inside; OpenAI published CLIP so), and the sequence of pickles before
+1.6. In each, a pickle describes the tensors and raw bytes follow. `tajax.models.pickled` reads the pickle; every size
+that it declares is compared with the file before anything is allocated.
+
+Source: PyTorch, torch/serialization.py (`_save`, `_legacy_save`); caffe2/serialize/inline_container.h for the archive.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tajax.models.pickled import Named, Plain, Storage, StoredTensor, unpickle
+
+__all__ = ["TorchFile", "open_torch_file"]
+
+_LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_LARGEST_PICKLE = 1 << 26  # bytes; the pickle of a ViT-L/14 with its optimiser has 2 MB
+_DEEPEST, _LONGEST_NAME, _MOST_VALUES = 64, 1_000, 1_000_000  # of nested containers, their names, what they hold
+
+
+class TorchFile(NamedTuple):
+    """What a PyTorch file holds: its tensors under the names of a state dict, and what else says what they are."""
+
+    path: Path
+    tensors: Mapping[str, StoredTensor]
+    """By name: keys of nested dictionaries and modules, joined by dots."""
+    classes: Mapping[str, str]
+    """Names of the classes of whole pickled modules, by the modules' names."""
+    texts: Mapping[str, str]
+    """Texts among the tensors, such as the `model_name` of the tangent paper's checkpoints."""
+    places: Mapping[str, tuple[int, int]] | None
+    """Where each storage lies, offset and length in bytes; None in an archive."""
+
+    def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Some of the tensors, as read-only arrays; those that share a storage share it here too.
+
+        Raises:
+            ValueError: the file is damaged; the storage is named.
+        """
+        chosen = {name: self.tensors[name] for name in names}
+        storages = {tensor.storage.key: tensor.storage for tensor in chosen.values()}
+        try:
+            data = dict(_read_archive(self.path, storages) if self.places is None else self._read_legacy(storages))
+            return {name: tensor.view(data[tensor.storage.key]) for name, tensor in chosen.items()}
+        except (ValueError, OverflowError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{self.path} is damaged: {error}. Fetch the file again.") from error
+
+    def _read_legacy(self, storages: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        with self.path.open("rb") as file:
+            for key in storages:
+                offset, length = self.places[key]
+                file.seek(offset)
+                yield key, file.read(length)
+
+
+def open_torch_file(path: str | Path) -> TorchFile:
+    """Which tensors a `.pt`, `.pth`, `.bin` or `.ckpt` file holds. Their values are read later, and only if asked for.
+
+    Args:
+        path: A file that `torch.save` or `torch.jit.save` wrote, of a state dict, a training checkpoint or a module.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another format, a damaged file, or a pickle that asks for something that is not read here.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        start = file.read(64)
+    try:
+        if start.startswith(b"PK\x03\x04"):
+            root, places = _open_archive(path), None
+        elif start.startswith(b"version https://git-lfs"):
+            raise ValueError("a Git LFS pointer, not the weights: run `git lfs pull`")
+        elif not start.startswith(b"\x80"):
+            raise ValueError(f"not a PyTorch file: it starts with {start[:8]!r}")
+        else:
+            root, places = _open_legacy(path)
+        tensors, classes, texts = _walk(root)
+    except (ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) cannot be read: {error}") from error
+    return TorchFile(path, tensors, classes, texts, places)
+
+
+def _open_archive(path: Path) -> Plain:
+    """The object in a zip archive, whose storages were compared with its records."""
+    with zipfile.ZipFile(path) as archive:
+        records = _records(archive, path.stat().st_size)
+        description = records["data.pkl"]
+        if description.file_size > _LARGEST_PICKLE:
+            raise ValueError(f"its data.pkl has {description.file_size:,} bytes, more than any model's")
+        if "byteorder" in records and archive.read(records["byteorder"]).strip() != b"little":
+            raise ValueError("it was written on a big-endian machine. Save it again on a little-endian one")
+        root = unpickle(io.BytesIO(archive.read(description)))
+    for storage in _storages(root):
+        _record_of(records, storage)
+    return root
+
+
+def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    """The records of an archive by name, without the directory that holds them all; nothing is ever extracted."""
+    names = [info.filename for info in archive.infolist()]
+    roots = [name.removesuffix("/data.pkl") for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise ValueError(f"an archive with {len(roots)} data.pkl, where a PyTorch file has one")
+    if len(set(names)) < len(names):
+        raise ValueError("a name stands twice in the archive")
+    if sum(info.file_size for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED) > size:
+        raise ValueError("its records are longer in sum than the file")
+    return {name.removeprefix(f"{roots[0]}/"): archive.getinfo(name) for name in names}
+
+
+def _record_of(records: Mapping[str, zipfile.ZipInfo], storage: Storage) -> zipfile.ZipInfo | None:
+    """The record of a storage, of the length that the storage declares; None if it is empty and was not written."""
+    length = storage.size * storage.dtype.itemsize
+    record = records.get(f"data/{storage.key}")
+    if record is None:
+        if not length:
+            return None
+        raise ValueError(f"storage {storage.key[:80]!r} is not in the archive: truncated, or made by something else")
+    if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
+        raise ValueError(f"{record.filename} is compressed or encrypted, which PyTorch never does")
+    if record.file_size != length:
+        raise ValueError(f"storage {storage.key!r} declares {length:,} bytes, its record has {record.file_size:,}")
+    return record
+
+
+def _read_archive(path: Path, storages: Mapping[str, Storage]) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        records = _records(archive, path.stat().st_size)
+        for key, storage in storages.items():
+            record = _record_of(records, storage)
+            yield key, b"" if record is None else archive.read(record)
+
+
+def _open_legacy(path: Path) -> tuple[Plain, dict[str, tuple[int, int]]]:
+    """The object in a file of PyTorch before 1.6, and where its storages lie."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if unpickle(data) != _LEGACY_MAGIC:
+            raise ValueError("a pickle, but not a file of torch.save. Save the state_dict() with torch.save")
+        protocol, system = unpickle(data), unpickle(data)
+        if protocol != _LEGACY_PROTOCOL or not isinstance(system, dict):
+            raise ValueError(f"it has format {protocol!r} of torch.save; {_LEGACY_PROTOCOL} is read")
+        if system.get("little_endian") is not True:
+            raise ValueError("it was written on a big-endian machine. Save it again on a little-endian one")
+        root = unpickle(data)
+        keys = unpickle(data)
+        declared = {storage.key: storage for storage in _storages(root)}
+        if not isinstance(keys, list) or any(not isinstance(key, str) or key not in declared for key in keys):
+            raise ValueError("its list of storages names some that no tensor has")
+        places: dict[str, tuple[int, int]] = {}
+        position = data.tell()
+        for key in keys:
+            (size,) = struct.unpack("<q", data[position : position + 8].ljust(8, b"\xff"))
+            length = declared[key].size * declared[key].dtype.itemsize
+            left = len(data) - position - 8
+            if length > left:
+                raise ValueError(
+                    f"storage {key[:80]!r} declares {length:,} bytes, {max(left, 0):,} are left: truncated"
+                )
+            if size != declared[key].size:
+                raise ValueError(f"storage {key[:80]!r} declares {declared[key].size:,} elements, its data {size:,}")
+            places[key] = (position + 8, length)
+            position += 8 + length
+        absent = next((key for key in declared if key not in places), None)
+        if absent is not None:
+            raise ValueError(f"storage {absent[:80]!r} is not in the file: truncated or damaged")
+    return root, places
+
+
+def _storages(root: Plain) -> list[Storage]:
+    """The storages of all tensors, each once; one that is declared in two ways is refused."""
+    found: dict[str, Storage] = {}
+    for tensor in _walk(root)[0].values():
+        if found.setdefault(tensor.storage.key, tensor.storage) != tensor.storage:
+            raise ValueError(f"storage {tensor.storage.key[:80]!r} is declared twice, with other sizes or types")
+    return list(found.values())
+
+
+def _walk(root: Plain) -> tuple[dict[str, StoredTensor], dict[str, str], dict[str, str]]:
+    """Tensors, classes of modules, and texts, by the names they have in a state dict."""
+    tensors: dict[str, StoredTensor] = {}
+    classes: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    waiting = [("", root, 0)]
+    for _ in range(_MOST_VALUES):
+        if not waiting:
+            return tensors, classes, texts
+        name, value, depth = waiting.pop()
+        found = tensors if isinstance(value, StoredTensor) else texts if isinstance(value, str) else None
+        if found is not None:
+            if name in tensors or name in texts:
+                raise ValueError(f"{name[:120]!r} stands twice")
+            found[name] = value
+            continue
+        if isinstance(value, Named) and value.is_object:
+            classes[name] = value.name
+        parts = _parts(value)
+        if parts and (depth == _DEEPEST or len(name) > _LONGEST_NAME):
+            raise ValueError(f"its values are nested more than {_DEEPEST} deep, or under names too long")
+        prefix = f"{name}." if name else ""
+        waiting += [(f"{prefix}{key}", part, depth + 1) for key, part in reversed(parts)]
+    raise ValueError(f"it nests more than {_MOST_VALUES:,} values")
+
+
+def _parts(value: Plain) -> list[tuple[object, Plain]]:
+    """What a container or a module holds: of a module its parameters, buffers and modules, of other objects nothing."""
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, list):
+        return list(enumerate(value))
+    if not isinstance(value, Named) or not isinstance(value.state, dict):
+        return []
+    if value.name.startswith("__torch__."):  # TorchScript keeps no groups
+        return list(value.state.items())
+    groups = [value.state.get(group) for group in ("_parameters", "_buffers", "_modules")]
+    return [item for group in groups if isinstance(group, dict) for item in group.items()]
