@@ -1,11 +1,17 @@
-"""Where a named model lies on this machine: the bundled assets, a local path, or the Hugging Face cache."""
+"""Where a named model or file lies on this machine: the bundled assets, a local path, or the Hugging Face cache.
+
+A hub name is `owner/name`, with `@revision` a branch, tag or commit of it, and with a file between the two a single
+file: `owner/name/digits.safetensors@v1`. `HF_HUB_OFFLINE`, `HF_HOME` and `HF_ENDPOINT` mean what they mean elsewhere.
+"""
 
 from __future__ import annotations
 
 import importlib.resources
+import re
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["BUNDLED", "locate"]
+__all__ = ["BUNDLED", "HubName", "commit_of", "hub_name", "locate", "reason"]
 
 BUNDLED = {"tiny": "tiny-clip"}
 """Names of the models inside the package, and their directories under `tajax/assets`."""
@@ -16,20 +22,57 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.s
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors",)
 
 
-def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
-    """The directory or `.safetensors` file behind a bundled name, a path or a hub id.
+class HubName(NamedTuple):
+    """What a hub name says.
 
-    A path that exists wins over a hub id of the same spelling. Of a hub repository only the configuration,
-    tokenizer and safetensors files are fetched; `HF_HUB_OFFLINE` and the cache are respected.
+    Attributes:
+        repo_id: `owner/name`.
+        file: A path inside the repository; None for all of it.
+        revision: A branch, tag or commit; None for the repository's main branch.
+    """
+
+    repo_id: str
+    file: str | None = None
+    revision: str | None = None
+
+
+def hub_name(name: str) -> HubName | None:
+    """A hub name taken apart; None if a text has not the form of one. Whether it exists is not asked.
+
+    Example:
+        >>> hub_name("openai/clip-vit-base-patch32@3d74acf")
+        HubName(repo_id='openai/clip-vit-base-patch32', file=None, revision='3d74acf')
+        >>> hub_name("owner/vectors/b32/digits.safetensors")
+        HubName(repo_id='owner/vectors', file='b32/digits.safetensors', revision=None)
+        >>> hub_name("../clip") is None and hub_name("owner/vectors/../digits.safetensors") is None
+        True
+    """
+    path, at, revision = name.partition("@")
+    parts = path.split("/")
+    plain = all(part not in ("", ".", "..") for part in parts) and "\\" not in path and "\0" not in path
+    if len(parts) < 2 or not plain or path.startswith((".", "~")) or (at and not revision):
+        return None
+    if len(parts) > 2 and (not path.endswith(".safetensors") or re.search(r"[*?\[\]]", path)):  # no pattern, one file
+        return None
+    return HubName("/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None)
+
+
+def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+    """The directory or `.safetensors` file behind a bundled name, a path or a hub name.
+
+    A path that exists wins over a hub name of the same spelling. Of a hub repository only the configuration,
+    tokenizer and safetensors files are fetched, or of the latter the one that is named; `HF_HUB_OFFLINE` and the
+    cache are respected. Without network a revision that is in the cache is used as it is.
 
     Args:
-        name_or_path: `"tiny"`, a path, or a hub id such as `openai/clip-vit-base-patch32`.
-        revision: Branch, tag or commit of a hub repository; only for hub ids.
+        name_or_path: `"tiny"`, a path, or a hub name such as `openai/clip-vit-base-patch32`, with a revision
+            `openai/clip-vit-base-patch32@3d74acf`, of one file `owner/vectors/digits.safetensors`.
+        revision: Branch, tag or commit of a hub repository, in place of `@revision`.
 
     Raises:
-        FileNotFoundError: no such path, or a hub id that cannot be reached; says what to download, and where
+        FileNotFoundError: no such path, or a hub name that cannot be reached; says what to download, and where
             to.
-        ValueError: the name is neither bundled, nor a path, nor shaped like a hub id.
+        ValueError: the name is neither bundled, nor a path, nor shaped like a hub name; or two revisions.
     """
     name = str(name_or_path)
     if name in BUNDLED and not isinstance(name_or_path, Path):
@@ -42,37 +85,93 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
         if revision is not None:
             raise ValueError(f"revision={revision!r} is for hub ids; {name!r} is a local path.")
         return path
-    parts = name.split("/")
-    if isinstance(name_or_path, Path) or len(parts) != 2 or not all(parts) or name.startswith((".", "~")):
+    hub = None if isinstance(name_or_path, Path) else hub_name(name)
+    if hub is None or (hub.file and path.parent.is_dir()):
         choices = ", ".join(repr(bundled) for bundled in BUNDLED)
         error = FileNotFoundError if "/" in name or isinstance(name_or_path, Path) else ValueError
         raise error(
             f"No model {name!r}: it is not a bundled name ({choices}), no such path exists, and a hub id has the "
-            "form 'owner/name', such as 'openai/clip-vit-base-patch32'."
+            "form 'owner/name' or 'owner/name@revision', such as 'openai/clip-vit-base-patch32'; of one file "
+            "'owner/name/file.safetensors'."
         )
-    return _download(name, revision)
+    if revision is not None and hub.revision not in (None, revision):
+        raise ValueError(
+            f"{name!r} names the revision {hub.revision!r}, and revision={revision!r} is another: give one."
+        )
+    return _download(hub._replace(revision=hub.revision or revision))
 
 
-def _download(repo_id: str, revision: str | None) -> Path:
-    """Fetch what is needed of a hub repository: Hugging Face's weights, or open_clip's where it has none."""
+def commit_of(path: Path) -> str | None:
+    """The commit that a directory or file of the Hugging Face cache belongs to; None of any other path.
+
+    Example:
+        >>> commit_of(Path("hub/models--owner--clip/snapshots/3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268/config.json"))
+        '3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268'
+        >>> commit_of(Path("runs/attn_tiny/merged")) is None
+        True
+    """
+    parts = path.absolute().parts
+    for repository, snapshots, commit in zip(parts, parts[1:], parts[2:], strict=False):
+        if repository.startswith("models--") and snapshots == "snapshots":
+            return commit
+    return None
+
+
+def reason(error: Exception) -> str:
+    """What went wrong between here and the hub, in one line that says what to do about it."""
+    from huggingface_hub import constants, errors
+
+    said = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    offline = constants.HF_HUB_OFFLINE or isinstance(error, errors.OfflineModeIsEnabled)
+    for applies, advice in (
+        (offline, "HF_HUB_OFFLINE is set: unset it where there is a network"),
+        (isinstance(error, errors.GatedRepoError), "the repository is gated: accept its terms on its page"),
+        (isinstance(error, errors.RevisionNotFoundError), "the repository has no such revision"),
+        (
+            status in (401, 403),
+            "no access: log in with `hf auth login` or set HF_TOKEN, with the right that is needed",
+        ),
+        (status == 404, "no such repository, or a private one that needs `hf auth login`"),
+        (status is not None, f"the hub answered {status}"),
+        (True, f"{constants.ENDPOINT} cannot be reached"),
+    ):
+        if applies:
+            return f"{advice} ({said})"
+    raise AssertionError("the last reason applies always")
+
+
+def _download(hub: HubName) -> Path:
+    """Fetch what is needed of a hub repository: a file, or Hugging Face's weights, or open_clip's if it has none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     def fetch(patterns: tuple[str, ...]) -> Path:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
+        return Path(snapshot_download(hub.repo_id, revision=hub.revision, allow_patterns=list(beside + patterns)))
 
+    above = hub.file.rpartition("/")[:2] if hub.file else ()
+    beside = tuple("".join((*above, name)) for name in _COMMON)
+    at = f" --revision {hub.revision}" if hub.revision else ""
     try:
-        directory = fetch(_COMMON + _WEIGHTS)
-        if not any(next(directory.glob(pattern), None) for pattern in _WEIGHTS):
-            directory = fetch(_COMMON + _OPEN_CLIP_WEIGHTS)
+        directory = fetch((hub.file,) if hub.file else _WEIGHTS)
+        if hub.file is None and not any(next(directory.glob(pattern), None) for pattern in _WEIGHTS):
+            directory = fetch(_OPEN_CLIP_WEIGHTS)
     except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is no path that exists, and cannot be a hub id: {error}") from error
+        raise ValueError(f"{hub.repo_id!r} is no path that exists, and cannot be a hub id: {error}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
-        at, target = f" --revision {revision}" if revision else "", repo_id.rsplit("/", 1)[-1]
+        what = repr(hub.file) if hub.file else "'*.json' '*.txt' '*.safetensors'"
+        target = hub.repo_id.rsplit("/", 1)[-1]
         raise FileNotFoundError(
-            f"Cannot fetch {repo_id!r} from the Hugging Face hub, and it is not in the local cache ({reason}). Where "
-            f"there is a network, run\n    hf download {repo_id}{at} --include '*.json' '*.txt' '*.safetensors' "
+            f"Cannot fetch {hub.repo_id!r} from the Hugging Face hub, and it is not in the local cache: "
+            f"{reason(error)}. Where there is a network, run\n    hf download {hub.repo_id}{at} --include {what} "
             f"--local-dir {target}\nthen copy {target}/ here and pass its path in place of the id."
         ) from error
-    return directory
+    if hub.file is None:
+        return directory
+    if not (directory / hub.file).is_file():
+        held = ", ".join(sorted(str(f.relative_to(directory)) for f in directory.rglob("*.safetensors"))) or "none"
+        raise FileNotFoundError(
+            f"{hub.repo_id!r} at commit {commit_of(directory)} has no {hub.file!r}, or it is not in the local cache. "
+            f"Safetensors of it here: {held}."
+        )
+    return directory / hub.file

@@ -18,7 +18,7 @@ from tajax.models import files
 from tajax.models.clip import ImageEncoder, TextEncoder
 from tajax.models.convert import params_from_tensors, tensors_from_params
 from tajax.models.geometry import LEGACY_EOS_TOKEN_ID, ClipConfig
-from tajax.models.hub import locate
+from tajax.models.hub import commit_of, locate
 from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD, preprocessor_config, read_preprocessing
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer
 from tajax.trees import flatten_paths
@@ -37,6 +37,7 @@ class LoadedClip:
         params: `{'image': …, 'text': …, 'logit_scale': []}`, float32 (float64 where computed in float64).
         preprocessing: Size, mean and deviation of its input images.
         directory: Where its files, the tokenizer's too, lie.
+        revision: The commit on the hub that the files are of; None for a local or the bundled model.
         dtype: Dtype of the computation.
         unroll: Layers unrolled per step of the scan, True for all.
         remat: Whether layers are recomputed in the backward pass.
@@ -47,6 +48,7 @@ class LoadedClip:
     params: Params
     preprocessing: Preprocessing
     directory: Path
+    revision: str | None = None
     dtype: DTypeLike = jnp.float32
     unroll: int | bool = 1
     remat: bool = False
@@ -111,11 +113,12 @@ def load(
 
     Args:
         name_or_path: `"tiny"` for the bundled model (`"./tiny"` is a path); a hub id such as
-            `openai/clip-vit-base-patch32`; a directory in Hugging Face's or open_clip's format; a `.safetensors`
-            file with its configuration beside it.
+            `openai/clip-vit-base-patch32`, with a revision `openai/clip-vit-base-patch32@3d74acf`; a directory in
+            Hugging Face's or open_clip's format; a `.safetensors` file with its configuration beside it.
         dtype: Dtype of the computation. The parameters stay float32, whatever the file holds, so that task
             vectors keep their digits; only float64 makes them float64 too.
-        revision: Branch, tag or commit of a hub repository.
+        revision: Branch, tag or commit of a hub repository, in place of `@revision`. What it stands for now is
+            `LoadedClip.revision`.
         unroll: Layers unrolled per step of the scan, True for all. None: all on a CPU, where steps then run faster
             and compile as quickly; 1 elsewhere, where two dozen layers take minutes to compile.
         remat: Recompute layers in the backward pass, to save memory.
@@ -156,6 +159,7 @@ def load(
         params=params,
         preprocessing=read_preprocessing(directory, image_size=config.vision.image_size),
         directory=directory,
+        revision=commit_of(directory),
         dtype=dtype,
         unroll=unroll,
         remat=remat,
