@@ -3,9 +3,10 @@
 from tajax.models.clip import CLIP, ImageEncoder, TextEncoder
 from tajax.models.geometry import ClipConfig, TextConfig, VisionConfig
 from tajax.models.heads import pad_head, zero_shot_head
-from tajax.models.load import LoadedClip, load, save_pretrained
+from tajax.models.load import LoadedClip, load
 from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD
 from tajax.models.probe import LinearProbe, linear_probe
+from tajax.models.save import save_pretrained
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer, train_bpe
 
 __all__ = [

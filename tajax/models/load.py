@@ -1,4 +1,4 @@
-"""Loading and saving CLIPs: the bundled one, Hugging Face directories and hub ids, open_clip safetensors."""
+"""Loading CLIPs: the bundled one, Hugging Face directories and hub ids, open_clip safetensors."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from tajax import atomic
 from tajax.models import files
 from tajax.models.clip import ImageEncoder, TextEncoder
-from tajax.models.convert import params_from_tensors, tensors_from_params
+from tajax.models.convert import params_from_tensors
 from tajax.models.geometry import LEGACY_EOS_TOKEN_ID, ClipConfig
 from tajax.models.hub import commit_of, locate
-from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD, preprocessor_config, read_preprocessing
+from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD, read_preprocessing
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer
 from tajax.trees import flatten_paths
 from tajax.types import Params, Preprocessing
 
-__all__ = ["OPENAI_MEAN", "OPENAI_STD", "LoadedClip", "load", "save_pretrained"]
+__all__ = ["OPENAI_MEAN", "OPENAI_STD", "LoadedClip", "check_tokenizer", "load"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +72,7 @@ class LoadedClip:
         """
         length = self.config.text.max_position_embeddings
         tokenizer = load_tokenizer(self.directory, context_length=length)
-        _check_tokenizer(self.config, tokenizer)
+        check_tokenizer(self.config, tokenizer)
         return tokenizer
 
     @functools.cached_property
@@ -166,69 +165,6 @@ def load(
     )
 
 
-def save_pretrained(
-    directory: str | Path,
-    clip_config: ClipConfig,
-    params: Params,
-    tokenizer: ClipTokenizer,
-    preprocessing: Preprocessing,
-    *,
-    dtype: DTypeLike = jnp.float32,
-    overwrite: bool = False,
-) -> None:
-    """Write a directory that `transformers.CLIPModel.from_pretrained` and `load` open.
-
-    The files are written to a sibling directory that is renamed when it is whole, so an interrupted save
-    leaves nothing half-written under `directory`.
-
-    Args:
-        directory: Where to; its parents are made.
-        clip_config: The geometry.
-        params: `{'image': …, 'text': …, 'logit_scale': []}`.
-        tokenizer: Saved with it.
-        preprocessing: Saved with it.
-        dtype: float32 or float16, of the weights on disk.
-        overwrite: Replace a model that is there. A directory that holds something else is never replaced.
-
-    Raises:
-        FileExistsError: `directory` is taken.
-        ValueError: another dtype; a leaf that does not fit, is not finite, or overflows float16; a tokenizer
-            or preprocessing that belongs to another geometry.
-    """
-    directory, dtype = Path(directory).expanduser().resolve(), np.dtype(dtype)
-    if dtype not in (np.dtype(np.float32), np.dtype(np.float16)):
-        raise ValueError(f"dtype must be float32 or float16, got {dtype}.")
-    _check_tokenizer(clip_config, tokenizer)
-    if preprocessing.size != clip_config.vision.image_size:
-        raise ValueError(
-            f"preprocessing.size is {preprocessing.size}, the tower takes {clip_config.vision.image_size}."
-        )
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        if not overwrite:
-            raise FileExistsError(
-                f"{directory} exists. Choose another directory, or pass overwrite=True to replace it."
-            )
-        if not (directory / "config.json").is_file():
-            raise FileExistsError(f"{directory} holds something other than a model (no config.json): not replaced.")
-    tensors = {}
-    for name, value in tensors_from_params(params, clip_config).items():
-        with np.errstate(over="ignore"):
-            tensors[name] = value.astype(dtype)
-        if not np.isfinite(tensors[name]).all():
-            why = (
-                "is not finite"
-                if not np.isfinite(value).all()
-                else f"overflows {dtype} (max |x| {np.abs(value).max():.3g})"
-            )
-            raise ValueError(f"{name} {why}: not saved to {directory}.")
-
-    with atomic.directory(directory) as partial:
-        files.write_tensors(partial / "model.safetensors", tensors)
-        files.write_json(partial / "config.json", clip_config.to_hf() | {"dtype": dtype.name})
-        files.write_json(partial / "preprocessor_config.json", preprocessor_config(preprocessing))
-        tokenizer.save(partial)
-
-
 def _check_finite(leaves: Params) -> None:
     for leaf_path, leaf in flatten_paths(leaves).items():
         damaged = int(np.size(leaf) - np.isfinite(leaf).sum())
@@ -236,7 +172,8 @@ def _check_finite(leaves: Params) -> None:
             raise ValueError(f"{damaged} of the {np.size(leaf):,} entries of {leaf_path!r} are not finite.")
 
 
-def _check_tokenizer(config: ClipConfig, tokenizer: ClipTokenizer) -> None:
+def check_tokenizer(config: ClipConfig, tokenizer: ClipTokenizer) -> None:
+    """Raises `ValueError` if a tokenizer gives ids or rows that a text tower does not take, or ends texts otherwise."""
     text = config.text
     if tokenizer.vocab_size > text.vocab_size or tokenizer.context_length > text.max_position_embeddings:
         raise ValueError(

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from tajax.models.convert import few
-from tajax.models.geometry import ClipConfig, TextConfig, VisionConfig
+from tajax.models.geometry import LEGACY_EOS_TOKEN_ID, ClipConfig, TextConfig, VisionConfig
+from tajax.types import Preprocessing
 
-__all__ = ["from_open_clip", "infer_config"]
+__all__ = ["from_open_clip", "infer_config", "to_open_clip"]
 
 # What open_clip takes for a field that its configuration leaves out.
 _VISION = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
@@ -69,6 +70,62 @@ def from_open_clip(config: Mapping) -> ClipConfig:
             **shared,
         ),
     )
+
+
+def to_open_clip(config: ClipConfig, preprocessing: Preprocessing) -> dict:
+    """The dictionary to write as `open_clip_config.json`: what `from_open_clip` reads, and open_clip itself.
+
+    Raises:
+        ValueError: open_clip has no way to say it: an activation by tanh, another epsilon of the layer norms, a hidden
+            width that its ratio does not give back, texts that do not end with the highest id.
+
+    Example:
+        >>> written = to_open_clip(ClipConfig(), Preprocessing(224, (0.5,) * 3, (0.5,) * 3))
+        >>> written["model_cfg"]["quick_gelu"], written["model_cfg"]["vision_cfg"]["head_width"]
+        (True, 64)
+    """
+    vision, text = config.vision, config.text
+    sections = {}
+    for name, tower in (("vision_config", vision), ("text_config", text)):
+        ratio = tower.intermediate_size / tower.hidden_size
+        for field, value, holds in (
+            ("hidden_act", tower.hidden_act, tower.hidden_act in ("gelu", "quick_gelu")),
+            ("hidden_act", tower.hidden_act, tower.hidden_act == vision.hidden_act),
+            ("layer_norm_eps", tower.layer_norm_eps, tower.layer_norm_eps == 1e-5),
+            ("intermediate_size", tower.intermediate_size, int(tower.hidden_size * ratio) == tower.intermediate_size),
+        ):
+            if not holds:
+                raise ValueError(f"{name}.{field} {value!r} cannot be said in open_clip's format: save Hugging Face's.")
+        sections[name] = {"layers": tower.num_hidden_layers, "width": tower.hidden_size, "mlp_ratio": ratio}
+    if text.eos_token_id not in (text.vocab_size - 1, LEGACY_EOS_TOKEN_ID) or vision.num_channels != 3:
+        raise ValueError(
+            f"text_config.eos_token_id {text.eos_token_id} is not the highest of {text.vocab_size} ids, at which "
+            f"open_clip pools, or vision_config.num_channels ({vision.num_channels}) is not 3."
+        )
+    return {
+        "model_cfg": {
+            "embed_dim": config.projection_dim,
+            "quick_gelu": vision.hidden_act == "quick_gelu",
+            "vision_cfg": sections["vision_config"]
+            | {
+                "head_width": vision.hidden_size // vision.num_attention_heads,
+                "image_size": vision.image_size,
+                "patch_size": vision.patch_size,
+            },
+            "text_cfg": sections["text_config"]
+            | {
+                "context_length": text.max_position_embeddings,
+                "vocab_size": text.vocab_size,
+                "heads": text.num_attention_heads,
+            },
+        },
+        "preprocess_cfg": {
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
+        },
+    }
 
 
 def infer_config(tensors: Mapping[str, np.ndarray], *, hidden_act: str = "quick_gelu") -> ClipConfig:

@@ -1,5 +1,6 @@
 """Loading and saving: equal after a round trip, and an error that helps for whatever can be wrong on disk."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tajax.models import load, save_pretrained
+from tajax.models import ClipConfig, TextConfig, VisionConfig, load, open_clip, save_pretrained
 from tajax.models.convert import tensors_from_params
 from tajax.trees import flatten_paths
+from tajax.types import Preprocessing
 
 
 @pytest.fixture
@@ -125,6 +127,59 @@ def test_open_clip_safetensors_with_either_configuration(copy, params, config, t
     assert_equal_trees(clip.params, params)
     with pytest.raises(FileNotFoundError, match="holds no tokenizer"):
         _ = clip.tokenizer
+
+
+@pytest.mark.parametrize("hidden_act", ["quick_gelu", "gelu"])
+def test_what_was_saved_for_open_clip_is_loaded_bit_for_bit(
+    tmp_path, config, params, tokenizer, preprocessing, hidden_act
+):
+    both = {"vision": config.vision, "text": config.text}
+    config = ClipConfig(**{k: dataclasses.replace(tower, hidden_act=hidden_act) for k, tower in both.items()})
+    save_pretrained(tmp_path / "clip", config, params, tokenizer, preprocessing, format="open_clip")
+    files = {file.name for file in (tmp_path / "clip").iterdir()}
+    assert {"open_clip_model.safetensors", "open_clip_config.json", "tokenizer.json", "merges.txt"} <= files
+    assert not files & {"model.safetensors", "config.json", "preprocessor_config.json"}
+    written = json.loads((tmp_path / "clip" / "open_clip_config.json").read_text())
+    assert written["model_cfg"]["quick_gelu"] is (hidden_act == "quick_gelu")
+    clip = load(tmp_path / "clip")
+    assert clip.config == config
+    assert clip.preprocessing == preprocessing
+    assert_equal_trees(clip.params, params)
+    np.testing.assert_array_equal(clip.tokenizer.tokenize("a red square"), tokenizer.tokenize("a red square"))
+    save_pretrained(tmp_path / "clip", config, params, tokenizer, preprocessing, format="open_clip", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("tower", "changes", "message"),
+    [
+        ("vision", {"hidden_act": "gelu_new"}, "vision_config.hidden_act 'gelu_new' cannot be said in open_clip"),
+        ("text", {"hidden_act": "gelu"}, "text_config.hidden_act 'gelu'"),
+        ("text", {"layer_norm_eps": 1e-6}, "text_config.layer_norm_eps 1e-06"),
+        ("text", {"eos_token_id": 7}, "text_config.eos_token_id 7 is not the highest"),
+    ],
+)
+def test_what_open_clip_cannot_say_is_not_saved_for_it(
+    tmp_path, config, params, tokenizer, preprocessing, tower, changes, message
+):
+    both = {"vision": config.vision, "text": config.text}
+    other = ClipConfig(**both | {tower: dataclasses.replace(both[tower], **changes)})
+    with pytest.raises(ValueError, match=message):
+        save_pretrained(tmp_path / "clip", other, params, tokenizer, preprocessing, format="open_clip")
+    with pytest.raises(ValueError, match="format 'onnx' is unknown; choose one of huggingface, open_clip"):
+        save_pretrained(tmp_path / "clip", config, params, tokenizer, preprocessing, format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_published_geometry_can_be_said_in_open_clips_words():
+    preprocessing = Preprocessing(224, (0.5,) * 3, (0.5,) * 3)
+    shapes = {"B/32": {}, "L/14": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}}
+    shapes["L/14"] |= {"num_attention_heads": 16, "patch_size": 14, "projection_dim": 768}
+    shapes["g/14"] = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 40, "patch_size": 14}
+    shapes["g/14"] |= {"num_attention_heads": 16, "projection_dim": 1024}
+    for name, sizes in shapes.items():
+        text = TextConfig(projection_dim=sizes.get("projection_dim", 512))
+        config = ClipConfig(vision=VisionConfig(**sizes), text=text)
+        assert open_clip.from_open_clip(open_clip.to_open_clip(config, preprocessing)) == config, name
 
 
 def test_a_truncated_file_is_named(copy):
