@@ -4,11 +4,13 @@ from tajax.data.overlap import Overlap, find_overlap
 from tajax.data.pipeline import Batches, check_images, load
 from tajax.data.preprocess import normalize
 from tajax.data.sources import BadImageError
-from tajax.data.tasks import BUNDLED, PROTOCOL, TASKS, Task, TaskSpec, open_task, open_tasks
+from tajax.data.table import BUNDLED, PROTOCOL, SUITE, TASKS, TaskSpec
+from tajax.data.tasks import Task, open_task, open_tasks
 
 __all__ = [
     "BUNDLED",
     "PROTOCOL",
+    "SUITE",
     "TASKS",
     "BadImageError",
     "Batches",

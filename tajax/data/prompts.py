@@ -1,12 +1,16 @@
 """Words of the tasks: prompt templates and class names of the protocol, and what stands in for them elsewhere.
 
-The templates and names are those CLIP was published with for each data set, and every paper on task arithmetic uses
-them; they are given to the letter, misspellings included, because the zero-shot head depends on them.
+The templates and names are those CLIP was published with for each data set (its `data/prompts.md` and its ImageNet
+notebook), and every paper on task arithmetic uses them; they are given to the letter, misspellings included, because
+the zero-shot head depends on them. CLIP never was tested on EMNIST, Fashion-MNIST and KMNIST: their templates are those
+of the suite of twenty tasks (Wang et al. 2024, "Localizing task information for improved model merging and
+compression").
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 GENERIC = ("a photo of a {}.", "a photo of the {}.", "a photo of {}.", "an image of a {}.", "a picture of a {}.")
 
@@ -17,6 +21,16 @@ def _with_both_articles(*patterns: str) -> tuple[str, ...]:
 
 
 _VIEWS = tuple(f"{kind} {medium}" for kind in ("satellite", "aerial") for medium in ("imagery", "photo", "view"))
+_CIFAR = _with_both_articles(
+    "a photo of * {}.",
+    *(
+        f"a {look} photo of * {{}}."
+        for look in ("blurry", "black and white", "low contrast", "high contrast", "bad", "good")
+    ),
+    *(f"a photo of * {size} {{}}." for size in ("small", "big")),
+)
+_PHOTO = _with_both_articles("a photo of * {}.")
+_NUMBER = ('a photo of the number: "{}".',)
 _IMAGENET_PHOTOS = (
     "bad",
     "low resolution",
@@ -42,13 +56,28 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "dtd": _with_both_articles(*(f"a photo of * {{}} {kind}." for kind in ("texture", "pattern", "thing", "object"))),
     "eurosat": ("a centered satellite photo of {}.", *_with_both_articles("a centered satellite photo of * {}.")),
     "gtsrb": tuple(f'a {way} photo of a "{{}}" traffic sign.' for way in ("zoomed in", "centered", "close up")),
-    "mnist": ('a photo of the number: "{}".',),
+    "mnist": _NUMBER,
     "resisc45": (
         *(f"{view} of {{}}." for view in _VIEWS),
         *_with_both_articles(*(f"{view} of * {{}}." for view in _VIEWS)),
     ),
-    "sun397": _with_both_articles("a photo of * {}."),
-    "svhn": ('a photo of the number: "{}".',),
+    "sun397": _PHOTO,
+    "svhn": _NUMBER,
+    "stl10": _PHOTO,
+    "oxford_iiit_pet": ("a photo of a {}, a type of pet.",),
+    "flowers102": ("a photo of a {}, a type of flower.",),
+    "cifar100": _CIFAR,
+    "pcam": ("this is a photo of {}",),
+    "fer2013": (
+        *("a photo of a {} looking face.", "a photo of a face showing the emotion: {}."),
+        *("a photo of a face looking {}.", "a face that looks {}.", "they look {}.", "look at how {} they are."),
+    ),
+    "cifar10": _CIFAR,
+    "food101": ("a photo of {}, a type of food.",),
+    "fashion_mnist": _PHOTO,
+    "rendered_sst2": ("a {} review of a movie.",),
+    "emnist": ('a photo of the digit character: "{}".',),
+    "kmnist": ("a photo of the character {}.",),
     "imagenet": (
         *_with_both_articles(
             *("a photo of * {}.", "graffiti of * {}.", "art of * {}.", "itap of * {}.", "* {} in a video game."),
@@ -61,63 +90,6 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-_SPEED_LIMITS = (20, 30, 50, 60, 70, 80, None, 100, 120)  # km/h; class 6 ends a limit
-_GTSRB = (
-    *(
-        f"red and white circle {limit} kph speed limit" if limit else "end / de-restriction of 80 kph speed limit"
-        for limit in _SPEED_LIMITS
-    ),
-    "red and white circle red car and black car no passing",
-    "red and white circle red truck and black car no passing",
-    "red and white triangle road intersection warning",
-    "white and yellow diamond priority road",
-    "red and white upside down triangle yield right-of-way",
-    "stop",
-    "empty red and white circle",
-    "red and white circle no truck entry",
-    "red circle with white horizonal stripe no entry",
-    "red and white triangle with exclamation mark warning",
-    *(f"red and white triangle with black {curve} curve approaching warning" for curve in ("left", "right", "double")),
-    "red and white triangle rough / bumpy road warning",
-    "red and white triangle car skidding / slipping warning",
-    "red and white triangle with merging / narrow lanes warning",
-    "red and white triangle with person digging / construction / road work warning",
-    "red and white triangle with traffic light approaching warning",
-    "red and white triangle with person walking warning",
-    "red and white triangle with child and person walking warning",
-    "red and white triangle with bicyle warning",
-    "red and white triangle with snowflake / ice warning",
-    "red and white triangle with deer warning",
-    "white circle with gray strike bar no speed limit",
-    "blue circle with white right turn arrow mandatory",
-    "blue circle with white left turn arrow mandatory",
-    "blue circle with white forward arrow mandatory",
-    "blue circle with white forward or right turn arrow mandatory",
-    "blue circle with white forward or left turn arrow mandatory",
-    "blue circle with white keep right arrow mandatory",
-    "blue circle with white keep left arrow mandatory",
-    "blue circle with white arrows indicating a traffic circle",
-    "white circle with gray strike bar indicating no passing for cars has ended",
-    "white circle with gray strike bar indicating no passing for trucks has ended",
-)
-
-CLASS_NAMES: dict[str, dict[str, str]] = {
-    "eurosat": {
-        "AnnualCrop": "annual crop land",
-        "Forest": "forest",
-        "HerbaceousVegetation": "brushland or shrubland",
-        "Highway": "highway or road",
-        "Industrial": "industrial buildings or commercial buildings",
-        "Pasture": "pasture land",
-        "PermanentCrop": "permanent crop land",
-        "Residential": "residential buildings or homes or apartments",
-        "River": "river",
-        "SeaLake": "lake or sea",
-    },
-    "gtsrb": {f"{number:05d}": name for number, name in enumerate(_GTSRB)},  # directories of the official archive
-}
-"""Stored name → name for prompts, of the data sets whose stored names say less. All others: `readable`."""
-
 
 def readable(stored: str) -> str:
     """A stored class name as words: underscores become spaces, and SUN397's paths lose their leading letter.
@@ -129,3 +101,21 @@ def readable(stored: str) -> str:
     if re.match(r"/[a-z]/", stored):
         stored = stored[3:].replace("/", " ")
     return " ".join(stored.replace("_", " ").split())
+
+
+_CLASS_NAMES = Path(__file__).parents[1] / "assets" / "class_names"
+
+
+def class_names(task: str) -> dict[str, str]:
+    """Stored name → name for prompts of a task's classes, in the order of the labels.
+
+    Args:
+        task: one that has a file in `tajax/assets/class_names`, where a README tells the sources.
+
+    Example:
+        >>> list(class_names("flowers102").items())[:1], class_names("flowers102")["globe-flower"]
+        ([('pink primrose', 'pink primrose')], 'globe flower')
+    """
+    lines = (_CLASS_NAMES / f"{task}.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.partition("\t") for line in lines)
+    return {stored: name or readable(stored) for stored, _, name in pairs}

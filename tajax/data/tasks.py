@@ -1,4 +1,4 @@
-"""Tasks by name: the table, what else may be given in its place, and the validation split that is cut from train."""
+"""Tasks by name or place: opening what the table says or what is given instead, and cutting validation from train."""
 
 from __future__ import annotations
 
@@ -11,72 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tajax.data import catalog, draws, local, prompts
-from tajax.data.builders import ALL
+from tajax.data import catalog, draws, local, manifests, prompts
 from tajax.data.local import Contents
 from tajax.data.sources import Source, rows_of
+from tajax.data.table import BUNDLED, TASKS, TaskSpec
 
-CUT_SEED = 0  # of validation and test splits that are cut here; fixed, and apart from the seed of any run
+CUT_SEED = 0  # of validation splits that are cut here; fixed, and apart from the seed of any run
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 5000  # of train, as in the protocol
 SPLITS = ("train", "val", "test")
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskSpec:
-    """A row of the table.
-
-    Attributes:
-        tfds: name in the TFDS catalogue.
-        epochs: of the protocol; None: not given (bundled tasks).
-        templates: prompts, each with one {}.
-        class_names: name of a class in prompts by its stored name; the others as `prompts.readable` gives them.
-        splits: role → TFDS split; None: as the names suggest.
-        test_count: images of a test split cut from train, for data sets that have one split alone.
-        unusable: why TFDS's version cannot serve; None if it can.
-        hint: what to know when it is not prepared yet.
-    """
-
-    tfds: str
-    epochs: int | None
-    templates: tuple[str, ...]
-    class_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    splits: Mapping[str, str] | None = None
-    test_count: int | None = None
-    unusable: str | None = None
-    hint: str = ""
-
-
-def _protocol(name: str, dataset: str, epochs: int | None, **more) -> TaskSpec:
-    return TaskSpec(dataset, epochs, prompts.TEMPLATES[name], prompts.CLASS_NAMES.get(name, {}), **more)
-
-
-_TRAIN_TEST = {"train": "train", "test": "test"}
-
-PROTOCOL: dict[str, TaskSpec] = {
-    "cars": _protocol("cars", "cars196", 35, splits=_TRAIN_TEST, hint="The download link of cars196 is dead."),
-    "dtd": _protocol("dtd", "dtd", 76, splits={"train": "train+validation", "test": "test"}),
-    "eurosat": _protocol("eurosat", "eurosat/rgb", 12, splits={"train": "train"}, test_count=2700),
-    "gtsrb": _protocol(
-        "gtsrb",
-        "visual_domain_decathlon/gtsrb",
-        11,
-        unusable="TFDS has GTSRB only in visual_domain_decathlon, at 72 pixels and with test labels of −1",
-    ),
-    "mnist": _protocol("mnist", "mnist", 5, splits=_TRAIN_TEST),
-    "resisc45": _protocol("resisc45", "resisc45", 15, splits={"train": "train"}, test_count=6300),
-    "sun397": _protocol("sun397", "sun397/standard-part1-120k", 14, splits=_TRAIN_TEST),
-    "svhn": _protocol("svhn", "svhn_cropped", 4, splits=_TRAIN_TEST),
-    "imagenet": _protocol("imagenet", "imagenet2012", None, splits={"train": "train", "test": "validation"}),
-}
-"""The eight tasks of the protocol, and ImageNet, the control of negation."""
-
-BUNDLED: dict[str, TaskSpec] = {
-    name: TaskSpec(f"tajax_{name}", None, spec.templates, {stored: stored for stored in spec.class_names})
-    for name, spec in ALL.items()
-}
-"""The synthetic tasks that need no download: eight tasks, and "objects", the control of negation."""
-
-TASKS: dict[str, TaskSpec] = BUNDLED | PROTOCOL
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +32,8 @@ class Task:
         epochs: of the protocol, or None.
         splits: "train", "val", "test", each with `len(split)` and `split[i] -> (image, label)`; disjoint.
         validation: where "val" comes from: `seed` and `count` of the cut, or `seed` None if the task brings its own.
-        test_cut: the same for "test" where it is cut from train; otherwise None.
+        manifest: for a data set that is divided by file names: the rule, counts per class, and digest of the division
+            (`manifests.Manifest.record`); otherwise None.
         origin: the data set or path.
     """
 
@@ -100,7 +43,7 @@ class Task:
     epochs: int | None
     splits: Mapping[str, Source] = dataclasses.field(repr=False)
     validation: Mapping[str, int | None]
-    test_cut: Mapping[str, int | None] | None
+    manifest: Mapping[str, object] | None
     origin: str
 
     def split(self, name: str) -> Source:
@@ -125,7 +68,8 @@ def open_task(entry: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
             (`local.open_npz`). Names win over folders of the same name; "./name" is always a folder.
         data_dir: where TFDS keeps prepared data sets; bundled tasks are generated there on first use. A task of the
             table is read from the folder `data_dir/NAME` if that has `train` and `test`, with the table's prompts and
-            epochs.
+            epochs. There may stand a `class_names.txt` of yours, one name a line in the order of the labels, and for
+            EuroSAT and RESISC45 a `manifest.json` or `manifest.txt` (`manifests.read`).
             Default: $TFDS_DATA_DIR, or ~/tensorflow_datasets.
 
     Raises:
@@ -138,12 +82,13 @@ def open_task(entry: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
     if entry in TASKS:
         return _from_table(entry, data_dir)
     if place.suffix == ".npz":
-        return _task(place.stem, local.open_npz(place), origin=entry)
+        return _from_place(place.stem, local.open_npz(place), entry)
     if catalog.exists(entry, data_dir) and not place.is_absolute():
-        return _task(re.sub(r"\W+", "_", entry), catalog.open_tfds(entry, data_dir), origin=entry)
+        return _from_place(re.sub(r"\W+", "_", entry), catalog.open_tfds(entry, data_dir), entry)
     if place.exists() or entry.startswith((".", "~", os.sep)):
-        return _task(place.resolve().name, local.open_folder(place), origin=entry)
-    near = difflib.get_close_matches(entry, TASKS, n=2) + [name for name in catalog.near(entry) if name not in TASKS]
+        return _from_place(place.resolve().name, local.open_folder(place), entry)
+    near = difflib.get_close_matches(entry.lower(), TASKS, n=2)
+    near += [name for name in catalog.near(entry) if name not in TASKS]
     meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(
         f"unknown task {entry!r}. {meant}Choose a name of the table ({', '.join(TASKS)}), the name of a TFDS data set, "
@@ -188,63 +133,134 @@ def _has_folder(name: str, data_dir: Path) -> bool:
     return (data_dir / name / "train").is_dir() and (data_dir / name / "test").is_dir()
 
 
+def _from_place(name: str, contents: Contents, entry: str) -> Task:
+    return _task(name, contents, local.check_names(contents.class_names, entry), origin=entry)
+
+
 def _from_table(name: str, data_dir: Path) -> Task:
     spec, folder = TASKS[name], data_dir / name
     if _has_folder(name, data_dir):
-        return _task(name, local.open_folder(folder), spec, origin=str(folder))
+        contents, own = local.open_folder(folder), (folder / "class_names.txt").is_file()
+        names = local.check_names(contents.class_names, str(folder)) if own else _folder_names(spec, contents, folder)
+        return _task(name, contents, names, spec, origin=str(folder))
     if name in BUNDLED:
-        return _task(name, catalog.open_bundled(spec.tfds, data_dir), spec, origin=spec.tfds)
-    if spec.unusable:
-        raise ValueError(
-            f"task {name!r}: {spec.unusable}. Put the official images into {folder}/train/CLASS/*.png and "
-            f"{folder}/test/CLASS/*.png with CLASS from {min(spec.class_names)} to {max(spec.class_names)}, or give "
-            "the path of such a folder, or of an .npz file."
-        )
+        contents = catalog.open_bundled(spec.tfds, data_dir)
+        return _task(name, contents, contents.class_names, spec, origin=spec.tfds)
+    dataset = spec.archive if spec.archive and not _prepared(spec.tfds, data_dir) else spec.tfds
     hint = f"{spec.hint} Images in {folder}/train/class name/ and {folder}/test/class name/ are used as they are."
-    contents = catalog.open_tfds(spec.tfds, data_dir, splits=spec.splits, hint=hint.strip())
-    if name == "imagenet":
-        names_file = folder / "class_names.txt"
-        names = local.read_class_names(names_file, contents.class_names)
-        if names is None:
-            raise ValueError(
-                "task 'imagenet': TFDS names its classes by WordNet numbers, which are no prompts. Put the 1000 class "
-                f"names of CLIP's zero-shot evaluation, one a line, ordered by those numbers, into {names_file}"
-            )
-        contents = contents._replace(class_names=names)
-    return _task(name, contents, spec, origin=spec.tfds)
+    contents = catalog.open_tfds(dataset, data_dir, splits=spec.splits, hint=hint.strip())
+    names_file = folder / "class_names.txt"
+    own_names = local.read_class_names(names_file, contents.class_names)
+    if own_names:
+        names = local.check_names(own_names, str(names_file))
+    else:
+        names = _catalogue_names(spec, contents.class_names, dataset, names_file)
+    record = None
+    if spec.manifest:
+        splits, record = manifests.divide(contents.splits["train"], contents.class_names, spec.manifest, folder)
+        contents = contents._replace(splits=splits)
+    return _task(name, contents, names, spec, origin=dataset, manifest=record)
 
 
-def _task(name: str, contents: Contents, spec: TaskSpec | None = None, *, origin: str) -> Task:
-    splits, test_cut, validation = dict(contents.splits), None, None
-    if spec and spec.test_count and "test" not in splits:
-        splits["train"], splits["test"], test_cut = _cut(splits["train"], spec.test_count, draws.TEST)
+def _prepared(dataset: str, data_dir: Path) -> bool:
+    return any((data_dir / dataset.split("/")[0]).glob("**/dataset_info.json"))
+
+
+def _plain(name: str) -> str:
+    """A name without what people and file systems change in it: case, underscores, slashes, hyphens, quotes."""
+    return " ".join(re.findall(r"[^\W_]+", prompts.readable(name).casefold()))
+
+
+def _catalogue_names(spec: TaskSpec, stored: Sequence[str], where: str, names_file: Path) -> tuple[str, ...]:
+    """The table's names for prompts of the classes that a TFDS data set stores.
+
+    Raises:
+        ValueError: their number differs from the table's, or a stored name is not among the table's.
+    """
+    known = list(spec.class_names)
+    if len(stored) != len(known):
+        raise ValueError(
+            f"{where} has {len(stored)} classes ({stored[0]!r} to {stored[-1]!r}), and the table has {len(known)} "
+            f"({known[0]!r} to {known[-1]!r}): it is another data set or release. If it is meant, put the names of its "
+            f"classes, one a line in the order of the labels, into {names_file}"
+        )
+    if list(stored) == [str(label) for label in range(len(stored))]:  # TFDS's placeholders for names it was not told
+        return tuple(spec.class_names.values())
+    by_plain = {_plain(key): name for key, name in spec.class_names.items()}
+    unknown = [name for name in stored if _plain(name) not in by_plain]
+    if unknown:
+        raise ValueError(_unknown_names(unknown, spec, where, names_file))
+    return tuple(by_plain[_plain(name)] for name in stored)
+
+
+def _folder_names(spec: TaskSpec, contents: Contents, folder: Path) -> tuple[str, ...]:
+    """The table's names for prompts of the class directories of a folder, named as stored or as in prompts.
+
+    Raises:
+        ValueError: a directory's name is not among the table's, or two mean the same class.
+    """
+    names = list(spec.class_names.items())
+    keys = {_plain(name): (key, name) for key, name in names} | {_plain(key): (key, name) for key, name in names}
+    unknown = [directory for directory in contents.class_names if _plain(directory) not in keys]
+    if unknown:
+        raise ValueError(_unknown_names(unknown, spec, str(folder), folder / "class_names.txt"))
+    found: dict[str, str] = {}
+    for directory in contents.class_names:
+        key, _ = keys[_plain(directory)]
+        if key in found:
+            raise ValueError(f"directories {found[key]!r} and {directory!r} of {folder} mean the same class, {key!r}")
+        found[key] = directory
+    return tuple(keys[_plain(directory)][1] for directory in contents.class_names)
+
+
+def _unknown_names(unknown: Sequence[str], spec: TaskSpec, where: str, names_file: Path) -> str:
+    choices = {_plain(word): key for key, name in spec.class_names.items() for word in (name, key)}
+    near = [choices[match] for match in difflib.get_close_matches(_plain(unknown[0]), choices, n=2)]
+    meant = f"Did you mean {' or '.join(map(repr, dict.fromkeys(near)))}? " if near else ""
+    more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+    return (
+        f"{len(unknown)} classes of {where} are not among the {len(spec.class_names)} of the table: "
+        f"{', '.join(map(repr, unknown[:3]))}{more}. {meant}If they are meant, put all class names, one a line in the "
+        f"order of the labels, into {names_file}"
+    )
+
+
+def _task(
+    name: str,
+    contents: Contents,
+    class_names: Sequence[str],
+    spec: TaskSpec | None = None,
+    *,
+    origin: str,
+    manifest: Mapping[str, object] | None = None,
+) -> Task:
+    splits = dict(contents.splits)
     if "val" in splits:
         validation = {"seed": None, "count": len(splits["val"])}
     else:
         count = min(VALIDATION_LIMIT, max(1, int(VALIDATION_SHARE * len(splits["train"]))))
         if count >= len(splits["train"]):
             raise ValueError(f"the train split of {origin} has 1 image: too few to cut a validation split from it")
-        splits["train"], splits["val"], validation = _cut(splits["train"], count, draws.VALIDATION)
-    renamed = [spec.class_names.get(stored) if spec else None for stored in contents.class_names]
-    class_names = local.check_names(contents.class_names, origin)
+        splits["train"], splits["val"] = _cut(splits["train"], count)
+        validation = {"seed": CUT_SEED, "count": count}
     templates = contents.templates or (spec.templates if spec else prompts.GENERIC)
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong:
         raise ValueError(f"template {wrong[0]!r} of {origin} must have exactly one {{}} for the class name")
     return Task(
         name=re.sub(r"[^\w.-]+", "_", name),
-        class_names=tuple(new or old for new, old in zip(renamed, class_names, strict=True)),
+        class_names=tuple(class_names),
         templates=tuple(templates),
         epochs=spec.epochs if spec else None,
         splits={split: splits[split] for split in SPLITS},
         validation=validation,
-        test_cut=test_cut,
+        manifest=manifest,
         origin=origin,
     )
 
 
-def _cut(source: Source, count: int, purpose: int) -> tuple[Source, Source, dict[str, int | None]]:
-    """What is left of a source, `count` examples drawn from it by `CUT_SEED`, and the record of the draw."""
-    order = draws.permutation(len(source), seed=CUT_SEED, purpose=purpose)
+def _cut(source: Source, count: int) -> tuple[Source, Source]:
+    """What is left of a training split, and `count` examples drawn from it by `CUT_SEED` for validation."""
+    order = draws.permutation(len(source), seed=CUT_SEED, purpose=draws.VALIDATION)
     drawn, left = np.sort(order[:count]), np.sort(order[count:])
-    return rows_of(source, left), rows_of(source, drawn), {"seed": CUT_SEED, "count": count}
+    return rows_of(source, left), rows_of(source, drawn)

@@ -24,7 +24,7 @@ def broken_npz(path, arrays, **changes):
         ("sun397/standard-part99", ["'sun397' has no config 'standard-part99'", "standard-part9-120k"]),
         ("mnist/small", ["'mnist' has no config 'small'; it has none"]),
         ("imdb_reviews", ["not image classification", "text (Text), label (ClassLabel)"]),
-        ("gtsrb", ["72 pixels", "test labels", "gtsrb/train/CLASS", "from 00000 to 00042"]),
+        ("OxfordIIITPet", ["unknown task 'OxfordIIITPet'", "Did you mean 'oxford_iiit_pet'"]),
     ],
 )
 def test_names_that_are_no_task(entry, words, tmp_path):

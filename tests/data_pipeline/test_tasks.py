@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tajax.data import BUNDLED, PROTOCOL, TASKS, find_overlap, open_task, open_tasks
+from tajax.data import BUNDLED, find_overlap, open_task, open_tasks
 from tajax.data.prompts import GENERIC
 from tests.data_pipeline.conftest import encoded, picture
-
-# papers.md §1: epochs and number of classes of the protocol.
-EPOCHS = {"cars": 35, "dtd": 76, "eurosat": 12, "gtsrb": 11, "mnist": 5, "resisc45": 15, "sun397": 14, "svhn": 4}
 
 
 def pixels(source) -> list[bytes]:
@@ -76,21 +73,6 @@ def test_grey_images_get_three_channels(tmp_path, arrays):
     np.testing.assert_array_equal(image, arrays["test_images"][3][..., :1].repeat(3, axis=-1))
 
 
-def test_the_table_has_the_protocol():
-    assert {name: PROTOCOL[name].epochs for name in EPOCHS} == EPOCHS
-    assert set(PROTOCOL) == set(EPOCHS) | {"imagenet"}
-    assert len(BUNDLED) == 8 + 1 and not set(BUNDLED) & set(PROTOCOL)
-    assert all(template.count("{}") == 1 for spec in TASKS.values() for template in spec.templates)
-    counts = {name: len(PROTOCOL[name].templates) for name in PROTOCOL}
-    assert counts == {
-        **{"cars": 8, "dtd": 8, "eurosat": 3, "gtsrb": 3, "mnist": 1, "resisc45": 18, "sun397": 2, "svhn": 1},
-        "imagenet": 80,
-    }
-    assert len(set(PROTOCOL["imagenet"].templates)) == 80
-    assert len(set(PROTOCOL["gtsrb"].class_names.values())) == 43
-    assert PROTOCOL["gtsrb"].class_names["00014"] == "stop"
-
-
 def test_a_table_task_can_stand_in_the_data_directory(tmp_path):
     for number, split in enumerate(("train", "test")):
         for index, name in enumerate(("AnnualCrop", "SeaLake")):
@@ -123,18 +105,6 @@ def test_tfds_data_sets_open_by_name(catalogue):
 def test_tfds_without_a_test_split_tests_on_validation(catalogue):
     task = open_task("pipeline_sample/checked:1.0.0", data_dir=catalogue)
     assert [len(task.splits[split]) for split in ("train", "val", "test")] == [11, 1, 5]
-
-
-def test_a_test_split_is_cut_where_the_protocol_has_one_and_tfds_has_not(catalogue, monkeypatch):
-    from dataclasses import replace
-
-    spec = replace(TASKS["eurosat"], tfds="pipeline_sample/whole", test_count=6)
-    monkeypatch.setitem(TASKS, "eurosat", spec)
-    task = open_task("eurosat", data_dir=catalogue)
-    assert [len(task.splits[split]) for split in ("train", "val", "test")] == [22, 2, 6]
-    assert task.test_cut == {"seed": 0, "count": 6}
-    rows = [task.splits[split].describe(i) for split in task.splits for i in range(len(task.splits[split]))]
-    assert len(set(rows)) == 30
 
 
 def test_tensorflow_is_never_imported(catalogue):

@@ -1,0 +1,184 @@
+"""The table of tasks: the protocol's facts, and that every row opens what its builder stores."""
+
+import io
+from dataclasses import replace
+
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from tajax.config import BUNDLED_TASKS, PROTOCOL_TASKS
+from tajax.data import BUNDLED, PROTOCOL, SUITE, TASKS, open_task
+from tajax.data.manifests import SplitRule
+from tajax.data.prompts import readable
+from tests.data_pipeline.conftest import encoded, picture
+
+# Epochs, images of train and validation, of test, classes, templates: of papers.md §1 and, for the rest of the suite,
+# of the papers' code and of the data sets' publishers.
+FACTS = {
+    "cars": (35, 8_144, 8_041, 196, 8),
+    "dtd": (76, 3_760, 1_880, 47, 8),
+    "eurosat": (12, 24_300, 2_700, 10, 3),
+    "gtsrb": (11, 26_640, 12_630, 43, 3),
+    "mnist": (5, 60_000, 10_000, 10, 1),
+    "resisc45": (15, 18_900, 6_300, 45, 18),
+    "sun397": (14, 19_850, 19_850, 397, 2),
+    "svhn": (4, 73_257, 26_032, 10, 1),
+    "imagenet": (None, 1_281_167, 50_000, 1000, 80),
+    "cifar10": (6, 50_000, 10_000, 10, 18),
+    "cifar100": (6, 50_000, 10_000, 100, 18),
+    "stl10": (60, 5_000, 8_000, 10, 2),
+    "food101": (4, 75_750, 25_250, 101, 1),
+    "flowers102": (147, 1_020, 6_149, 102, 1),
+    "fer2013": (10, 28_709, 7_178, 7, 6),
+    "pcam": (1, 262_144, 32_768, 2, 1),
+    "oxford_iiit_pet": (82, 3_680, 3_669, 37, 1),
+    "rendered_sst2": (39, 6_920, 1_821, 2, 1),
+    "emnist": (2, 240_000, 40_000, 10, 1),
+    "fashion_mnist": (5, 60_000, 10_000, 10, 2),
+    "kmnist": (5, 60_000, 10_000, 10, 1),
+}
+ROWS = PROTOCOL | SUITE
+OURS = {"gtsrb", "fer2013", "rendered_sst2"}  # rows whose builder is ours; archives/ and its tests are theirs
+
+
+def test_the_table_has_the_protocol_and_the_suite():
+    assert set(PROTOCOL) == {*PROTOCOL_TASKS, "imagenet"}  # the eight tasks and the control
+    assert tuple(SUITE)[:8] == PROTOCOL_TASKS and len(SUITE) == 20
+    assert set(BUNDLED) == {*BUNDLED_TASKS, "objects"}
+    assert TASKS == BUNDLED | ROWS and len(TASKS) == 9 + 21
+    found = {
+        name: (row.epochs, row.counts["train"], row.counts["test"], len(row.class_names), len(row.templates))
+        for name, row in ROWS.items()
+    }
+    assert found == FACTS
+
+
+def test_templates_are_sentences_with_one_place():
+    for name, row in TASKS.items():
+        assert all(template.count("{}") == 1 for template in row.templates), name
+        assert len(set(row.templates)) == len(row.templates), name
+
+
+def test_class_names_differ_and_are_plain_words():
+    for name, row in ROWS.items():
+        assert len(set(row.class_names.values())) == len(row.class_names), name
+        assert all(prompt == readable(prompt) and prompt.isascii() for prompt in row.class_names.values()), name
+
+
+def test_names_of_the_protocol_to_the_letter():
+    def prompt(task, stored):
+        return ROWS[task].class_names[stored]
+
+    assert prompt("gtsrb", "00014") == "stop"
+    assert prompt("gtsrb", "00017") == "red circle with white horizonal stripe no entry"  # misspelt where published
+    assert prompt("eurosat", "SeaLake") == "lake or sea"
+    assert prompt("sun397", "/a/apse/indoor") == "apse indoor"
+    assert prompt("flowers102", "ball moss") == "air plant"
+    assert prompt("oxford_iiit_pet", "american_pit_bull_terrier") == "american pit bull terrier"
+    assert prompt("pcam", "1") == "lymph node containing metastatic tumor tissue"
+    assert list(ROWS["fer2013"].class_names) == ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
+    assert list(ROWS["kmnist"].class_names.values()) == ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
+
+
+def test_imagenet_is_in_the_order_of_wordnet_numbers(tmp_path):
+    numbers = list(ROWS["imagenet"].class_names)
+    assert numbers == sorted(numbers) == tfds.builder("imagenet2012", data_dir=tmp_path).info.features["label"].names
+    names = list(ROWS["imagenet"].class_names.values())
+    assert [names[label] for label in (0, 134, 517, 999)] == [
+        "tench",
+        "crane bird",
+        "construction crane",
+        "toilet paper",
+    ]
+    # The published list names these alike; CLIP's tokenizer folds case.
+    assert [names[label] for label in (657, 744, 836, 837)] == ["missile", "Missile", "sunglasses", "Sunglasses"]
+    assert len({name.casefold() for name in names}) == 998
+
+
+@pytest.mark.parametrize("name", sorted(set(ROWS) - OURS))
+def test_rows_fit_the_builders_of_tfds(name, tmp_path):
+    row = ROWS[name]
+    features = tfds.builder(row.tfds, data_dir=tmp_path).info.features
+    stored = features["label"].names
+    placeholders = [str(label) for label in range(len(row.class_names))]
+    assert stored == placeholders or stored == list(row.class_names)
+    assert ("filename" in features) == (row.manifest is not None)
+
+
+IMAGES = {"train": 24, "test": 9, "validation": 7, "extra": 5, "unlabelled": 5}
+
+
+def tiny_rule(rule: SplitRule) -> SplitRule:
+    """The same with five files a class and one of each class where the rule takes hundreds."""
+    return replace(rule, files=dict.fromkeys(rule.files, 5), take=dict.fromkeys(rule.take, 1))
+
+
+def write_tiny(row, data_dir, monkeypatch):
+    """A tiny data set with the features and class names of the row's builder, in TFDS's own format.
+
+    Splits that the row does not use are written, too: they must not show up.
+    """
+    builder_class = tfds.builder_cls(row.tfds.split("/")[0])
+    files = [
+        (row.manifest.pattern.format(name=name, number=number), label)
+        for label, name in enumerate(row.class_names)
+        for number in range(1, 6)
+        if row.manifest
+    ]
+    sizes = {"train": len(files)} if files else IMAGES
+
+    def value(key, feature, split, index):
+        label = files[index][1] if files else index % len(row.class_names)
+        if isinstance(feature, tfds.features.Image):
+            image = drawn(split, index)
+            return io.BytesIO(encoded(image.convert("L") if feature.shape[-1] == 1 else image))
+        if isinstance(feature, tfds.features.BBoxFeature):
+            return tfds.features.BBox(0.0, 0.0, 1.0, 1.0)
+        if isinstance(feature, tfds.features.ClassLabel):
+            return label if key == "label" else 0
+        return files[index][0] if key == "filename" else f"{split}_{index}"
+
+    def split_generators(self, *_):
+        features = self.info.features
+        if features["label"].names[0] == "0":  # CIFAR and STL: the names come from the archive
+            features["label"].names = list(row.class_names)
+        return {split: examples(features, split, count) for split, count in sizes.items()}
+
+    def examples(features, split, count):
+        for index in range(count):
+            yield f"{split}_{index}", {key: value(key, feature, split, index) for key, feature in features.items()}
+
+    monkeypatch.setattr(builder_class, "_split_generators", split_generators)
+    tfds.builder(row.tfds, data_dir=data_dir).download_and_prepare(file_format="array_record")
+
+
+def drawn(split: str, index: int) -> Image.Image:
+    return picture(100 * list(IMAGES).index(split) + index, width=12, height=12)
+
+
+@pytest.mark.parametrize("name", sorted(set(ROWS) - OURS))
+def test_rows_open_what_their_builders_store(name, tmp_path, monkeypatch):
+    row = ROWS[name]
+    tfds.display_progress_bar(False)
+    write_tiny(row, tmp_path, monkeypatch)
+    if row.manifest:
+        monkeypatch.setitem(TASKS, name, replace(row, manifest=tiny_rule(row.manifest)))
+    task = open_task(name, data_dir=tmp_path)
+
+    assert task.class_names == tuple(row.class_names.values())
+    assert (task.name, task.templates, task.epochs, task.origin) == (name, row.templates, row.epochs, row.tfds)
+    counts = {split: len(source) for split, source in task.splits.items()}
+    if row.manifest:
+        classes = len(row.class_names)
+        assert counts["test"] == classes and task.manifest["counts"]["test"] == dict.fromkeys(row.class_names, 1)
+        assert sum(counts.values()) == classes * (5 - ("unused" in row.manifest.take))
+        assert sorted(task.splits["test"][index][1] for index in range(classes)) == list(range(classes))
+        return
+    parts = {"dtd": ("train", "validation")}.get(name, ("train",))
+    tested = "validation" if name in ("food101", "imagenet") else "test"
+    assert counts["test"] == IMAGES[tested] and counts["train"] + counts["val"] == sum(IMAGES[part] for part in parts)
+    grey = name in ("mnist", "emnist", "fashion_mnist", "kmnist")
+    test = {task.splits["test"][index][0].tobytes() for index in range(counts["test"])}
+    pictures = [drawn(tested, index) for index in range(IMAGES[tested])]
+    assert test == {(image.convert("L").convert("RGB") if grey else image).tobytes() for image in pictures}
