@@ -10,7 +10,7 @@ A PyTorch linear layer keeps `[out, in]`, a linen kernel `[in, out]`; a convolut
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -21,7 +21,17 @@ from tajax.models.geometry import ClipConfig
 from tajax.trees import check_same_tree, flatten_paths, unflatten_paths
 from tajax.types import Params
 
-__all__ = ["NAMINGS", "ROWS", "Row", "detect_naming", "params_from_tensors", "tensors_from_params"]
+__all__ = [
+    "NAMINGS",
+    "ROWS",
+    "Row",
+    "detect_naming",
+    "find_model",
+    "image_params_from_tensors",
+    "image_tensor_names",
+    "params_from_tensors",
+    "tensors_from_params",
+]
 
 NAMINGS = ("huggingface", "open_clip")
 
@@ -102,6 +112,13 @@ BUFFERS: Mapping[str, frozenset[str]] = {
 }
 """Entries that hold no parameter (ranges, a mask, sizes), which some versions wrote; they may be there."""
 
+_IMAGE = "image/"
+_OTHERS: Mapping[str, tuple[str, ...]] = {
+    "huggingface": ("text_model.", "text_projection.", "logit_scale"),
+    "open_clip": ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_"),
+}
+"""How the names begin that belong to a CLIP, and not to its image tower."""
+
 
 def detect_naming(names: Collection[str]) -> str:
     """'huggingface' or 'open_clip', told from the tensors' names.
@@ -136,11 +153,99 @@ def params_from_tensors(tensors: Mapping[str, np.ndarray], config: ClipConfig) -
             named, all are counted.
     """
     naming = detect_naming(tensors)
+    leaves, problems = _claim(ROWS, tensors, naming, config)
+    if problems:
+        raise ValueError(
+            f"The checkpoint ({len(tensors)} tensors under {naming} names) does not fit its configuration. "
+            f"{problems}. Check that the configuration belongs to these weights."
+        )
+    return unflatten_paths(leaves)
+
+
+def find_model(names: Collection[str]) -> dict[str, str]:
+    """Which tensors of a checkpoint are the model's: names without what stands before them, and names as they are.
+
+    A model may lie in a training checkpoint or a module, as in `state_dict.module.visual.proj`, and an image tower
+    may be alone, without the word that says that it is one. Its class embedding tells where it is.
+
+    Raises:
+        ValueError: several image towers, or none.
+
+    Example:
+        >>> find_model(["epoch_model.module.visual.class_embedding", "epoch_model.module.visual.proj", "head.weight"])
+        {'visual.class_embedding': 'epoch_model.module.visual.class_embedding',
+         'visual.proj': 'epoch_model.module.visual.proj'}
+        >>> find_model(["embeddings.class_embedding"])
+        {'vision_model.embeddings.class_embedding': 'embeddings.class_embedding'}
+    """
+    found = [name for name in names if name.split(".")[-1] == "class_embedding"]
+    if len(found) != 1:
+        what = f"{len(found)} image towers ({few(found)})" if found else f"no image tower among {few(names)}"
+        raise ValueError(f"The {len(names)} tensors hold {what}: looked for one 'class_embedding' of a CLIP's ViT.")
+    before = found[0].removesuffix("class_embedding")
+    tower = "vision_model." if before.endswith("embeddings.") else "visual."
+    before = before.removesuffix("embeddings.")
+    added = "" if before.endswith(tower) else tower
+    prefix = before.removesuffix(tower)
+    return {added + name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+
+
+def image_params_from_tensors(
+    tensors: Mapping[str, np.ndarray], config: ClipConfig, *, pretrained: Params | None = None
+) -> Params:
+    """The image tower that a checkpoint's tensors hold, whatever they hold of the text tower.
+
+    Args:
+        tensors: The model's tensors by name, Hugging Face's or open_clip's.
+        config: The geometry they must have.
+        pretrained: Parameters of the image tower, whose projection is taken where the tensors are those of Hugging
+            Face's `CLIPVisionModel`, which has none.
+
+    Returns:
+        NumPy leaves with the dtype of their tensors.
+
+    Raises:
+        ValueError: as `params_from_tensors`.
+    """
+    naming = detect_naming(tensors)
+    rows = [row for row in ROWS if row.path.startswith(_IMAGE)]
+    projection = next(row for row in rows if row.path == _IMAGE + "projection/kernel")
+    kept = naming == "huggingface" and projection.huggingface not in tensors and pretrained is not None
+    rows = [row for row in rows if not (kept and row is projection)]
+    leaves, problems = _claim(rows, tensors, naming, config, ignored=_OTHERS[naming])
+    if problems:
+        raise ValueError(f"The image tower ({naming} names) is not one of this geometry. {problems}.")
+    if kept:
+        leaves[projection.path] = flatten_paths(pretrained)["projection/kernel"]
+    return unflatten_paths({path.removeprefix(_IMAGE): leaf for path, leaf in leaves.items()})
+
+
+def image_tensor_names(config: ClipConfig, naming: str) -> set[str]:
+    """The names of an image tower's tensors.
+
+    Example:
+        >>> len(image_tensor_names(ClipConfig(), "huggingface")), len(image_tensor_names(ClipConfig(), "open_clip"))
+        (200, 152)
+    """
+    shapes = flatten_paths(abstract_params(config))
+    rows = [row for row in ROWS if row.path.startswith(_IMAGE)]
+    return {name for row in rows for name, _ in _sources(row, naming, shapes[row.path].shape)}
+
+
+def _claim(
+    rows: Sequence[Row],
+    tensors: Mapping[str, np.ndarray],
+    naming: str,
+    config: ClipConfig,
+    *,
+    ignored: tuple[str, ...] = (),
+) -> tuple[dict[str, np.ndarray], str]:
+    """The leaves of some rows by path, and what is wrong with the tensors: an empty text if nothing is."""
     shapes = {path: leaf.shape for path, leaf in flatten_paths(abstract_params(config)).items()}
     missing: dict[str, None] = {}
     unfit: dict[str, str] = {}
     leaves: dict[str, np.ndarray] = {}
-    for row in ROWS:
+    for row in rows:
         shape, axes = shapes[row.path], row.axes[naming]
         expected = _tensor_shape(row, naming, shape)
         parts = []
@@ -157,8 +262,8 @@ def params_from_tensors(tensors: Mapping[str, np.ndarray], config: ClipConfig) -
             parts.append(value if axes is None else value.transpose(axes))
         if not missing and not unfit:
             leaves[row.path] = np.stack(parts) if _is_stacked(row) else parts[0]
-    claimed = {name for row in ROWS for name, _ in _sources(row, naming, shapes[row.path])}
-    extra = [name for name in tensors if name not in claimed | BUFFERS[naming]]
+    claimed = {name for row in rows for name, _ in _sources(row, naming, shapes[row.path])}
+    extra = [name for name in tensors if name not in claimed | BUFFERS[naming] and not name.startswith(ignored)]
     problems = [
         f"{len(group)} {what}: {few(group, separator)}"
         for group, what, separator in (
@@ -168,12 +273,7 @@ def params_from_tensors(tensors: Mapping[str, np.ndarray], config: ClipConfig) -
         )
         if group
     ]
-    if problems:
-        raise ValueError(
-            f"The checkpoint ({len(tensors)} tensors under {naming} names) does not fit its configuration. "
-            f"{'. '.join(problems)}. Check that the configuration belongs to these weights."
-        )
-    return unflatten_paths(leaves)
+    return leaves, ". ".join(problems)
 
 
 def tensors_from_params(params: Params, config: ClipConfig, *, naming: str = "huggingface") -> dict[str, np.ndarray]:

@@ -1,58 +1,103 @@
-"""Tensors and configuration as they lie on disk. Only safetensors are read: a pickle could run code."""
+"""Tensors and configuration as they lie on disk: safetensors, and PyTorch's files without running anything in them."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
-from tajax.models.convert import detect_naming
+from tajax import tensor_files
+from tajax.models.convert import detect_naming, few, find_model
 from tajax.models.geometry import ClipConfig
 from tajax.models.open_clip import from_open_clip, infer_config
+from tajax.models.torch_files import open_torch_file
 
-__all__ = ["read_json", "read_model", "write_json", "write_tensors"]
+__all__ = [
+    "Checkpoint",
+    "describe",
+    "open_checkpoint",
+    "read_config",
+    "read_json",
+    "read_model",
+    "write_json",
+    "write_tensors",
+]
 
 _T = TypeVar("_T")
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SINGLE, _INDEX, _OPEN_CLIP = "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors"
-_CONVERT = (
-    "Only safetensors are read. Convert once, where PyTorch is installed:\n"
-    '    python -c "import transformers; '
-    "transformers.CLIPModel.from_pretrained('SOURCE').save_pretrained('TARGET')\"\n"
-    "(SOURCE may be a hub id), or name a revision that holds model.safetensors."
-)
+_HF = "config.json"
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")  # what a trainer leaves beside the weights
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint on disk: the names of its tensors, and how to read some of them."""
+
+    path: Path
+    """The file of weights, or the index of several."""
+    names: Collection[str]
+    """Of all tensors, as the file has them."""
+    read: Callable[[Iterable[str]], dict[str, np.ndarray]]
+    """Gives the tensors of some names, and raises ValueError where the file is damaged."""
+    classes: Mapping[str, str] = MappingProxyType({})
+    """Of a whole pickled module: the classes of its modules, by the modules' names."""
+    texts: Mapping[str, str] = MappingProxyType({})
+    """Texts that a PyTorch file holds among its tensors."""
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a directory or a file. A line in the log says which file was taken.
+
+    Args:
+        path: A `.safetensors` file, a PyTorch file (`.bin`, `.pt`, `.pth`, `.ckpt`), or a directory, in which are
+            looked for, in this order, `model.safetensors`, its sharded index, `open_clip_model.safetensors`, a single
+            other `.safetensors` file; `pytorch_model.bin`, its sharded index, `open_clip_pytorch_model.bin`, a single
+            other PyTorch file. Of a PyTorch file nothing is run, see `tajax.models.pickled`.
+
+    Raises:
+        FileNotFoundError: no weights.
+        ValueError: a damaged file, one that asks for code, or one of several that could be meant.
+    """
+    file = _find_weights(path) if path.is_dir() else path
+    kind = "safetensors" if file.suffix == ".safetensors" or file.name == _INDEX else "PyTorch"
+    logging.getLogger(__name__).info("Weights are read from %s (%s).", file, kind)
+    if file.suffix == ".json":
+        tensors = _read_shards(file)
+        return Checkpoint(file, tensors.keys(), lambda names: {name: tensors[name] for name in names})
+    return _open_file(file)
 
 
 def read_model(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig]:
-    """Every tensor of a checkpoint by name, and the geometry that its configuration or its shapes tell.
+    """Every tensor of a CLIP by name, and the geometry that its configuration or its shapes tell.
 
     Args:
-        path: A directory, in which `model.safetensors`, its sharded index, `open_clip_model.safetensors` or a
-            single other `.safetensors` file is looked for in this order; or such a file.
+        path: A directory or a file, as in `open_checkpoint`.
 
     Raises:
-        FileNotFoundError: no safetensors, or no configuration where one is needed.
+        FileNotFoundError: no weights, or no configuration where one is needed.
         ValueError: a damaged file, or a configuration that is not a CLIP's.
     """
-    tensors = _read_tensors(path)
+    checkpoint = open_checkpoint(path)
+    names = {name: name for name in checkpoint.names}
+    if checkpoint.path.suffix in _PICKLES:
+        names = describe(path, lambda: find_model(checkpoint.names))
+    held = checkpoint.read(names.values())
+    tensors = {name: held[stored] for name, stored in names.items()}
+    naming = describe(path, lambda: detect_naming(tensors))
     directory = path if path.is_dir() else path.parent
-    huggingface, open_clip = directory / "config.json", directory / "open_clip_config.json"
-    naming = _describe(path, lambda: detect_naming(tensors))
-    if naming == "open_clip" and open_clip.is_file():
-        config = _describe(open_clip, lambda: from_open_clip(read_json(open_clip)))
-    elif huggingface.is_file():
-        config = _describe(huggingface, lambda: ClipConfig.from_hf(read_json(huggingface)))
-    elif naming == "huggingface":
-        raise FileNotFoundError(f"{huggingface} is missing: weights with Hugging Face's names need it beside them.")
-    else:
-        config = _describe(path, lambda: infer_config(tensors))
+    config = read_config(directory, naming)
+    if config is None and naming == "huggingface":
+        raise FileNotFoundError(f"{directory / _HF} is missing: weights with Hugging Face's names need it beside them.")
+    if config is None:
+        config = describe(path, lambda: infer_config(tensors))
         logging.getLogger(__name__).warning(
             "No open_clip_config.json or config.json in %s: sizes are told from the shapes, and the activation is "
             "taken to be OpenAI's quick_gelu. Most of LAION's models use gelu: put their open_clip_config.json "
@@ -60,6 +105,28 @@ def read_model(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig]:
             directory,
         )
     return tensors, config
+
+
+def read_config(directory: Path, naming: str, *, projection_dim: int | None = None) -> ClipConfig | None:
+    """The geometry that the configuration in a directory describes; None if there is no configuration.
+
+    Args:
+        directory: Where `config.json` or, under open_clip's names, `open_clip_config.json` is looked for.
+        naming: Of the tensors, 'huggingface' or 'open_clip'.
+        projection_dim: Given, the configuration may be of an image tower alone, which does not tell it.
+
+    Raises:
+        ValueError, TypeError: it is damaged or describes something else; the file is named.
+    """
+    huggingface, open_clip = directory / _HF, directory / "open_clip_config.json"
+    if naming == "open_clip" and open_clip.is_file():
+        return describe(open_clip, lambda: from_open_clip(read_json(open_clip)))
+    if not huggingface.is_file():
+        return None
+    config = read_json(huggingface)
+    if projection_dim is not None and config.get("model_type") == "clip_vision_model":
+        config = {"vision_config": config, "projection_dim": projection_dim}
+    return describe(huggingface, lambda: ClipConfig.from_hf(config))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -87,35 +154,32 @@ def write_json(path: Path, value: Mapping) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_dir():
-        if path.suffix != ".safetensors":
-            raise ValueError(f"{path} is not a .safetensors file. {_CONVERT}")
-        return _read_file(path)
-    if (path / _SINGLE).is_file():
-        return _read_file(path / _SINGLE)
-    if (path / _INDEX).is_file():
-        return _read_shards(path / _INDEX)
-    found = [path / _OPEN_CLIP] if (path / _OPEN_CLIP).is_file() else sorted(path.glob("*.safetensors"))
-    if len(found) > 1:
-        raise ValueError(
-            f"{path} holds several safetensors files ({', '.join(f.name for f in found)}): pass one of them."
-        )
-    if not found:
-        pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
-        held = f"only {', '.join(pickles)}" if pickles else f"none of {_SINGLE}, {_INDEX}, {_OPEN_CLIP}"
-        raise FileNotFoundError(f"{path} holds no weights that can be read: {held}. {_CONVERT}")
-    return _read_file(found[0])
+def _find_weights(directory: Path) -> Path:
+    """The file of weights in a directory, or the index of several; safetensors before pickles."""
+    for names, kinds in (((_SINGLE, _INDEX, _OPEN_CLIP), (".safetensors",)), (_PICKLED, _PICKLES)):
+        for name in names:
+            if (directory / name).is_file():
+                return directory / name
+        held = sorted(f for f in directory.iterdir() if f.suffix in kinds and not f.name.startswith(_NO_WEIGHTS))
+        if len(held) > 1:
+            listed = few([file.name for file in held])
+            raise ValueError(f"{directory} holds several files of weights ({listed}): pass one of them.")
+        if held:
+            return held[0]
+    raise FileNotFoundError(
+        f"{directory} holds no weights that can be read: none of {_SINGLE}, {_INDEX}, {_OPEN_CLIP}, "
+        f"{', '.join(_PICKLED)}, and no other file that ends in .safetensors, {', '.join(_PICKLES)}."
+    )
 
 
-def _read_file(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        with path.open("rb") as file:
-            pointer = file.read(24).startswith(b"version https://git-lfs")
-        why = "a Git LFS pointer, not the weights (run `git lfs pull`)" if pointer else "truncated or damaged"
-        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is {why}: {error}. Fetch the file again.") from error
+def _open_file(path: Path) -> Checkpoint:
+    if path.suffix in _PICKLES:
+        file = open_torch_file(path)
+        return Checkpoint(path, file.tensors.keys(), file.read, file.classes, file.texts)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is neither a .safetensors file nor a PyTorch file ({', '.join(_PICKLES)}).")
+    tensors, _ = tensor_files.read(path)
+    return Checkpoint(path, tensors.keys(), lambda names: {name: tensors[name] for name in names})
 
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
@@ -129,7 +193,8 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{index} names {name!r}, which is not a file beside it.")
         if not (index.parent / name).is_file():
             raise FileNotFoundError(f"{index} names {name}, which is missing from {index.parent}.")
-        shard = _read_file(index.parent / name)
+        part = _open_file(index.parent / name)
+        shard = part.read(part.names)
         listed = {tensor for tensor, file in where.items() if file == name}
         differing = listed ^ shard.keys()
         if differing:
@@ -138,7 +203,7 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _describe(path: Path, describe: Callable[[], _T]) -> _T:
+def describe(path: Path, describe: Callable[[], _T]) -> _T:
     """What `describe` gives; its errors name the file."""
     try:
         return describe()

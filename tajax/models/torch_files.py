@@ -82,8 +82,8 @@ def open_torch_file(path: str | Path) -> TorchFile:
             root, places = _open_archive(path), None
         elif start.startswith(b"version https://git-lfs"):
             raise ValueError("a Git LFS pointer, not the weights: run `git lfs pull`")
-        elif not start.startswith(b"\x80"):
-            raise ValueError(f"not a PyTorch file: it starts with {start[:8]!r}")
+        elif not start:
+            raise ValueError("it is empty")
         else:
             root, places = _open_legacy(path)
         tensors, classes, texts = _walk(root)

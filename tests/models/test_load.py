@@ -187,7 +187,7 @@ def test_a_truncated_file_is_named(copy):
     whole = weights.read_bytes()
     for part in (whole[:-100], whole[:5], b""):
         weights.write_bytes(part)
-        with pytest.raises(ValueError, match=rf"{weights} \([\d,]+ bytes\) is truncated or damaged"):
+        with pytest.raises(ValueError, match=rf"{weights} \([\d,]+ bytes\) is truncated, damaged"):
             load(copy)
     weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(ValueError, match="Git LFS pointer"):
@@ -210,13 +210,13 @@ def test_damaged_numbers_are_refused(copy):
         load(copy)
 
 
-def test_pickles_are_never_opened(copy):
+def test_pickles_are_read_without_running_them(copy):
     (copy / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"none of model\.safetensors"):
         load(copy)
     (copy / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    for path, error in ((copy, FileNotFoundError), (copy / "pytorch_model.bin", ValueError)):
-        with pytest.raises(error, match=r"pytorch_model\.bin(.|\n)*Convert once(.|\n)*save_pretrained"):
+    for path in (copy, copy / "pytorch_model.bin"):
+        with pytest.raises(ValueError, match=r"pytorch_model\.bin(.|\n)*the name 'os\.system' is refused"):
             load(path)
 
 
