@@ -12,6 +12,7 @@ from tajax.config.fields import (
     INITIALIZATIONS,
     OPERATIONAL,
     PROTOCOL_TASKS,
+    SUITE_TASKS,
     WORKFLOWS,
     default_config,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "OPERATIONAL",
     "PROTOCOL_TASKS",
     "REGIMES",
+    "SUITE_TASKS",
     "VARIANTS",
     "WORKFLOWS",
     "Regime",

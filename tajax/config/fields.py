@@ -26,6 +26,11 @@ MERGING_METHODS = ("dare", "task_arithmetic", "ties", "weight_average")
 
 BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
 PROTOCOL_TASKS = ("cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
+SUITE_TASKS = (  # of the suite of twenty; the first fourteen are a suite, too
+    *PROTOCOL_TASKS,
+    *("stl10", "oxford_iiit_pet", "flowers102", "cifar100", "pcam", "fer2013"),
+    *("cifar10", "food101", "fashion_mnist", "rendered_sst2", "emnist", "kmnist"),
+)
 
 # Fields that change where, how fast or how often, and never what is computed: not part of `config_hash`.
 OPERATIONAL = (

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ml_collections import ConfigDict
 
 from tajax.config.checks import one_of
-from tajax.config.fields import BUNDLED_TASKS, PROTOCOL_TASKS
+from tajax.config.fields import BUNDLED_TASKS, PROTOCOL_TASKS, SUITE_TASKS
 
 
 def _tiny(config: ConfigDict) -> None:
@@ -20,20 +20,27 @@ def _tiny(config: ConfigDict) -> None:
     config.finetune.batch_size = 32
 
 
-def _protocol(config: ConfigDict, model: str, *, accumulation_steps: int = 1) -> None:
-    """The eight tasks and the hyper-parameters of the papers, as in the default."""
+def _protocol(
+    config: ConfigDict, model: str, *, tasks: tuple[str, ...] = PROTOCOL_TASKS, accumulation_steps: int = 1
+) -> None:
+    """The eight tasks, or others, and the hyper-parameters of the papers, as in the default."""
     config.model = model
-    config.tasks = PROTOCOL_TASKS
+    config.tasks = tasks
     config.control = "imagenet"
     config.finetune.warmup_steps = 500
     config.finetune.accumulation_steps = accumulation_steps
 
 
+_B32, _B16, _L14 = (f"openai/clip-vit-{size}" for size in ("base-patch32", "base-patch16", "large-patch14"))
+
 VARIANTS = {
     "tiny": _tiny,
-    "b32": lambda config: _protocol(config, "openai/clip-vit-base-patch32"),
-    "b16": lambda config: _protocol(config, "openai/clip-vit-base-patch16"),
-    "l14": lambda config: _protocol(config, "openai/clip-vit-large-patch14", accumulation_steps=2),
+    "b32": lambda config: _protocol(config, _B32),
+    "b16": lambda config: _protocol(config, _B16),
+    "l14": lambda config: _protocol(config, _L14, accumulation_steps=2),
+    "b32_20": lambda config: _protocol(config, _B32, tasks=SUITE_TASKS),
+    "b16_20": lambda config: _protocol(config, _B16, tasks=SUITE_TASKS),
+    "l14_20": lambda config: _protocol(config, _L14, tasks=SUITE_TASKS, accumulation_steps=2),
 }
 
 
@@ -42,7 +49,8 @@ def with_variant(config: ConfigDict, name: str, *, among: Iterable[str] = tuple(
 
     Args:
         config: changed in place.
-        name: `tiny` (bundled model and tasks), or `b32`, `b16`, `l14` (OpenAI CLIP, the papers' eight tasks).
+        name: `tiny` (bundled model and tasks), `b32`, `b16`, `l14` (OpenAI CLIP, the papers' eight tasks), or the same
+            with `_20` behind (the suite of twenty tasks).
         among: the variants that this config file offers.
 
     Returns:

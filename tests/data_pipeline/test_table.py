@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tajax.config import BUNDLED_TASKS, PROTOCOL_TASKS
+from tajax.config import BUNDLED_TASKS, PROTOCOL_TASKS, SUITE_TASKS, default_config, with_variant
 from tajax.data import BUNDLED, PROTOCOL, SUITE, TASKS, open_task
 from tajax.data.manifests import SplitRule
 from tajax.data.prompts import readable
@@ -44,7 +44,7 @@ OURS = {"gtsrb", "fer2013", "rendered_sst2"}  # rows whose builder is ours; arch
 
 def test_the_table_has_the_protocol_and_the_suite():
     assert set(PROTOCOL) == {*PROTOCOL_TASKS, "imagenet"}  # the eight tasks and the control
-    assert tuple(SUITE)[:8] == PROTOCOL_TASKS and len(SUITE) == 20
+    assert tuple(SUITE) == SUITE_TASKS == with_variant(default_config(), "l14_20").tasks and len(SUITE) == 20
     assert set(BUNDLED) == {*BUNDLED_TASKS, "objects"}
     assert TASKS == BUNDLED | ROWS and len(TASKS) == 9 + 21
     found = {
