@@ -1,14 +1,16 @@
 """What an entry opens as: names, splits, prompts, and the validation split that is cut from train."""
 
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tajax.data import BUNDLED, find_overlap, open_task, open_tasks
+from tajax.data import BUNDLED, TASKS, find_overlap, open_task, open_tasks
 from tajax.data.prompts import GENERIC
 from tests.data_pipeline.conftest import encoded, picture
 
@@ -83,6 +85,91 @@ def test_a_table_task_can_stand_in_the_data_directory(tmp_path):
     task = open_task("eurosat", data_dir=tmp_path)
     assert task.class_names == ("annual crop land", "lake or sea")
     assert task.epochs == 12 and task.templates[0] == "a centered satellite photo of {}."
+
+
+@pytest.fixture
+def row(monkeypatch, catalogue):
+    """Puts a row into the table in place of mnist, with the two classes of `pipeline_sample/usual` where not told."""
+
+    def put(**changes):
+        names = {"palm_tree": "a palm", "/s/sea/rocky": "a rocky shore"}
+        fields = {"tfds": "pipeline_sample/usual", "class_names": names} | changes
+        monkeypatch.setitem(TASKS, "mnist", replace(TASKS["mnist"], **fields))
+        return catalogue / "mnist"
+
+    return put
+
+
+def test_the_table_names_what_tfds_stores(row, catalogue):
+    row()
+    assert open_task("mnist", data_dir=catalogue).class_names == ("a palm", "a rocky shore")
+    row(class_names={"Rocky sea": "a rocky shore", "PALM-TREE": "a palm", "/s/sea/rocky": "rocks"})
+    with pytest.raises(ValueError, match="2 classes .'palm_tree' to '/s/sea/rocky'., and the table has 3 .'Rocky sea'"):
+        open_task("mnist", data_dir=catalogue)
+    row(class_names={"PALM-TREE": "a palm", "sea rocky": "a rocky shore"})  # as people and file systems write them
+    assert open_task("mnist", data_dir=catalogue).class_names == ("a palm", "a rocky shore")
+    row(class_names={"palm_tree": "a palm", "/s/sea/rokcy": "a rocky shore"})
+    with pytest.raises(
+        ValueError, match=r"1 classes of pipeline_sample/usual .*: '/s/sea/rocky'\. Did you mean '/s/sea/r"
+    ):
+        open_task("mnist", data_dir=catalogue)
+
+
+def test_a_class_list_of_ones_own_wins_if_it_is_as_long(row, catalogue):
+    folder = row(class_names={"another": "data set"})
+    folder.mkdir()
+    try:
+        (folder / "class_names.txt").write_text("one palm\none shore\n")
+        assert open_task("mnist", data_dir=catalogue).class_names == ("one palm", "one shore")
+        (folder / "class_names.txt").write_text("one palm\none shore\none sea\n")
+        with pytest.raises(
+            ValueError, match=r"class_names.txt has 3 names, one a line, for 2 classes \('palm_tree' to"
+        ):
+            open_task("mnist", data_dir=catalogue)
+        (folder / "class_names.txt").write_text("a palm\na_palm\n")
+        with pytest.raises(ValueError, match=r"classes of .*class_names.txt share a name.*: a palm"):
+            open_task("mnist", data_dir=catalogue)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_the_official_archive_is_read_where_tfds_has_nothing_prepared(row, catalogue):
+    row(tfds="cars196", archive="pipeline_sample/usual")
+    assert open_task("mnist", data_dir=catalogue).origin == "pipeline_sample/usual"
+    row(tfds="pipeline_sample/usual", archive="pipeline_sample/checked")
+    assert open_task("mnist", data_dir=catalogue).origin == "pipeline_sample/usual"
+
+
+@pytest.mark.parametrize(
+    "names", [("AnnualCrop", "SeaLake"), ("annual-crop land", "Lake_or_Sea"), ("annualcrop", "SEALAKE")]
+)
+def test_class_directories_may_be_named_as_stored_or_as_in_prompts(tmp_path, folder, names):
+    shutil.move(folder, tmp_path / "eurosat")
+    for split in ("train", "test"):
+        for old, new in zip(("barn_owl", "wren"), names, strict=True):
+            (tmp_path / "eurosat" / split / old).rename(tmp_path / "eurosat" / split / new)
+    task = open_task("eurosat", data_dir=tmp_path)
+    expected = dict(zip(names, ("annual crop land", "lake or sea"), strict=True))
+    assert task.class_names == tuple(expected[directory] for directory in sorted(names))  # labels number directories
+
+
+def test_class_directories_that_the_table_does_not_know(tmp_path, folder):
+    shutil.move(folder, tmp_path / "eurosat")
+    with pytest.raises(
+        ValueError, match="2 classes of .*eurosat are not among the 10 of the table: 'barn_owl', 'wren'"
+    ):
+        open_task("eurosat", data_dir=tmp_path)
+    for split in ("train", "test"):
+        (tmp_path / "eurosat" / split / "barn_owl").rename(tmp_path / "eurosat" / split / "AnualCrop")
+        (tmp_path / "eurosat" / split / "wren").rename(tmp_path / "eurosat" / split / "annual_crop_land")
+    with pytest.raises(ValueError, match=r"'AnualCrop'\. Did you mean 'AnnualCrop'\? .*class names.*class_names.txt"):
+        open_task("eurosat", data_dir=tmp_path)
+    for split in ("train", "test"):
+        (tmp_path / "eurosat" / split / "AnualCrop").rename(tmp_path / "eurosat" / split / "AnnualCrop")
+    with pytest.raises(ValueError, match="directories 'AnnualCrop' and 'annual_crop_land' of .* mean the same class"):
+        open_task("eurosat", data_dir=tmp_path)
+    (tmp_path / "eurosat" / "class_names.txt").write_text("a field\nanother field\n")
+    assert open_task("eurosat", data_dir=tmp_path).class_names == ("a field", "another field")
 
 
 def test_class_names_can_stand_in_a_file(folder):
