@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from tajax.data import archives, network
 from tajax.data.builders import BUILDERS, prepare, prepare_all
 from tajax.data.local import Contents, check_splits
 from tajax.data.sources import RecordSource
@@ -44,7 +41,8 @@ def _family(name: str) -> str:
 
 
 def _names() -> list[str]:
-    return [name for name in tfds.list_builders(with_community_datasets=False) if not name.startswith("tajax_")]
+    known = tfds.list_builders(with_community_datasets=False)
+    return [name for name in known if not name.startswith("tajax_")] + list(archives.BUILDERS)
 
 
 def prepare_bundled(names: Sequence[str], data_dir: Path) -> None:
@@ -103,49 +101,84 @@ def open_tfds(name: str, data_dir: Path, *, splits: Mapping[str, str] | None = N
         raise ValueError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
     keys = _keys(builder)  # before preparing what could not be used
     if not builder.is_prepared():
-        _prepare(builder, name, data_dir, hint)
+        if family in archives.BUILDERS:
+            builder = _prepare_archive(name, data_dir, hint)
+        else:
+            _prepare(builder, name, data_dir, hint)
     return _contents(builder, splits or _by_name(builder), keys)
 
 
-def _prepare(builder: tfds.core.DatasetBuilder, name: str, data_dir: Path, hint: str) -> None:
+def prepared(name: str, data_dir: Path) -> tfds.core.DatasetBuilder | None:
+    """A data set that `open_tfds` would open without preparing it, or None. Never asks the network.
+
+    Args:
+        name: as in `open_tfds`, without a version.
+        data_dir: where TFDS keeps prepared data sets.
+    """
+    family, _, config = name.partition("/")
+    place = data_dir / family / config
+    if family in BUILDERS:
+        place = place / str(BUILDERS[family].VERSION)
+    elif family in _names():
+        builder = tfds.builder_cls(family)
+        configs = builder.builder_configs
+        chosen = configs.get(config) or next(iter(configs.values()), None)
+        place = data_dir / family / (chosen.name if chosen else "")
+        place /= str((chosen and chosen.version) or builder.VERSION)
+    return tfds.builder_from_directory(place) if (place / "dataset_info.json").is_file() else None
+
+
+def other_versions(name: str, data_dir: Path) -> list[str]:
+    """Versions of a data set in `data_dir`, whether or not the installed TFDS opens them."""
+    return sorted(path.parent.name for path in (data_dir / name).glob("*/dataset_info.json"))
+
+
+def how_to_get(name: str, data_dir: Path) -> list[str]:
+    """What to download, where to put it and what to run for a data set that is not prepared, in sentences."""
+    family, manual = _family(name), archives.manual_directory(data_dir)
+    if family in archives.BUILDERS:
+        builder = archives.BUILDERS[family]
+        return builder.missing_text(list(builder.PARTS), manual).splitlines()
     made = f"tfds.builder({name!r}, data_dir={os.fspath(data_dir)!r})"
     command = f"{made}.download_and_prepare(file_format='array_record')"
-    manual = data_dir / "downloads" / "manual"
+    lines = [f"Where there is a network, run {command}, and copy {data_dir / name} to the same place here."]
+    builder = tfds.builder_cls(family)
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        words = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+        lines.append(f"It needs files fetched by hand, put into {manual}: {words}")
+    elif builder.url_infos:
+        urls = list(builder.url_infos)
+        more = f" and {len(urls) - _LISTED} more" if len(urls) > _LISTED else ""
+        lines.append(f"Or fetch its files into {manual}: {', '.join(urls[:_LISTED])}{more}.")
+    return lines
+
+
+def _prepare_archive(name: str, data_dir: Path, hint: str) -> tfds.core.DatasetBuilder:
+    print(f"Preparing {name} in {data_dir} (once, some minutes)", file=sys.stderr, flush=True)
     try:
-        _check_network(builder, manual)
+        return archives.prepare(_family(name), data_dir=data_dir)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"data set {name!r} cannot be prepared in {data_dir}: {error}\n{hint}".strip()) from error
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, name: str, data_dir: Path, hint: str) -> None:
+    manual = archives.manual_directory(data_dir)
+    try:
+        network.check(url for url, info in builder.url_infos.items() if not (manual / (info.filename or url)).exists())
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # downloads, archives and TensorFlow fail in their own ways; all mean "not here"
         lines = [
             f"data set {name!r} is not prepared in {data_dir}, and preparing it failed: "
             f"{type(error).__name__}: {_first_line(error)}",
-            f"What to do: where there is a network, run {command}, and copy {builder.data_dir} to the same place here.",
+            "What to do:",
         ]
-        if isinstance(error, ImportError) or "tensorflow" in str(error).lower():
-            lines.append("This one is prepared with TensorFlow: pip install 'tajax[prepare]'.")
-        if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-            words = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
-            lines.append(f"It needs files fetched by hand, put into {manual}: {words}")
-        elif builder.url_infos:
-            urls = list(builder.url_infos)
-            more = f" and {len(urls) - _LISTED} more" if len(urls) > _LISTED else ""
-            lines.append(f"Or fetch its files into {manual}: {', '.join(urls[:_LISTED])}{more}.")
+        if isinstance(error, ImportError) or any(word in str(error).lower() for word in ("tensorflow", "cv2")):
+            lines.append("This one is prepared with TensorFlow, SUN397 with OpenCV, too: pip install 'tajax[prepare]'.")
+        lines += how_to_get(name, data_dir)
         if hint:
             lines.append(hint)
         lines.append("Or give the same images as a folder (train/class name/*.png, test/…) or an .npz file.")
         raise ValueError("\n".join(lines)) from error
-
-
-def _check_network(builder: tfds.core.DatasetBuilder, manual: Path) -> None:
-    """Fails at once where TFDS would retry for minutes: files to download, and no name of their hosts resolves."""
-    urls = [url for url, info in builder.url_infos.items() if not (manual / (info.filename or url)).exists()]
-    hosts = sorted({host for url in urls if (host := urlsplit(url).hostname)})
-    if not hosts or getproxies():  # a proxy resolves names itself
-        return
-    for host in hosts:
-        with contextlib.suppress(OSError):
-            socket.getaddrinfo(host, None)
-            return
-    raise ConnectionError(f"no network: cannot resolve {', '.join(hosts[:_LISTED])}")
 
 
 def _contents(builder: tfds.core.DatasetBuilder, splits: Mapping[str, str], keys: tuple[str, str]) -> Contents:

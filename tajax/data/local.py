@@ -79,8 +79,17 @@ def check_splits(contents: Contents, where: str) -> None:
             )
 
 
+def has_splits(folder: Path) -> bool:
+    """Whether a folder has the directories of `open_folder`."""
+    return (folder / "train").is_dir() and ((folder / "test").is_dir() or (folder / "val").is_dir())
+
+
 def open_folder(folder: Path) -> Contents:
     """The images of a folder `split/class name/file`, splits train and test, optionally val.
+
+    Where there is no test directory, val is the test split, as in the usual layout of ImageNet:
+    `train/n01440764/*.JPEG` and `val/n01440764/*.JPEG`, whose labels in the order of WordNet numbers are those of TFDS
+    and of CLIP's class names.
 
     Labels number the sorted class directories of train. A file `class_names.txt` in the folder, one name a line in that
     order, replaces the directory names in prompts.
@@ -94,23 +103,24 @@ def open_folder(folder: Path) -> Contents:
             raise ValueError(f"{folder} is a file; give a folder of images or an .npz file. {_LAYOUT}")
         raise missing(folder, "folder")
     present = _directories(folder)
-    lacking = [split for split in ("train", "test") if split not in present]
+    directories = {split: split for split in ("train", "val", "test") if split in present}
+    if "test" not in directories and "val" in directories:
+        directories["test"] = directories.pop("val")
+    lacking = [split for split in ("train", "test") if split not in directories]
     if lacking:
         found = f"It has the directories {', '.join(present[:8])}." if present else "It has no directories."
         raise ValueError(f"folder {folder} lacks the split {' and '.join(lacking)}. {found} {_LAYOUT}")
     stored = _class_directories(folder / "train")
     splits: dict[str, Source] = {}
-    for split in ("train", "val", "test"):
-        if split not in present:
-            continue
-        unknown = sorted(set(_class_directories(folder / split)) - set(stored))
+    for split, directory in directories.items():
+        unknown = sorted(set(_class_directories(folder / directory)) - set(stored))
         if unknown:
             raise ValueError(
-                f"{len(unknown)} class directories of {folder / split} are not in {folder / 'train'}: "
+                f"{len(unknown)} class directories of {folder / directory} are not in {folder / 'train'}: "
                 f"{', '.join(unknown[:5])}. Classes of train: {', '.join(stored[:10])}"
                 f"{', …' if len(stored) > 10 else ''}"
             )
-        files = [(path, label) for label, name in enumerate(stored) for path in _images(folder / split / name)]
+        files = [(path, label) for label, name in enumerate(stored) for path in _images(folder / directory / name)]
         splits[split] = FileSource([path for path, _ in files], np.array([label for _, label in files], np.int32))
     contents = Contents(read_class_names(folder / "class_names.txt", stored) or tuple(stored), splits)
     check_splits(contents, str(folder))

@@ -130,7 +130,7 @@ def _directory(data_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def _has_folder(name: str, data_dir: Path) -> bool:
-    return (data_dir / name / "train").is_dir() and (data_dir / name / "test").is_dir()
+    return local.has_splits(data_dir / name)
 
 
 def _from_place(name: str, contents: Contents, entry: str) -> Task:

@@ -38,7 +38,7 @@ def test_without_a_network_the_error_says_what_to_download_and_where(tmp_path, m
         raise OSError("no such host")
 
     monkeypatch.setattr("socket.getaddrinfo", unresolved)
-    monkeypatch.setattr("tajax.data.catalog.getproxies", dict)
+    monkeypatch.setattr("tajax.data.network.getproxies", dict)
     with pytest.raises(ValueError) as error:
         data.open_task("svhn", data_dir=tmp_path)
     message = str(error.value)
