@@ -1,6 +1,8 @@
-"""Fixtures for every room: one key, and ranks that are never promoted silently."""
+"""Fixtures for every room: one key, a hub on this machine, and ranks that are never promoted silently."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -14,3 +16,28 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def key() -> jax.Array:
     """The key from which a test draws; split it, never seed another."""
     return jax.random.key(20230522)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in for the Hugging Face hub, an empty cache, and the token that the stand-in takes."""
+    from huggingface_hub import constants
+
+    spec = importlib.util.spec_from_file_location("hub_stand_in", Path(__file__).parent / "hub.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    server = module.Hub()
+    settings = {
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "hub_cache"),
+        "HF_TOKEN_PATH": str(tmp_path / "no_token"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", module.TOKEN)
+    yield server
+    server.shutdown()
+    server.server_close()

@@ -117,28 +117,27 @@ def commit_of(path: Path) -> str | None:
     return None
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What went wrong between here and the hub, in one line that says what to do about it."""
     from huggingface_hub import constants, errors
 
+    while getattr(error, "response", None) is None and error.__cause__ is not None:
+        error = error.__cause__  # an answer may hide behind "not in the cache either"
     said = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
     status = getattr(getattr(error, "response", None), "status_code", None)
-    offline = constants.HF_HUB_OFFLINE or isinstance(error, errors.OfflineModeIsEnabled)
-    for applies, advice in (
-        (offline, "HF_HUB_OFFLINE is set: unset it where there is a network"),
-        (isinstance(error, errors.GatedRepoError), "the repository is gated: accept its terms on its page"),
-        (isinstance(error, errors.RevisionNotFoundError), "the repository has no such revision"),
-        (
-            status in (401, 403),
-            "no access: log in with `hf auth login` or set HF_TOKEN, with the right that is needed",
-        ),
-        (status == 404, "no such repository, or a private one that needs `hf auth login`"),
-        (status is not None, f"the hub answered {status}"),
-        (True, f"{constants.ENDPOINT} cannot be reached"),
-    ):
-        if applies:
-            return f"{advice} ({said})"
-    raise AssertionError("the last reason applies always")
+    if constants.HF_HUB_OFFLINE or isinstance(error, errors.OfflineModeIsEnabled):
+        advice = "HF_HUB_OFFLINE is set: unset it where there is a network"
+    elif isinstance(error, errors.GatedRepoError):
+        advice = "the repository is gated: accept its terms on its page, and log in with `hf auth login`"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        advice = "the repository has no such revision"
+    elif status in (401, 403):
+        advice = "no access, or no such repository: log in with `hf auth login`, or set HF_TOKEN"
+    elif status == 404:
+        advice = "no such repository or file, or a private one that needs `hf auth login`"
+    else:
+        advice = f"the hub answered {status}" if status else f"{constants.ENDPOINT} cannot be reached"
+    return f"{advice} ({said})"
 
 
 def _download(hub: HubName) -> Path:
