@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from tajax import results
 from tajax.config import validate
-from tajax.main import make_writable, workflow
+from tajax.main import run as run_config
 from tajax.results import Record
 
 BENCHMARKS = ("bundled", "real", "b32", "b16", "l14")
@@ -143,6 +143,5 @@ def untrained(
 
 def _run(config: ConfigDict, directory: Path) -> Run:
     validate(config)
-    make_writable(directory)
-    workflow(config.workflow)(config, directory, overwrite=False)
+    run_config(config, directory)
     return Run(config, directory, results.read(directory / "results.jsonl"))

@@ -1,12 +1,19 @@
-"""Files and directories that are complete or absent, whatever stops the process that writes them."""
+"""Files and directories that are complete or absent, whatever stops the process that writes them.
+
+What is being written stands beside its place under a name of its own, which begins with a dot and ends in the kind and
+the number of the process. `clean` removes what processes left that were killed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|partial|replaced)-\d+")
 
 
 def write(path: str | Path, content: bytes | str) -> None:
@@ -21,7 +28,7 @@ def write(path: str | Path, content: bytes | str) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path, "tmp")
     try:
         with open(temporary, "wb") as file:  # not mkstemp: others may read what this user may let them read
             file.write(content.encode() if isinstance(content, str) else content)
@@ -55,14 +62,53 @@ def directory(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = _beside(path, "partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
+        for file in partial.rglob("*"):
+            _to_disk(file)
         _replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def clean(directory: str | Path) -> list[str]:
+    """Removes what killed writers left in a directory, and puts back what one of them had just moved away.
+
+    Only for a directory that no other process writes to.
+
+    Args:
+        directory: searched itself, not its directories.
+
+    Returns:
+        The names removed or put back, sorted.
+    """
+    found = []
+    for entry in sorted(Path(directory).iterdir()) if Path(directory).is_dir() else ():
+        if match := _LEFTOVER.fullmatch(entry.name):
+            found.append(entry.name)
+            target = entry.with_name(match["name"])
+            if match["kind"] == "replaced" and not target.exists():
+                os.rename(entry, target)
+            elif entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    return found
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{kind}-{os.getpid()}")
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _replace(new: Path, target: Path) -> None:
@@ -70,7 +116,7 @@ def _replace(new: Path, target: Path) -> None:
     if not target.exists():
         os.rename(new, target)
         return
-    old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    old = _beside(target, "replaced")
     os.rename(target, old)
     try:
         os.rename(new, target)

@@ -1,16 +1,23 @@
 """Train states on disk, to go on from: the only file that imports Orbax.
 
 A train state is whatever pytree the loop carries; it is restored against one of the same structure, so a file
-that does not fit is an error and never a silent cast.
+that does not fit is an error and never a silent cast. Random numbers and the order of the data are functions of the
+seed and the step (`tajax.data.pipeline`), so the step stands for both.
+
+A checkpoint is written beside its place and renamed when it is whole. One that was damaged later is passed over for
+the one before it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,31 +29,110 @@ from tajax.trees import check_same_names
 State = TypeVar("State")
 
 _STEP = re.compile(r"step_(\d{8})")
+_UNREADABLE = (OSError, ValueError, KeyError, AttributeError, TypeError)  # of Orbax, for files cut off or gone
 
 
-def save(directory: str | Path, state: State, *, step: int, keep: int | None = 2) -> Path:
-    """Writes a train state to `directory/step_XXXXXXXX`, whole or not at all.
+class Checkpoint(NamedTuple, Generic[State]):
+    """A train state and the notes that were saved with it, JSON values by name."""
+
+    state: State
+    notes: dict[str, object]
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint that cannot be read, cut off or with files missing."""
+
+
+class Writer:
+    """Writes the checkpoints of one run while the run goes on; a context that ends when all is on disk.
 
     Args:
-        directory: of one run; created if absent.
-        state: any pytree of arrays.
-        step: steps taken. A checkpoint of the same step is replaced.
+        directory: of the run's checkpoints; made with the first one. What a killed process left half-written in it
+            is removed.
+        config_hash: of the run; a checkpoint of another one is refused by `restore`.
         keep: how many checkpoints stay, the latest ones; None keeps all.
 
-    Returns:
-        The directory written.
+    Example:
+        >>> import tempfile
+        >>> directory = tempfile.mkdtemp()
+        >>> with Writer(directory, config_hash="0d134eb23e5d") as writer:
+        ...     _ = writer.save({"w": jnp.ones(2)}, step=3)
+        >>> restore_latest(directory, {"w": jnp.zeros(2)}).state
+        {'w': Array([1., 1.], dtype=float32)}
     """
-    directory = Path(directory).resolve()
-    directory.mkdir(parents=True, exist_ok=True)
-    for leftover in directory.glob("*orbax-checkpoint-tmp*"):  # of a run killed while it wrote
-        shutil.rmtree(leftover)
-    path = directory / f"step_{step:08d}"
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, _by_path(state), force=True)
-        checkpointer.wait_until_finished()
-    for old in _steps(directory)[:-keep] if keep is not None else ():
-        shutil.rmtree(directory / f"step_{old:08d}")
-    return path
+
+    def __init__(self, directory: str | Path, *, config_hash: str, keep: int | None = 2):
+        self.directory, self.config_hash, self.keep = Path(directory).resolve(), config_hash, keep
+        self._checkpointer = ocp.StandardCheckpointer()
+        self._writing: int | None = None
+        for leftover in self.directory.glob("*orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover)
+
+    def save(self, state: State, *, step: int, notes: Mapping[str, object] | None = None) -> Path:
+        """Begins to write `directory/step_XXXXXXXX` and returns as soon as the state may change.
+
+        The state is copied to the host first, where it takes its size in memory until it is written. A checkpoint
+        that is still being written is waited for. Earlier ones beyond `keep`, and later ones, which a run can only
+        have come back from because they are damaged, are removed when the new one is whole.
+
+        Args:
+            state: any pytree of arrays.
+            step: steps taken.
+            notes: JSON values to keep with it.
+
+        Returns:
+            The directory that will be there.
+
+        Raises:
+            OSError: this one or the one before it cannot be written.
+        """
+        self.wait()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        on_host = {name: np.array(leaf) for name, leaf in _by_path(state).items()}  # steps donate what they are given
+        about = {"config_hash": self.config_hash, "notes": json.loads(json.dumps(notes or {}))}
+        try:
+            self._checkpointer.save(_path(self.directory, step), on_host, force=True, custom_metadata=about)
+        except (OSError, ValueError) as error:
+            raise self._not_written(step, error) from error
+        self._writing = step
+        return _path(self.directory, step)
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is whole and those it replaces are gone; raises as `save`."""
+        step, self._writing = self._writing, None
+        if step is None:
+            return
+        try:
+            self._checkpointer.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._not_written(step, error) from error
+        steps = _steps(self.directory)
+        earlier, later = [s for s in steps if s <= step], [s for s in steps if s > step]
+        for old in (earlier[: -self.keep] if self.keep is not None else []) + later:
+            shutil.rmtree(_path(self.directory, old))
+
+    def __enter__(self) -> Writer:
+        """Nothing is opened; see `__exit__`."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        """Waits for what is being written. If the block failed, its error counts and not that of the writing."""
+        try:
+            self.wait()
+        except OSError as second:
+            if error is None:
+                raise
+            print(second, file=sys.stderr)
+        finally:
+            self._checkpointer.close()
+
+    def _not_written(self, step: int, error: Exception) -> OSError:
+        left = [s for s in _steps(self.directory) if s != step]
+        kept = f"The last whole one is of step {left[-1]}." if left else "There is none before it."
+        return OSError(
+            f"checkpoint {_path(self.directory, step)} cannot be written: {error}. {kept} "
+            "Make room or give another --workdir; the same command goes on from there."
+        )
 
 
 def latest(directory: str | Path) -> int | None:
@@ -55,44 +141,68 @@ def latest(directory: str | Path) -> int | None:
     return steps[-1] if steps else None
 
 
-def restore(directory: str | Path, like: State, *, step: int) -> State:
-    """The train state after `step` steps, bit for bit.
+def restore(directory: str | Path, like: State, *, step: int, config_hash: str | None = None) -> Checkpoint[State]:
+    """The train state after `step` steps, bit for bit, and its notes.
 
     Args:
-        directory: as given to `save`.
+        directory: as given to `Writer`.
         like: a state of the same structure; its values are not used.
         step: which checkpoint.
+        config_hash: of the config that must have made it; None takes any.
 
     Returns:
-        A state with the structure, shapes and dtypes of `like`.
+        A state with the structure, shapes, dtypes and placement of `like`.
 
     Raises:
         FileNotFoundError: there is no such checkpoint; those that exist are named.
-        ValueError: the checkpoint has other leaves, shapes or dtypes; the first difference is named.
+        DamagedCheckpointError: it cannot be read.
+        ValueError: it belongs to another config, or has other leaves, shapes or dtypes; the first difference is
+            named.
     """
     directory = Path(directory).resolve()
-    path = directory / f"step_{step:08d}"
+    path = _path(directory, step)
     if not path.is_dir():
         found = ", ".join(map(str, _steps(directory))) or "none"
         raise FileNotFoundError(f"no checkpoint of step {step} in {directory}. Steps there: {found}.")
     target = {name: _abstract(leaf) for name, leaf in _by_path(like).items()}
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            stored = checkpointer.metadata(path).item_metadata.tree
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise ValueError(f"checkpoint {path} cannot be read: {error}. Delete it to start anew.") from error
+            metadata = checkpointer.metadata(path)
+            stored = metadata.item_metadata.tree
+            made_by, notes = metadata.custom_metadata["config_hash"], metadata.custom_metadata["notes"]
+        except _UNREADABLE as error:
+            raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {error}. Delete it.") from error
+        if config_hash not in (None, made_by):
+            raise ValueError(
+                f"checkpoint {path} was made by the config {made_by}, and this is {config_hash}: going on from it "
+                "would mix two runs. Choose another --workdir, or pass --overwrite to start anew."
+            )
         _check_leaves(path, stored, target)
         try:
             leaves = checkpointer.restore(path, target)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"checkpoint {path} cannot be read: {error}. Delete it to start anew.") from error
-    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in target])
+        except _UNREADABLE as error:
+            raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {error}. Delete it.") from error
+    state = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in target])
+    return Checkpoint(state, notes)
 
 
-def restore_latest(directory: str | Path, like: State) -> State:
-    """The latest train state in a directory, `like` itself if there is none; errors as in `restore`."""
-    step = latest(directory)
-    return like if step is None else restore(directory, like, step=step)
+def restore_latest(directory: str | Path, like: State, *, config_hash: str | None = None) -> Checkpoint[State]:
+    """The latest checkpoint of a directory that can be read; `like` itself, without notes, if there is none.
+
+    Each one that is damaged is named on stderr and passed over. Errors otherwise as in `restore`.
+    """
+    steps = _steps(Path(directory))
+    for step, before in zip(reversed(steps), [*reversed(steps[:-1]), None], strict=False):
+        try:
+            return restore(directory, like, step=step, config_hash=config_hash)
+        except DamagedCheckpointError as error:
+            instead = "anew, because no other is left" if before is None else f"from step {before}"
+            print(f"{error} Going on {instead}.", file=sys.stderr)
+    return Checkpoint(like, {})
+
+
+def _path(directory: Path, step: int) -> Path:
+    return directory / f"step_{step:08d}"
 
 
 def _steps(directory: Path) -> list[int]:
@@ -107,7 +217,7 @@ def _by_path(state: object) -> dict[str, object]:
 
 
 def _abstract(leaf: object) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None)
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=sharding)
 
 

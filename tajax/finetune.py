@@ -1,16 +1,26 @@
-"""Fine-tuning of an image encoder under a frozen head: one pure step, and the loop around it."""
+"""Fine-tuning of an image encoder under a frozen head: one pure step, and the loop around it.
+
+The same config and seed give the same bits again on the same machine, whether or not a run was interrupted and however
+many worker processes decode its images: the order of examples and their augmentation are functions of seed and step,
+and XLA's programs for a CPU or a TPU give the same sums each time. On a GPU some of XLA's kernels add in an order that
+changes from run to run; `XLA_FLAGS=--xla_gpu_deterministic_ops=true` excludes them, and autotuning may still pick
+another kernel in another process unless `--xla_gpu_autotune_level=0` is given too. Another number of devices, another
+`accumulation_steps`, another version of JAX or another kind of device adds in another order: equal up to rounding.
+"""
 
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from tajax import optim, parallel
+from tajax import interrupts, optim, parallel
 from tajax.linearize import linearize, split
 from tajax.losses import cross_entropy, head_logits
 from tajax.types import ApplyFn, Batch, Head, Mask, Params
@@ -22,6 +32,11 @@ class TrainState(NamedTuple):
     step: jax.Array
     params: Params
     opt_state: optax.OptState
+
+
+BatchT = TypeVar("BatchT")
+Metrics = Mapping[str, jax.Array | float]
+Unlogged = Sequence[Mapping[str, float]]
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -100,37 +115,41 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def finetune(
-    train_step: TrainStep,
+def train(
+    step: Callable[[TrainState, BatchT], tuple[TrainState, Metrics]],
     state: TrainState,
-    pretrained: Params,
-    head: Head,
-    batches: Iterable[Batch],
+    batches: Iterable[BatchT],
     *,
     num_steps: int,
     log_every: int = 10,
     on_log: Callable[[int, dict[str, float]], None] | None = None,
     checkpoint_every: int | None = None,
-    on_checkpoint: Callable[[TrainState], None] | None = None,
+    checkpoint_seconds: float | None = None,
+    on_checkpoint: Callable[[TrainState, Unlogged], None] | None = None,
+    unlogged: Unlogged = (),
     describe: Callable[[int], str] = lambda step: "",
-    devices: Sequence[jax.Device] | None = None,
+    advice: str = "Lower config.finetune.learning_rate, lengthen warmup_steps, or look at the data of this task.",
 ) -> TrainState:
     """The state after `num_steps` optimiser steps in all, counted from the first step ever taken.
 
+    What it computes and logs does not depend on when checkpoints were made or the run was interrupted, if it goes on
+    from the state and the metrics that `on_checkpoint` was given. Asked to end (`tajax.interrupts`), it makes a
+    checkpoint after the step it is in.
+
     Args:
-        train_step: from `make_train_step`; it donates the state.
-        state: where to start, from `init_state` or a checkpoint.
-        pretrained: θ₀, the point of linearisation; unused by a non-linear step.
-        head: the frozen head.
+        step: `(state, batch) -> (state, metrics)`, which may donate the state. Metrics are scalars, `loss` among them.
+        state: where to start.
         batches: batches from the one that belongs to `state.step` onward.
         num_steps: the step to reach.
         log_every: steps between calls of `on_log`; metrics are read from the device only then.
-        on_log: called with the number of steps done and the mean metrics since the last call. Before a checkpoint
-            too: none is kept of a loss that is not finite, and a resumed run logs what an uninterrupted one does.
-        checkpoint_every: steps between calls of `on_checkpoint`; None never calls it.
-        on_checkpoint: called with the state, which it must not keep.
+        on_log: called with the number of steps done and the mean metrics since the last call.
+        checkpoint_every: steps between calls of `on_checkpoint`; None: not by steps.
+        checkpoint_seconds: time between them; None: not by time. Whichever comes first.
+        on_checkpoint: called with the state, which it must not keep, and the metrics of each step since the last log.
+            Not at the last step, unless the run is asked to end; never with a loss that is not finite.
+        unlogged: what `on_checkpoint` was given with `state`.
         describe: text for the error message of a step, such as the task and the learning rate.
-        devices: local devices to divide each batch over; all by default.
+        advice: the way out in the message about a loss that is not finite.
 
     Returns:
         The last state.
@@ -138,35 +157,87 @@ def finetune(
     Raises:
         NonFiniteLossError: the loss of some step is NaN or infinite.
         ValueError: `batches` ended too early.
+        Interrupted: the process was asked to end, and did its last step and checkpoint.
     """
     stream = iter(batches)
-    devices = jax.local_devices() if devices is None else devices
-    state, pretrained, head = (parallel.replicate(tree, devices) for tree in (state, pretrained, head))
-    pending: list[dict[str, jax.Array]] = []
-    for index in range(int(state.step), num_steps):
-        batch = next(stream, None)
-        if batch is None:
-            raise ValueError(f"the batches ended after {index} of {num_steps} steps; training needs an endless stream")
-        state, metrics = train_step(state, pretrained, head, parallel.split_batch(batch, devices))
-        pending.append(metrics)
-        jax.block_until_ready(pending[-3:-2])  # two steps ahead of the devices at most: each keeps its images there
-        done = index + 1
-        keep = on_checkpoint and checkpoint_every and done % checkpoint_every == 0 and done < num_steps
-        if keep or done % log_every == 0 or done == num_steps:
-            means = _means(jax.device_get(pending), first_step=done - len(pending), describe=describe)
-            pending.clear()
-            if on_log:
-                on_log(done, means)
-        if keep:
-            on_checkpoint(state)
+    pending: list[Metrics] = list(unlogged)
+    kept_at = time.monotonic()
+    with interrupts.deferred():
+        for index in range(int(state.step), num_steps):
+            batch = next(stream, None)
+            if batch is None:
+                raise ValueError(
+                    f"the batches ended after {index} of {num_steps} steps; training needs an endless stream"
+                )
+            state, metrics = step(state, batch)
+            pending.append(metrics)
+            jax.block_until_ready(pending[-3:-2])  # two steps ahead of the devices at most: each keeps its images there
+            done, stop = index + 1, interrupts.requested()
+            log = done % log_every == 0 or done == num_steps
+            late = checkpoint_seconds is not None and time.monotonic() - kept_at >= checkpoint_seconds
+            due = late or (checkpoint_every is not None and done % checkpoint_every == 0)
+            keep = on_checkpoint is not None and (stop or (due and done < num_steps))
+            if log or keep:
+                pending = _on_host(pending)
+                _check_finite(pending, last_step=done, describe=describe, advice=advice)
+            if log:
+                if on_log:
+                    on_log(done, _means(pending))
+                pending = []
+            if keep:
+                on_checkpoint(state, tuple(pending))
+                kept_at = time.monotonic()
+            if stop:
+                interrupts.leave()
     return state
 
 
-def _means(metrics: Sequence[Mapping], *, first_step: int, describe: Callable[[int], str]) -> dict[str, float]:
-    for step, values in enumerate(metrics, start=first_step):
+def finetune(
+    train_step: TrainStep,
+    state: TrainState,
+    pretrained: Params,
+    head: Head,
+    batches: Iterable[Batch],
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    **options: object,
+) -> TrainState:
+    """`train` on every device: the state after so many steps of fine-tuning under a frozen head.
+
+    Args:
+        train_step: from `make_train_step`; it donates the state.
+        state: where to start, from `init_state` or a checkpoint.
+        pretrained: θ₀, the point of linearisation; unused by a non-linear step.
+        head: the frozen head.
+        batches: batches from the one that belongs to `state.step` onward.
+        devices: local devices to divide each batch over; all by default.
+        **options: of `train`; `num_steps` is required.
+
+    Returns:
+        The last state.
+
+    Raises:
+        NonFiniteLossError, ValueError, Interrupted: as `train`.
+    """
+    devices = jax.local_devices() if devices is None else devices
+    state, pretrained, head = (parallel.replicate(tree, devices) for tree in (state, pretrained, head))
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return train_step(state, pretrained, head, parallel.split_batch(batch, devices))
+
+    return train(step, state, batches, **options)
+
+
+def _on_host(metrics: Sequence[Metrics]) -> list[dict[str, float]]:
+    """Plain numbers, which come back from a checkpoint as they were."""
+    return [{name: float(value) for name, value in values.items()} for values in jax.device_get(metrics)]
+
+
+def _check_finite(metrics: Unlogged, *, last_step: int, describe: Callable[[int], str], advice: str) -> None:
+    for step, values in enumerate(metrics, start=last_step - len(metrics)):
         if not math.isfinite(values["loss"]):
-            raise NonFiniteLossError(
-                f"the loss is {float(values['loss'])} at step {step + 1}{describe(step)}. "
-                "Lower config.finetune.learning_rate, lengthen warmup_steps, or look at the data of this task."
-            )
-    return {name: float(sum(values[name] for values in metrics) / len(metrics)) for name in metrics[0]}
+            raise NonFiniteLossError(f"the loss is {values['loss']} at step {step + 1}{describe(step)}. {advice}")
+
+
+def _means(metrics: Unlogged) -> dict[str, float]:
+    return {name: statistics.fmean(values[name] for values in metrics) for name in metrics[0]}

@@ -2,6 +2,9 @@
 
 python -m tajax.main --config=configs/attn.py[:VARIANT] [--workdir=DIR] [--config.FIELD=VALUE ...]
 Fields and their defaults stand in tajax/config/fields.py. This file is kept short: flags to config to workflow.
+
+Exit codes: 0 done; 2 bad input or luck; 75 (SIGTERM), 130 (Ctrl-C) stopped, all is kept and the same command goes on.
+A second signal ends at once (143, 130) and loses what came after the last checkpoint.
 """
 
 from __future__ import annotations
@@ -9,7 +12,6 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,9 +20,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from tajax import config as configuration
+from tajax import interrupts
+from tajax.workflows.workdir import hold
 
-# Bad input and bad luck that a message explains. Anything else is a defect and keeps its traceback.
-EXPLAINED = (ValueError, TypeError, OSError, FloatingPointError)
+EXPLAINED = (ValueError, TypeError, OSError, FloatingPointError)  # bad input and luck; a defect keeps its traceback
 
 
 def workflow(name: str) -> Callable[..., object]:
@@ -58,40 +61,36 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, bool]:
     if rest[1:] or values.config is None:
         problem = f"unexpected argument {rest[1]!r}" if rest[1:] else "no config given"
         raise ValueError(f"{problem}. Usage: tajax --config=FILE[:VARIANT]. Config files here: {found}.")
-    config = values.config
-    configuration.validate(config)
+    configuration.validate(config := values.config)
     stem = Path(values["config"].config_filename.split(":")[0]).stem
     chosen = config.workflow if any("config.workflow" in arg for arg in argv) else ""
     named = Path("runs", "_".join(filter(None, (stem, config.variant, chosen))))
     return config, Path(values.workdir or named).expanduser(), values.overwrite
 
 
-def make_writable(workdir: Path) -> None:
-    """Creates the directory and tries a file in it, so that no result is computed that cannot be kept."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=workdir):
-        pass
+def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
+    """Runs the workflow of a validated config in a directory that no other process uses meanwhile."""
+    with hold(workdir):
+        workflow(config.workflow)(config, workdir, overwrite=overwrite)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one config; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Runs one config; returns the exit code, as the module says."""
     argv = list(sys.argv if argv is None else argv)
     if {"--help", "-h", "--helpfull"} & set(argv):
         variants, workflows = map(", ".join, (configuration.VARIANTS, configuration.WORKFLOWS))
         print(f"{__doc__}\n{define_flags(argv).get_help()}\nVariants: {variants}\nWorkflows: {workflows}")
         return 0
     try:
-        config, workdir, overwrite = parse(argv)
-        make_writable(workdir)
-        workflow(config.workflow)(config, workdir, overwrite=overwrite)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
+        with interrupts.handled():
+            config, workdir, overwrite = parse(argv)
+            run(config, workdir, overwrite=overwrite)
+    except KeyboardInterrupt as stop:
+        print("\nInterrupted; all that was done is kept. The same command goes on from there.", file=sys.stderr)
+        return interrupts.exit_code(stop)
     except EXPLAINED as error:
-        if "--debug" in argv:
-            traceback.print_exc()
-        hint = "" if "--debug" in argv else "\n(--debug shows where this was raised)"
-        print(f"{type(error).__name__}: {error}{hint}", file=sys.stderr)
+        shown = traceback.format_exc() if "--debug" in argv else "(--debug shows where this was raised)"
+        print(f"{type(error).__name__}: {error}\n{shown}", file=sys.stderr)
         return 2
     return 0
 

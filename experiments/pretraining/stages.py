@@ -26,7 +26,7 @@ def export(pretraining: Path, step: int, directory: Path) -> Path:
         clip = models.load(pretraining / "model")
         everything = jax.tree.map(lambda _: True, clip.params)
         tx = optim.make_optimizer(everything, learning_rate=optim.make_schedule(learning_rate=1e-3, num_steps=step + 1))
-        state = checkpoints.restore(pretraining / "checkpoints", init_state(clip.params, tx), step=step)
+        state = checkpoints.restore(pretraining / "checkpoints", init_state(clip.params, tx), step=step).state
         made = clip.config, state.params, clip.tokenizer, clip.preprocessing
         models.save_pretrained(directory, *made, dtype=jnp.float16)
     return directory

@@ -117,6 +117,7 @@ _RANGES = {  # by the last part of a field's name
     **dict.fromkeys(("seed", "data_workers", "warmup_steps"), (lambda v: v >= 0, "0 or more")),
     "learning_rate": (lambda v: 0 < v < math.inf, "a finite number above 0"),
     "weight_decay": (lambda v: 0 <= v < math.inf, "a finite number, 0 or above"),
+    "checkpoint_seconds": (lambda v: v > 0, "seconds above 0, or inf for never"),
     "clip_norm": (lambda v: v > 0, "a number above 0, or inf for no clipping"),
     "control_threshold": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     "control": (bool, "a task: a name, a folder or an .npz file"),

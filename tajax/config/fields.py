@@ -39,6 +39,7 @@ OPERATIONAL = (
     "data_workers",
     "devices",
     "finetune.checkpoint_every",
+    "finetune.checkpoint_seconds",
     "finetune.log_every",
     "finetune.remat",
     "evaluate.batch_size",
@@ -102,6 +103,7 @@ def default_config() -> ConfigDict:
     finetune.augment = True  # random resized crop of scale 0.9–1.0; data.load
     finetune.remat = False  # recompute activations in the backward pass: less memory, more time; models
     finetune.checkpoint_every = 500  # steps; finetune
+    finetune.checkpoint_seconds = 300.0  # or so long since the last one, whichever is first; inf: never; finetune
     finetune.log_every = 50  # steps; finetune
 
     config.evaluate = evaluate = ConfigDict()

@@ -6,20 +6,21 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, evaluate, metrics, models, parallel, results, trees
+from tajax import data, evaluate, metrics, models, parallel, trees
 from tajax.config import Regime, config_hash
 from tajax.config import regime as regime_of
 from tajax.data.preprocess import normalize
 from tajax.types import ApplyFn, Batch, Head, Mask, Params
 from tajax.workflows.heads import linear_probe_head
 from tajax.workflows.imported import keep_vectors, moved_mask, read_vectors
+from tajax.workflows.journal import Journal
 from tajax.workflows.progress import Progress
 from tajax.workflows.workdir import claim
 
@@ -42,8 +43,8 @@ class Experiment:
         encode_eval: the same function as evaluation wants it: nothing is recomputed, and where it is linearised its
             layers are unrolled, because the tangents of a scan keep the residuals of all layers.
         devices: the local devices to use.
+        journal: the record of the run.
         imported: the task vectors of `config.checkpoints`, by task; None where there are none.
-        started: when the process began, seconds of `time.monotonic`.
     """
 
     config: ConfigDict
@@ -56,18 +57,13 @@ class Experiment:
     encode: ApplyFn
     encode_eval: ApplyFn
     devices: list[jax.Device]
+    journal: Journal
     imported: dict[str, Params] | None = None
-    started: float = field(default_factory=time.monotonic)
 
     @property
     def pretrained(self) -> Params:
         """θ₀, the parameters of the pre-trained image tower."""
         return self.clip.params["image"]
-
-    @property
-    def log(self) -> Path:
-        """The record of the run, one JSON object a line."""
-        return self.workdir / "results.jsonl"
 
     def batches(self, task: data.Task, split: str) -> Iterable[Batch]:
         """Every image of a split once, in order, in padded batches."""
@@ -87,22 +83,11 @@ class Experiment:
 
     def find(self, **fields: object) -> list[dict]:
         """Records of this run with these fields."""
-        return results.find(results.read(self.log), config_hash=config_hash(self.config), **fields)
+        return self.journal.find(**fields)
 
     def record(self, stage: str, **fields: object) -> None:
         """Appends a record to `results.jsonl`, with what says where it came from."""
-        results.append(
-            self.log,
-            {
-                "stage": stage,
-                **fields,
-                "regime": self.config.regime,
-                "model": self.config.model,
-                "seed": self.config.seed,
-                "config_hash": config_hash(self.config),
-                "elapsed_seconds": round(time.monotonic() - self.started, 1),
-            },
-        )
+        self.journal.record(stage, **fields)
 
     def measure(self, stage: str, measure: Callable[[data.Task, str], dict[str, float]]) -> None:
         """Records `measure(task, split)` under a stage, for every task and split that has no such record yet."""
@@ -163,20 +148,25 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     claim(config, workdir, overwrite=overwrite)
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
-    experiment = Experiment(config, workdir, clip, tasks, {}, regime, mask, *encoders, devices, imported, started)
+    trained, total = trees.count_params(clip.params["image"], mask), trees.count_params(clip.params["image"])
+    origin = {"regime": config.regime, "model": config.model, "seed": config.seed, "config_hash": config_hash(config)}
+    facts = {
+        "base_sha256": clip.image_sha256,
+        "trained_parameters": trained,
+        "total_parameters": total,
+        "heads": config.heads,
+    }
+    journal = Journal(workdir / "results.jsonl", origin, facts, started)
+    experiment = Experiment(config, workdir, clip, tasks, {}, regime, mask, *encoders, devices, journal, imported)
     if imported:
         keep_vectors(experiment, imported)
-    trained, total = trees.count_params(clip.params["image"], mask), trees.count_params(clip.params["image"])
     moving = "imported vectors move" if imported else "training"
     print(
         f"{config.regime} on {config.model}: {moving} {trained:,} of the {total:,} parameters of the image tower "
         f"({trained / total:.1%}), {len(tasks)} tasks, {len(devices)} {jax.default_backend()} device(s)"
     )
     earlier = experiment.find(stage="run")
-    if not earlier:
-        counts = {"trained_parameters": trained, "total_parameters": total, "heads": config.heads}
-        experiment.record("run", base_sha256=clip.image_sha256, **counts, **results.provenance())
-    elif (base := earlier[0].get("base_sha256", clip.image_sha256)) != clip.image_sha256:
+    if earlier and (base := earlier[0].get("base_sha256", clip.image_sha256)) != clip.image_sha256:
         raise ValueError(
             f"{workdir} was begun with an image tower of sha256 {base}, but {config.model} now holds "
             f"{clip.image_sha256}. Choose another --workdir, or pass --overwrite to replace that run."

@@ -11,14 +11,15 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from tajax import checkpoints, optim, parallel, report, results
+from tajax import checkpoints, interrupts, optim, parallel, report
 from tajax.config import config_hash
 from tajax.data import captions
 from tajax.data.preprocess import normalize
-from tajax.finetune import TrainState, init_state
+from tajax.finetune import TrainState, Unlogged, init_state, train
 from tajax.models import clip, save_pretrained, tokenizer
 from tajax.models.load import OPENAI_MEAN, OPENAI_STD
 from tajax.types import Params, Preprocessing
+from tajax.workflows.journal import Journal
 from tajax.workflows.progress import Progress
 from tajax.workflows.workdir import claim
 
@@ -141,36 +142,47 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     )
     tx = optim.make_optimizer(mask, learning_rate=schedule, weight_decay=settings.weight_decay)
     state = parallel.replicate(init_state(params, tx), jax.local_devices()[:1])  # where a restored one goes, too
-    state = checkpoints.restore_latest(workdir / "checkpoints", state)
+    made_by = config_hash(config)
+    state, notes = checkpoints.restore_latest(workdir / "checkpoints", state, config_hash=made_by)
     step_fn = make_step(model, tx, mask, preprocessing)
-
-    log = workdir / "results.jsonl"
-    if not results.find(results.read(log), stage="run"):
-        results.append(
-            log, {"stage": "run", "seed": config.seed, "config_hash": config_hash(config), **results.provenance()}
-        )
-
-    losses = []
+    journal = Journal(workdir / "results.jsonl", {"seed": config.seed, "config_hash": made_by}, started=started)
+    recorded = {record["step"] for record in journal.find(stage="pretrain")}
     start = int(state.step)
     batches = captions.mixed_batches(sources, rows, seed=config.seed, start_batch=start)
-    with Progress("pretrain", total=settings.steps, start=start, items_per_step=settings.batch_size) as progress:
-        for done in range(start + 1, settings.steps + 1):
-            batch = next(batches)
-            state, loss = step_fn(
-                state, key, batch.images, batch.mirrored, tokens[batch.groups, batch.template], batch.groups
-            )
-            losses.append(loss)
-            keep = done % settings.checkpoint_every == 0 or done == settings.steps
-            if keep or done % settings.log_every == 0:  # a checkpoint is never of a loss that is not finite
-                mean = float(np.mean(jax.device_get(losses)))
-                losses.clear()
-                if not np.isfinite(mean):
-                    raise FloatingPointError(f"the loss is {mean} around step {done}; lower pretrain.learning_rate")
-                record = {"stage": "pretrain", "step": done, "loss": mean, "learning_rate": float(schedule(done))}
-                results.append(log, record | {"config_hash": config_hash(config)})
-                progress.update(done, {"loss": mean})
-            if keep:
-                checkpoints.save(workdir / "checkpoints", state, step=done, keep=None)
+
+    def step(state: TrainState, batch: captions.MixedRows) -> tuple[TrainState, dict[str, jax.Array]]:
+        texts = tokens[batch.groups, batch.template]
+        state, loss = step_fn(state, key, batch.images, batch.mirrored, texts, batch.groups)
+        return state, {"loss": loss}
+
+    with (
+        Progress("pretrain", total=settings.steps, start=start, items_per_step=settings.batch_size) as progress,
+        checkpoints.Writer(workdir / "checkpoints", config_hash=made_by, keep=None) as writer,
+        interrupts.deferred(),  # what was trained is kept, whenever the process is asked to end
+    ):
+
+        def on_log(done: int, means: dict[str, float]) -> None:
+            progress.update(done, means)
+            if done not in recorded:  # by a process that was killed before its next checkpoint
+                journal.record("pretrain", step=done, learning_rate=float(schedule(done)), **means)
+
+        def on_checkpoint(state: TrainState, unlogged: Unlogged) -> None:
+            writer.save(state, step=int(state.step), notes={"unlogged": unlogged})
+
+        state = train(
+            step,
+            state,
+            batches,
+            num_steps=settings.steps,
+            log_every=settings.log_every,
+            on_log=on_log,
+            checkpoint_every=settings.checkpoint_every,
+            on_checkpoint=on_checkpoint,
+            unlogged=notes.get("unlogged", ()),
+            advice="Lower config.pretrain.learning_rate.",
+        )
+        if start < settings.steps:
+            on_checkpoint(state, ())
     save_pretrained(workdir / "model", geometry, state.params, words, preprocessing, dtype=jnp.float16, overwrite=True)
     minutes = (time.monotonic() - started) / 60
     report.write(workdir)

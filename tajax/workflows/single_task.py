@@ -12,7 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import checkpoints, data, finetune, optim, report, vector_files
+from tajax import checkpoints, data, finetune, interrupts, optim, report, vector_files
 from tajax.config import config_hash, warmup_steps
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
@@ -120,12 +120,32 @@ def num_steps(experiment: Experiment, task: data.Task) -> int:
 
 def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -> Params:
     path = experiment.workdir / "task_vectors" / f"{task.name}.safetensors"
-    pretrained = experiment.pretrained
-    if path.exists():
-        return vector_files.load_task_vector(path, pretrained)[0]
-    settings = experiment.config.finetune
     kept = experiment.workdir / "checkpoints" / task.name
-    state = checkpoints.restore_latest(kept, finetune.init_state(pretrained, training.tx))
+    if path.exists():
+        tau = vector_files.load_task_vector(path, experiment.pretrained)[0]
+    else:
+        with interrupts.deferred():  # what was trained is kept, whenever the process is asked to end
+            state = _train(experiment, task, training, kept)
+            tau = tajax.task_vector(experiment.pretrained, state.params)
+            metadata = {
+                "task": task.name,
+                "regime": experiment.config.regime,
+                "model": experiment.config.model,
+                "base_sha256": experiment.clip.image_sha256,
+                "seed": experiment.config.seed,
+                "config_hash": config_hash(experiment.config),
+                "tajax_version": tajax.__version__,
+            }
+            vector_files.save_task_vector(path, tau, metadata, mask=experiment.mask)
+    shutil.rmtree(kept, ignore_errors=True)
+    return tau
+
+
+def _train(experiment: Experiment, task: data.Task, training: _Training, kept: Path) -> finetune.TrainState:
+    """The last state of a task's fine-tuning, from the checkpoint in `kept` on; each step is recorded once."""
+    settings, made_by = experiment.config.finetune, config_hash(experiment.config)
+    blank = finetune.init_state(experiment.pretrained, training.tx)
+    state, notes = checkpoints.restore_latest(kept, blank, config_hash=made_by)
     start = int(state.step)
     batches = data.load(
         task,
@@ -138,53 +158,41 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
         start_batch=start,
         workers=experiment.config.data_workers,
     )
+    recorded = {record["step"] for record in experiment.find(stage="finetune", task=task.name)}
     progress = Progress(
         f"finetune {task.name}", total=training.num_steps, start=start, items_per_step=settings.batch_size
     )
-    with progress:
+    with progress, checkpoints.Writer(kept, config_hash=made_by) as writer:
 
         def on_log(done: int, means: dict[str, float]) -> None:
             progress.update(done, means)
-            rate = float(training.schedule(done))
-            experiment.record("finetune", task=task.name, step=done, learning_rate=rate, **means)
+            if done not in recorded:  # by a process that was killed before its next checkpoint
+                rate = float(training.schedule(done))
+                experiment.record("finetune", task=task.name, step=done, learning_rate=rate, **means)
 
-        state = finetune.finetune(
+        def on_checkpoint(state: finetune.TrainState, unlogged: finetune.Unlogged) -> None:
+            writer.save(state, step=int(state.step), notes={"unlogged": unlogged})
+
+        return finetune.finetune(
             training.step,
             state,
-            pretrained,
+            experiment.pretrained,
             experiment.heads[task.name],
             batches,
             num_steps=training.num_steps,
             log_every=settings.log_every,
             on_log=on_log,
             checkpoint_every=settings.checkpoint_every,
-            on_checkpoint=lambda s: checkpoints.save(kept, s, step=int(s.step)),
+            checkpoint_seconds=settings.checkpoint_seconds,
+            on_checkpoint=on_checkpoint,
+            unlogged=notes.get("unlogged", ()),
             devices=experiment.devices,
             describe=lambda step: f" of task {task.name!r}, learning rate {float(training.schedule(step)):.3g}",
         )
-    tau = tajax.task_vector(pretrained, state.params)
-    metadata = {
-        "task": task.name,
-        "regime": experiment.config.regime,
-        "model": experiment.config.model,
-        "base_sha256": experiment.clip.image_sha256,
-        "seed": experiment.config.seed,
-        "config_hash": config_hash(experiment.config),
-        "tajax_version": tajax.__version__,
-    }
-    vector_files.save_task_vector(path, tau, metadata, mask=experiment.mask)
-    shutil.rmtree(kept, ignore_errors=True)
-    return tau
 
 
 def _reused_vector(experiment: Experiment, run: Path, task: data.Task) -> Params:
     path = run / "task_vectors" / f"{task.name}.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"config.task_vectors: no task vector {path}. Finish that run, or leave the field out.")
-    tau, metadata = vector_files.load_task_vector(path, experiment.pretrained)
-    if metadata.get("base_sha256") != experiment.clip.image_sha256:
-        raise ValueError(
-            f"{path} was made from an image tower with sha256 {metadata.get('base_sha256')}, but that of "
-            f"{experiment.config.model} is {experiment.clip.image_sha256}: the vector does not fit this base."
-        )
-    return tau
+    return vector_files.load_task_vector(path, experiment.pretrained, base_sha256=experiment.clip.image_sha256)[0]

@@ -1,17 +1,118 @@
-"""The directory of a run: whose it is, and what belongs to it."""
+"""The directory of a run: which process works in it, which config it belongs to, and what it holds."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
+import os
+import platform
+import shlex
 import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 from ml_collections import ConfigDict
 
 from tajax import atomic
 from tajax.config import config_hash, counts, diff
 
 CONTENTS = ("config.json", "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints", "merged", "model")
+
+LOCK, OWNER = ".lock", ".owner.json"
+SIGN_OF_LIFE = 20.0  # seconds between those that the owner gives
+SILENCE = 6 * SIGN_OF_LIFE  # after which an owner on another host is taken for dead
+
+
+class BusyDirectoryError(OSError):
+    """Another process works in the directory; the message names it."""
+
+
+@contextlib.contextmanager
+def hold(workdir: Path) -> Iterator[None]:
+    """The directory, made if need be, for this process alone as long as the block lasts.
+
+    The operating system holds the lock and drops it when the process ends, however it ends, so that none outlives a
+    kill or a reboot. `.owner.json` beside it says who holds it, and is touched every now and then: this is what
+    counts between hosts whose file system does not share locks. What a killed owner left half-written is removed.
+    Reading a finished run, as `config.task_vectors` does, needs no lock.
+
+    Raises:
+        BusyDirectoryError: another process has it; pid, host, time and command are named, and what to do.
+        OSError: the directory cannot be made or written to.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=workdir) as file:  # no result is computed that cannot be kept
+        now = os.fstat(file.fileno()).st_mtime  # by the clock of the file system, as the times it is compared with
+    lock, owner = filelock.FileLock(workdir / LOCK), workdir / OWNER
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise BusyDirectoryError(_busy(workdir, owner)) from error
+    try:
+        _check_earlier_owner(workdir, owner, now)
+        for directory in (workdir, *(workdir / name for name in CONTENTS)):
+            for name in atomic.clean(directory):
+                print(f"{directory / name}: left half-written by a process that was killed; removed.", file=sys.stderr)
+        atomic.write(owner, json.dumps(_about_this_process()) + "\n")
+        stop = threading.Event()
+        alive = threading.Thread(target=_show_life, args=(owner, stop), daemon=True, name="owner of the workdir")
+        alive.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            alive.join()
+            owner.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _about_this_process() -> dict[str, object]:
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"pid": os.getpid(), "host": platform.node(), "since": since, "command": shlex.join(sys.argv)}
+
+
+def _show_life(owner: Path, stop: threading.Event) -> None:
+    while not stop.wait(SIGN_OF_LIFE):
+        with contextlib.suppress(OSError):
+            os.utime(owner)
+
+
+def _read_owner(owner: Path) -> dict[str, object]:
+    unknown = dict.fromkeys(("pid", "host", "since", "command"), "unknown")
+    try:
+        known = json.loads(owner.read_text())
+    except (OSError, ValueError):
+        return unknown
+    return unknown | known if isinstance(known, dict) else unknown
+
+
+def _named(about: dict[str, object]) -> str:
+    return f"process {about['pid']} on {about['host']} since {about['since']} ({about['command']})"
+
+
+def _busy(workdir: Path, owner: Path) -> str:
+    about = _read_owner(owner)
+    end = f"end it (kill {about['pid']}), " if about["host"] == platform.node() else "end it there, "
+    return f"{workdir} is in use by {_named(about)}. Wait for it, {end}or choose another --workdir."
+
+
+def _check_earlier_owner(workdir: Path, owner: Path, now: float) -> None:
+    """An owner without the lock is dead, except on another host that does not share it and gave a sign of life."""
+    if not owner.exists():
+        return
+    about, silent = _read_owner(owner), now - owner.stat().st_mtime
+    if about["host"] not in (platform.node(), "unknown") and silent < SILENCE:
+        raise BusyDirectoryError(
+            f"{_busy(workdir, owner)} Its last sign of life is {max(0, silent):.0f} s old; if it has ended all the "
+            f"same, wait until that is {SILENCE:.0f} s, or delete {owner}."
+        )
+    print(f"{workdir}: {_named(about)} ended without finishing; going on in its place.", file=sys.stderr)
 
 
 def claim(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:

@@ -1,13 +1,16 @@
 """One step and the loop around it: what is trained, on what gradient, and how a run stops and goes on."""
 
+import itertools
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from tajax import checkpoints, data, optim, task_vectors, trees
-from tajax.finetune import NonFiniteLossError, TrainState, finetune, init_state, make_train_step
+from tajax import checkpoints, data, interrupts, optim, task_vectors, trees
+from tajax.finetune import NonFiniteLossError, TrainState, finetune, init_state, make_train_step, train
 from tajax.types import Batch, Preprocessing
 
 
@@ -131,7 +134,7 @@ def test_log_has_the_mean_since_the_last_call_and_the_last_step_is_not_lost(head
 
 
 def test_checkpoints_come_every_so_often_and_not_at_the_end(head, make_batch):
-    """Each follows a log of its own, so that what is logged does not depend on where a run was interrupted."""
+    """With the metrics not logged yet: what is logged does not depend on where a run was interrupted."""
     seen = []
     state = fake_run(
         [1, 2, 3, 4, 5, 6],
@@ -140,9 +143,9 @@ def test_checkpoints_come_every_so_often_and_not_at_the_end(head, make_batch):
         log_every=3,
         on_log=lambda done, means: seen.append((done, means["loss"])),
         checkpoint_every=2,
-        on_checkpoint=lambda s: seen.append(int(s.step)),
+        on_checkpoint=lambda s, unlogged: seen.append((int(s.step), [values["loss"] for values in unlogged])),
     )
-    assert seen == [(2, 1.5), 2, (3, 3.0), (4, 4.0), 4, (6, 5.5)]
+    assert seen == [(2, [1, 2]), (3, 2.0), (4, [4]), (6, 5.0)]
     assert int(state.step) == 6
 
 
@@ -157,7 +160,7 @@ def test_nonfinite_loss_stops_at_its_step_and_is_never_kept(bad, head, make_batc
             make_batch,
             log_every=4,
             checkpoint_every=1,
-            on_checkpoint=lambda s: kept.append(int(s.step)),
+            on_checkpoint=lambda s, _: kept.append(int(s.step)),
             describe=lambda step: f" of task 'dtd', learning rate {0.1 * step:.3g}",
         )
     assert "learning_rate" in str(error.value)  # the way out
@@ -204,17 +207,51 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(rule, linearized, 
         )
         return finetune(step, state, params, head, batches, num_steps=7, **options)
 
-    def stop(state):
-        checkpoints.save(tmp_path / "kept", state, step=int(state.step))
+    def losses(state, **options):
+        logged = {}
+        state = run(state, log_every=4, on_log=lambda done, means: logged.update({done: means}), **options)
+        return state, logged
+
+    def stop(state, unlogged):
+        with checkpoints.Writer(tmp_path / "kept", config_hash="0") as writer:
+            writer.save(state, step=int(state.step), notes={"unlogged": unlogged})
         raise KeyboardInterrupt
 
-    whole = run(init_state(params, tx))
+    whole, logged = losses(init_state(params, tx))
     with pytest.raises(KeyboardInterrupt):
         run(init_state(params, tx), checkpoint_every=3, on_checkpoint=stop)
-    restored = checkpoints.restore_latest(tmp_path / "kept", init_state(params, tx))
+    restored, notes = checkpoints.restore_latest(tmp_path / "kept", init_state(params, tx))
     assert int(restored.step) == 3
-    resumed = run(restored)
+    resumed, logged_later = losses(restored, **notes)
     assert [np.asarray(a).tobytes() for a in jax.tree.leaves(resumed)] == [
         np.asarray(a).tobytes() for a in jax.tree.leaves(whole)
     ]
     assert bits(resumed.params) != bits(params)
+    assert logged_later == logged  # the mean over steps before and after the stop, to the bit
+
+
+def test_checkpoints_come_by_time_too(head, make_batch, monkeypatch):
+    """Steps of one second each by a clock that stands in for the real one."""
+    seconds, kept = itertools.count(), []
+    monkeypatch.setattr("tajax.finetune.time.monotonic", lambda: next(seconds))
+    options = {"checkpoint_seconds": 3.0, "on_checkpoint": lambda state, _: kept.append(int(state.step))}
+    fake_run([1] * 9, head, make_batch, **options)
+    assert kept == [3, 6]  # the clock is read once more after each
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_signal_keeps_the_step_it_comes_in_and_leaves(at, head, make_batch):
+    """In the middle or in the last of four steps; the loop of a process that ends at signals otherwise."""
+    kept, values = [], [1.0, 2.0, 3.0, 4.0]
+
+    def step(state, batch):
+        if state.step + 1 == at:
+            signal.raise_signal(signal.SIGTERM)
+        return state._replace(step=state.step + 1), {"loss": np.float32(values[int(state.step)])}
+
+    state = TrainState(jnp.int32(0), {}, ())
+    options = {"num_steps": 4, "on_checkpoint": lambda state, unlogged: kept.append((int(state.step), unlogged))}
+    with interrupts.handled(), pytest.raises(interrupts.Interrupted, match="SIGTERM") as stop:
+        train(step, state, [make_batch(2, 0)] * 4, **options)
+    assert kept == [(at, ({"loss": 1.0}, {"loss": 2.0}) if at == 2 else ())]
+    assert interrupts.exit_code(stop.value) == 75

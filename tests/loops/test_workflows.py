@@ -217,16 +217,16 @@ def test_overwrite_replaces_the_run_and_nothing_else(finished, run, tmp_path):
 def test_interrupted_run_ends_with_the_same_vectors_and_records(finished, run, tmp_path, monkeypatch):
     """Killed in the second task after a checkpoint, then once more while the sweep is being measured."""
     whole = finished("attn").workdir
-    save, calls = checkpoints.save, []
+    save, calls = checkpoints.Writer.save, []
 
-    def save_and_die(directory, state, *, step):
-        save(directory, state, step=step)
-        calls.append((directory.name, step))
+    def save_and_die(writer, state, *, step, notes):
+        save(writer, state, step=step, notes=notes)
+        calls.append((writer.directory.name, step))
         if calls[-1] == ("tools", 1):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save", save_and_die)
+        patch.setattr(checkpoints.Writer, "save", save_and_die)
         killed = run("attn", tmp_path / "run", finetune__checkpoint_every=1)
     assert killed.code == 130
     assert calls == [("pets", 1), ("pets", 2), ("tools", 1)]

@@ -1,0 +1,48 @@
+"""The records of a run, each with what says where it came from, and one for each process that added any."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tajax import interrupts, results
+from tajax.results import Record
+
+
+@dataclass
+class Journal:
+    """Appends to the `results.jsonl` of a run.
+
+    Before a process adds its first record it adds one of the stage `run`: versions, devices, revision, time of day.
+    What follows in the file, up to the next of its kind, was made by that process.
+
+    Attributes:
+        path: of the file.
+        origin: fields of every record, `config_hash` among them.
+        facts: more fields of the `run` record.
+        started: when the process began, seconds of `time.monotonic`.
+    """
+
+    path: Path
+    origin: Mapping[str, object]
+    facts: Mapping[str, object] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    introduced: bool = False
+
+    def find(self, **fields: object) -> list[Record]:
+        """Records of this run's config with these fields."""
+        return results.find(results.read(self.path), config_hash=self.origin["config_hash"], **fields)
+
+    def record(self, stage: str, **fields: object) -> None:
+        """Appends a record; if the process has been asked to end, it ends instead, with nothing half done."""
+        interrupts.check()
+        if not self.introduced:
+            self._append("run", {**self.facts, **results.provenance()})
+            self.introduced = True
+        self._append(stage, fields)
+
+    def _append(self, stage: str, fields: Mapping[str, object]) -> None:
+        elapsed = {"elapsed_seconds": round(time.monotonic() - self.started, 1)}
+        results.append(self.path, {"stage": stage, **fields, **self.origin, **elapsed})
