@@ -78,7 +78,7 @@ def open_task(entry: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
     """
     entry = os.fspath(entry)
     place = Path(entry).expanduser()
-    data_dir = _directory(data_dir)
+    data_dir = data_directory(data_dir)
     if entry in TASKS:
         return _from_table(entry, data_dir)
     if place.suffix == ".npz":
@@ -111,8 +111,8 @@ def open_tasks(
     """
     if isinstance(entries, str | os.PathLike) or not entries:
         raise ValueError(f"tasks is {entries!r}; give a sequence of at least one entry, such as ('mnist',)")
-    bundled = [entry for entry in entries if entry in BUNDLED and not _has_folder(entry, _directory(data_dir))]
-    catalog.prepare_bundled([TASKS[name].tfds for name in bundled], _directory(data_dir))
+    bundled = [entry for entry in entries if entry in BUNDLED and not local.has_splits(data_directory(data_dir) / entry)]
+    catalog.prepare_bundled([TASKS[name].tfds for name in bundled], data_directory(data_dir))
     tasks: dict[str, Task] = {}
     for entry in entries:
         task = open_task(entry, data_dir=data_dir)
@@ -125,12 +125,9 @@ def open_tasks(
     return list(tasks.values())
 
 
-def _directory(data_dir: str | os.PathLike[str] | None) -> Path:
+def data_directory(data_dir: str | os.PathLike[str] | None) -> Path:
+    """The data directory meant by an argument that may be left out: then $TFDS_DATA_DIR, or TFDS's own default."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def _has_folder(name: str, data_dir: Path) -> bool:
-    return local.has_splits(data_dir / name)
 
 
 def _from_place(name: str, contents: Contents, entry: str) -> Task:
@@ -139,14 +136,14 @@ def _from_place(name: str, contents: Contents, entry: str) -> Task:
 
 def _from_table(name: str, data_dir: Path) -> Task:
     spec, folder = TASKS[name], data_dir / name
-    if _has_folder(name, data_dir):
+    if local.has_splits(folder):
         contents, own = local.open_folder(folder), (folder / "class_names.txt").is_file()
         names = local.check_names(contents.class_names, str(folder)) if own else _folder_names(spec, contents, folder)
         return _task(name, contents, names, spec, origin=str(folder))
     if name in BUNDLED:
         contents = catalog.open_bundled(spec.tfds, data_dir)
         return _task(name, contents, contents.class_names, spec, origin=spec.tfds)
-    dataset = spec.archive if spec.archive and not _prepared(spec.tfds, data_dir) else spec.tfds
+    dataset = data_set(spec, data_dir)
     hint = f"{spec.hint} Images in {folder}/train/class name/ and {folder}/test/class name/ are used as they are."
     contents = catalog.open_tfds(dataset, data_dir, splits=spec.splits, hint=hint.strip())
     names_file = folder / "class_names.txt"
@@ -162,8 +159,9 @@ def _from_table(name: str, data_dir: Path) -> Task:
     return _task(name, contents, names, spec, origin=dataset, manifest=record)
 
 
-def _prepared(dataset: str, data_dir: Path) -> bool:
-    return any((data_dir / dataset.split("/")[0]).glob("**/dataset_info.json"))
+def data_set(spec: TaskSpec, data_dir: Path) -> str:
+    """The TFDS name under which a row of the table is opened: a builder of ours where it has one and needs it."""
+    return spec.archive if spec.archive and not catalog.prepared(spec.tfds, data_dir) else spec.tfds
 
 
 def _plain(name: str) -> str:

@@ -133,13 +133,6 @@ def test_a_class_list_of_ones_own_wins_if_it_is_as_long(row, catalogue):
         shutil.rmtree(folder)
 
 
-def test_the_official_archive_is_read_where_tfds_has_nothing_prepared(row, catalogue):
-    row(tfds="cars196", archive="pipeline_sample/usual")
-    assert open_task("mnist", data_dir=catalogue).origin == "pipeline_sample/usual"
-    row(tfds="pipeline_sample/usual", archive="pipeline_sample/checked")
-    assert open_task("mnist", data_dir=catalogue).origin == "pipeline_sample/usual"
-
-
 @pytest.mark.parametrize(
     "names", [("AnnualCrop", "SeaLake"), ("annual-crop land", "Lake_or_Sea"), ("annualcrop", "SEALAKE")]
 )
