@@ -26,7 +26,7 @@ __all__ = ["TorchFile", "open_torch_file"]
 
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _LARGEST_PICKLE = 1 << 26  # bytes; the pickle of a ViT-L/14 with its optimiser has 2 MB
-_DEEPEST, _LONGEST_NAME, _MOST_VALUES = 64, 1_000, 1_000_000  # of nested containers, their names, what they hold
+_DEEPEST, _LONGEST_NAME, _MOST_VALUES = 64, 1_000, 200_000  # of nested containers, their names, what they hold
 
 
 class TorchFile(NamedTuple):
