@@ -19,14 +19,20 @@ from ml_collections import ConfigDict
 from tajax.config import default_config, with_variant
 
 PUBLISHED = {"b32": "clip-vit-base-patch32", "b16": "clip-vit-base-patch16", "l14": "clip-vit-large-patch14"}
-NAMES = {"cars": "stanford-cars"}  # of tasks, where they differ from ours
+NAMES = {  # of tasks there, where they differ from ours; EMNIST's encoder knows letters, ours are digits
+    "cars": "stanford-cars",
+    "emnist": "emnist_letters",
+    "flowers102": "oxford_flowers102",
+    "oxford_iiit_pet": "oxford-iiit-pet",
+    "rendered_sst2": "rendered-sst2",
+}
 
 
 def get_config(variant: str = "tiny") -> ConfigDict:
-    """The run for one of the variants tiny, b32, b16, l14."""
+    """The run for one of the variants tiny, b32, b16, l14, and of the twenty tasks b32_20, b16_20, l14_20."""
     config = with_variant(default_config(), variant)
-    if variant in PUBLISHED:
-        model = PUBLISHED[variant]
+    model = PUBLISHED.get(variant.partition("_")[0])
+    if model:
         config.checkpoints = tuple(f"tanganke/{model}_{NAMES.get(task, task)}" for task in config.tasks)
     else:
         config.checkpoints = ("runs/standard_tiny/task_vectors/{task}.safetensors",)
