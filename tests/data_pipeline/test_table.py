@@ -71,6 +71,7 @@ def test_names_of_the_protocol_to_the_letter():
     assert prompt("gtsrb", "00017") == "red circle with white horizonal stripe no entry"  # misspelt where published
     assert prompt("eurosat", "SeaLake") == "lake or sea"
     assert prompt("sun397", "/a/apse/indoor") == "apse indoor"
+    assert prompt("cifar100", "crab") == "crab" and prompt("cifar100", "lawn_mower") == "lawn mower"
     assert prompt("flowers102", "ball moss") == "air plant"
     assert prompt("oxford_iiit_pet", "american_pit_bull_terrier") == "american pit bull terrier"
     assert prompt("pcam", "1") == "lymph node containing metastatic tumor tissue"
