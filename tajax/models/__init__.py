@@ -1,6 +1,7 @@
 """CLIP: both towers in Flax linen, conversion, tokenisation, loading, zero-shot heads and linear probes."""
 
 from tajax.models.clip import CLIP, ImageEncoder, TextEncoder
+from tajax.models.finetuned import Finetuned, load_finetuned
 from tajax.models.geometry import ClipConfig, TextConfig, VisionConfig
 from tajax.models.heads import pad_head, zero_shot_head
 from tajax.models.load import LoadedClip, load
@@ -13,6 +14,7 @@ __all__ = [
     "CLIP",
     "ClipConfig",
     "ClipTokenizer",
+    "Finetuned",
     "ImageEncoder",
     "OPENAI_MEAN",
     "OPENAI_STD",
@@ -23,6 +25,7 @@ __all__ = [
     "VisionConfig",
     "linear_probe",
     "load",
+    "load_finetuned",
     "load_tokenizer",
     "pad_head",
     "save_pretrained",

@@ -52,7 +52,8 @@ NAMES_KEPT = (
 )
 """Packages whose classes and functions are kept as names. Nothing of them is imported or run."""
 
-_SINGLE_NAMES_KEPT = frozenset(
+_TENSOR_CLASSES = frozenset({"torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter"})
+_SINGLE_NAMES_KEPT = _TENSOR_CLASSES.union(
     {"argparse.Namespace", "builtins.dict", "builtins.list", "torch._C._nn.gelu", "torch.device"}
     | {f"torch.{dtype}" for dtype in ("float16", "bfloat16", "float32", "float64", "int32", "int64", "uint8", "bool")}
 )
@@ -331,6 +332,13 @@ def _tensor(storage: Plain, offset: Plain, shape: Plain, strides: Plain, *rest: 
     return StoredTensor(storage, offset, shape, strides)
 
 
+def _with_attributes(constructor: Plain, kind: Plain, arguments: Plain, *_: Plain) -> Plain:
+    """A tensor or parameter that carries attributes, which are dropped."""
+    if not isinstance(kind, Named) or kind.name not in _TENSOR_CLASSES:
+        raise TypeError(f"a tensor of the class {_kind(kind)} is not read; {', '.join(sorted(_TENSOR_CLASSES))} are")
+    return _parameter(_construct(constructor, arguments))
+
+
 def _parameter(tensor: Plain, *_: Plain) -> StoredTensor:
     if not isinstance(tensor, StoredTensor):
         raise TypeError(f"a parameter is made of a {_kind(tensor)}")
@@ -379,6 +387,7 @@ _CONSTRUCTORS: Mapping[str, Callable[..., Plain]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _with_attributes,
     "torch.Size": lambda sizes=(): tuple(_elements(sizes)),
     "collections.OrderedDict": _ordered,
     "collections.defaultdict": lambda *_: {},

@@ -21,6 +21,11 @@ def text(value):
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 
 
+def with_attributes(kind, constructor, *arguments):
+    parts = (named(constructor), named(kind), tuple_of(*arguments), dictionary(mark=b"\x88"))
+    return named("torch._tensor._rebuild_from_type_v2") + tuple_of(*parts) + b"R"
+
+
 def number(value):
     return b"J" + struct.pack("<i", value) if abs(value) < 1 << 31 else b"\x8a\x09" + value.to_bytes(9, "little")
 
@@ -79,7 +84,9 @@ def read(path):
 
 
 def test_hand_made_files_of_both_layouts_are_read(tmp_path):
-    body = dictionary(model=dictionary(a=tensor(), b=tensor(offset=1, shape=(2, 2), strides=(1, 2))), epoch=number(3))
+    marked = with_attributes("torch.nn.parameter.Parameter", "torch._utils._rebuild_parameter", tensor(), b"\x88", b"N")
+    parts = {"a": tensor(), "b": tensor(offset=1, shape=(2, 2), strides=(1, 2)), "c": marked}
+    body = dictionary(model=dictionary(**parts), epoch=number(3))
     view = storage("0", "torch.FloatStorage", 6, b"N")
     old = body.replace(storage(), view)
     for path in (
@@ -87,8 +94,9 @@ def test_hand_made_files_of_both_layouts_are_read(tmp_path):
         legacy(tmp_path / "old.pt", old, ["0"], struct.pack("<q", 6) + SIX.tobytes()),
     ):
         tensors = read(path)
-        assert tensors.keys() == {"model.a", "model.b"}
-        np.testing.assert_array_equal(tensors["model.a"], [[0, 1, 2], [3, 4, 5]])
+        assert tensors.keys() == {"model.a", "model.b", "model.c"}
+        for name in ("model.a", "model.c"):
+            np.testing.assert_array_equal(tensors[name], [[0, 1, 2], [3, 4, 5]])
         np.testing.assert_array_equal(tensors["model.b"], [[1, 3], [2, 4]])
 
 
@@ -265,6 +273,8 @@ def test_state_that_objects_are_given_stays_data(tmp_path):
         (tensor(shape=(1,) * 40, strides=(1,) * 40), "a tensor has offset 0"),
         (tensor(None, 0, (2, 3), (3, 1), dictionary(conj=b"\x88")), "'conj': True"),
         (tensor(b"N"), "a tensor is made of a NoneType"),
+        (with_attributes("src.Odd", "torch._utils._rebuild_parameter", tensor()), "of the class src.Odd is not read"),
+        (with_attributes("torch.Tensor", "src.anything", tensor()), "a parameter is made of a src.anything"),
         (dictionary(a=tensor()) + text("a") + b"Ns", "'a' stands twice in one dictionary"),
         (dictionary(a__b=tensor(), a=dictionary(b=tensor())), "'a.b' stands twice"),
         (b"]" * 100 + b"a" * 99, "nested more than 64 deep"),

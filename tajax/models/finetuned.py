@@ -1,0 +1,246 @@
+"""Encoders that others fine-tuned, in whatever format they were published, as parameters of our image tower.
+
+With the base they were made from, `tajax.task_vector(base.params["image"], finetuned.params)` is their task vector.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tajax.models import files
+from tajax.models.convert import (
+    detect_naming,
+    find_model,
+    image_params_from_tensors,
+    image_tensor_names,
+)
+from tajax.models.geometry import ClipConfig, VisionConfig
+from tajax.models.hub import locate
+from tajax.models.load import LoadedClip
+from tajax.trees import check_finite, flatten_paths
+from tajax.types import Params
+
+__all__ = ["Finetuned", "load_finetuned"]
+
+_ACTIVATIONS = {
+    "QuickGELU": "quick_gelu",
+    "QuickGELUActivation": "quick_gelu",
+    "GELU": "gelu",
+    "GELUActivation": "gelu",
+}
+_LISTS = re.compile(r"(?P<prefix>.*?)(?P<which>params0?)\.(?P<number>\d+)")
+
+
+class Finetuned(NamedTuple):
+    """A fine-tuned image tower."""
+
+    params: Params
+    """A tree like `params["image"]` of the base, with its dtypes."""
+    linearized: bool
+    """Whether these are parameters of the expansion around the base, for `tajax.linearize` and not for the encoder."""
+    path: Path
+    """The file of weights."""
+    format: str
+    """What was found: 'huggingface', 'open_clip', 'module' (whole, pickled) or 'linearized'."""
+
+
+def load_finetuned(name_or_path: str | Path, base: LoadedClip, *, revision: str | None = None) -> Finetuned:
+    """The image tower that somebody fine-tuned from a base, read without running anything in its file.
+
+    Read are, told apart by content:
+
+    - Hugging Face's `CLIPVisionModel` (fusion_bench's checkpoints), which has no projection: the base's is kept;
+      `CLIPVisionModelWithProjection`; a whole `CLIPModel`, and the merged models that tajax writes;
+    - state dicts under OpenAI's and open_clip's names, also inside a training checkpoint or under another prefix;
+    - whole pickled modules, such as `src.modeling.ImageEncoder` of the task-vector and the tangent papers;
+    - linearised encoders of the tangent paper: two lists of parameters, θ and θ₀, of which the second must be the base.
+
+    What belongs to a text tower or stands outside the model, such as a head or an optimiser, is not looked at.
+
+    Args:
+        name_or_path: A hub id, a directory, a `.safetensors` file, or a PyTorch file.
+        base: The model that it was fine-tuned from.
+        revision: Branch, tag or commit of a hub repository.
+
+    Raises:
+        FileNotFoundError: nothing there, or no weights in it.
+        ValueError: a damaged file, a pickle that asks for code, an image tower of another geometry or activation,
+            tensors that are missing, left over, not finite or there twice, a linearised encoder around another θ₀. The
+            message names the file and the first of what is wrong.
+
+    Source: Ilharco et al. 2023 and Ortiz-Jimenez et al. 2023 for the modules, in the code of both papers.
+
+    Example:
+        >>> from tajax.models import load
+        >>> base = load("tiny")
+        >>> finetuned = load_finetuned(base.directory, base)  # fine-tuned by nothing at all
+        >>> finetuned.format, finetuned.linearized
+        ('huggingface', False)
+    """
+    path = locate(name_or_path, revision=revision)
+    checkpoint = files.open_checkpoint(path)
+    try:
+        lists = _parameter_lists(checkpoint.names)
+        if lists:
+            return _read_linearized(checkpoint, lists, base)
+        return _read_tower(checkpoint, base)
+    except ValueError as error:
+        if str(checkpoint.path) in str(error):
+            raise
+        raise ValueError(f"{checkpoint.path}: {error}") from error
+
+
+def _read_tower(checkpoint: files.Checkpoint, base: LoadedClip) -> Finetuned:
+    if any(name.startswith("blocks/") for name in checkpoint.names):
+        raise ValueError("this is a task vector of tajax, not an encoder: read it with load_task_vector.")
+    names = find_model(checkpoint.names)
+    outside = len(checkpoint.names) - len(names)
+    if outside:
+        logging.getLogger(__name__).info("%s: %d tensors outside the model are not read.", checkpoint.path, outside)
+    naming = detect_naming(names)
+    _check_geometry(checkpoint, names, naming, base)
+    held = checkpoint.read(names.values())
+    tensors = {name: held[stored] for name, stored in names.items()}
+    leaves = image_params_from_tensors(tensors, base.config, pretrained=base.params["image"])
+    params = _like_base(leaves, base)
+    return Finetuned(params, False, checkpoint.path, "module" if checkpoint.classes else naming)
+
+
+def _check_geometry(checkpoint: files.Checkpoint, names: Mapping[str, str], naming: str, base: LoadedClip) -> None:
+    """Refuse an image tower that its configuration, or the class of its activation, says to be another than the base's.
+
+    Shapes say the rest; what nothing says, the activation of a bare state dict and the number of heads, is taken to be
+    the base's.
+    """
+    wanted = base.config.vision
+    config = files.read_config(checkpoint.path.parent, naming, projection_dim=wanted.projection_dim)
+    found = wanted if config is None else config.vision
+    stored = next(name for canonical, name in names.items() if canonical.endswith("class_embedding"))
+    tower = stored.removesuffix("class_embedding").removesuffix("embeddings.")
+    inside = {"huggingface": "encoder.layers.0.mlp.activation_fn", "open_clip": "transformer.resblocks.0.mlp.gelu"}
+    activation = checkpoint.classes.get(tower + inside[naming], "").split(".")[-1]
+    if activation in _ACTIVATIONS:
+        found = dataclasses.replace(found, hidden_act=_ACTIVATIONS[activation])
+    differing = [
+        f"{field.name} is {getattr(found, field.name)!r}, the base's is {getattr(wanted, field.name)!r}"
+        for field in dataclasses.fields(VisionConfig)
+        if getattr(found, field.name) != getattr(wanted, field.name)
+    ]
+    if differing:
+        raise ValueError(
+            f"the image tower is another than that of {base.name}: {'; '.join(differing)}. Give the base that it was "
+            "made from."
+        )
+
+
+def _parameter_lists(names: Collection[str]) -> tuple[list[str], list[str]] | None:
+    """The names of θ and of θ₀, in their order, where the checkpoint is such a pair of lists; None if it is not.
+
+    Raises:
+        ValueError: the lists have gaps, or differ in length.
+    """
+    lists: dict[str, dict[int, str]] = {"params": {}, "params0": {}}
+    prefixes = set()
+    for name in names:
+        match = _LISTS.fullmatch(name)
+        if match:
+            lists[match["which"]][int(match["number"])] = name
+            prefixes.add(match["prefix"])
+    theta, theta0 = lists["params"], lists["params0"]
+    if not theta or not theta0:
+        return None
+    expected = set(range(len(theta)))
+    if theta.keys() != expected or theta0.keys() != expected or len(prefixes) > 1:
+        gaps = sorted(expected ^ theta.keys() | expected ^ theta0.keys())
+        raise ValueError(
+            f"a linearised encoder with {len(theta)} params and {len(theta0)} params0 under {len(prefixes)} prefixes: "
+            f"number {gaps[0] if gaps else 0} of one has no counterpart."
+        )
+    return [theta[i] for i in range(len(theta))], [theta0[i] for i in range(len(theta))]
+
+
+def _read_linearized(checkpoint: files.Checkpoint, lists: tuple[list[str], list[str]], base: LoadedClip) -> Finetuned:
+    """θ₀ of the base plus what the two lists differ by, which is θ itself where their θ₀ is the base to the bit."""
+    what = " ".join(f"({text[:40]})" for name, text in checkpoint.texts.items() if name.endswith("model_name"))
+    orders = {len(order): order for order in _parameter_orders(base.config)}
+    order = orders.get(len(lists[0]))
+    if order is None:
+        raise ValueError(
+            f"a linearised encoder {what} of {len(lists[0])} parameters; with the geometry of {base.name} it has "
+            f"{' or '.join(map(str, sorted(orders)))}. Give the base it was made from."
+        )
+    image = image_tensor_names(base.config, "open_clip")
+    numbers = {name: i for i, name in enumerate(order) if name in image}
+    held = checkpoint.read([names[i] for names in lists for i in numbers.values()])
+
+    def leaves(names: list[str]) -> Params:
+        return image_params_from_tensors({name: held[names[i]] for name, i in numbers.items()}, base.config)
+
+    theta, theta0 = (_like_base(leaves(names), base) for names in lists)
+    pretrained = flatten_paths(base.params["image"])
+    stored_dtype = np.result_type(*(held[lists[1][i]].dtype for i in numbers.values()))
+    tolerance = max(float(jnp.finfo(dtype).eps) for dtype in (stored_dtype, jnp.float16))
+    for path, leaf in flatten_paths(theta0).items():
+        gap, size = (
+            float(np.max(np.abs(x))) for x in (np.asarray(leaf) - np.asarray(pretrained[path]), pretrained[path])
+        )
+        if gap > tolerance * size:
+            raise ValueError(
+                f"a linearised encoder {what} around another θ₀ than {base.name}: {path} differs by up to {gap:.2g}, "
+                f"where the largest entry is {size:.2g}. Give the base that it was made from."
+            )
+
+    def moved(pretrained: jax.Array, theta0: jax.Array, theta: jax.Array) -> jax.Array:
+        difference = np.asarray(theta) - np.asarray(theta0)
+        return jnp.asarray(np.where(np.asarray(theta0) == pretrained, theta, np.asarray(pretrained) + difference))
+
+    params = jax.tree.map(moved, base.params["image"], theta0, theta)
+    return Finetuned(params, True, checkpoint.path, "linearized")
+
+
+def _parameter_orders(config: ClipConfig) -> list[list[str]]:
+    """The names of parameters in the order in which open_clip's modules list them, for each that may be linearised.
+
+    A module lists its own parameters before those of the modules in it. The first is the image tower with what is
+    left of the text tower without its transformer, as the tangent paper has it; then the whole; then the image tower.
+
+    Source: open_clip 2.10, `open_clip.model.CLIP` and `open_clip.transformer.VisionTransformer`; Ortiz-Jimenez et al.'s
+        code, src/modeling.py, deletes `transformer`.
+    """
+
+    def layer_norm(name: str) -> list[str]:
+        return [f"{name}.weight", f"{name}.bias"]
+
+    def blocks(name: str, depth: int) -> list[str]:
+        layers = []
+        for layer in (f"{name}.resblocks.{i}" for i in range(depth)):
+            layers += [*layer_norm(f"{layer}.ln_1"), f"{layer}.attn.in_proj_weight", f"{layer}.attn.in_proj_bias"]
+            for linear in ("attn.out_proj", None, "mlp.c_fc", "mlp.c_proj"):
+                layers += layer_norm(f"{layer}.{linear or 'ln_2'}")  # weight and bias, of linear layers too
+        return layers
+
+    visual = ["visual.class_embedding", "visual.positional_embedding", "visual.proj", "visual.conv1.weight"]
+    visual += layer_norm("visual.ln_pre") + blocks("visual.transformer", config.vision.num_hidden_layers)
+    visual += layer_norm("visual.ln_post")
+    own, after = ["positional_embedding", "text_projection", "logit_scale"], ["token_embedding.weight"]
+    after += layer_norm("ln_final")
+    text = blocks("transformer", config.text.num_hidden_layers)
+    return [own + visual + after, own + visual + text + after, visual]
+
+
+def _like_base(leaves: Params, base: LoadedClip) -> Params:
+    """The leaves with the dtypes of the base, all of them finite."""
+    reference = flatten_paths(base.params["image"])
+    cast = {path: np.asarray(leaf, reference[path].dtype) for path, leaf in flatten_paths(leaves).items()}
+    check_finite(cast, "the image tower")
+    structure = jax.tree.structure(base.params["image"])
+    return jax.tree.unflatten(structure, [jnp.asarray(cast[path]) for path in reference])

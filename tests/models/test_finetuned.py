@@ -1,0 +1,456 @@
+"""Encoders that others fine-tuned: their task vector and their features, from every format they come in."""
+
+import collections
+import dataclasses
+import json
+import shutil
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tajax
+from tajax.models import load
+from tajax.models.convert import tensors_from_params
+from tajax.models.finetuned import load_finetuned
+from tajax.trees import flatten_paths
+
+
+@pytest.fixture(scope="module")
+def base(saved):
+    return load(saved)
+
+
+@pytest.fixture(scope="module")
+def tuned(base):
+    """The base, moved a little, as somebody's fine-tuning would."""
+    random = np.random.default_rng(5)
+    image = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(random.normal(scale=0.02, size=leaf.shape), leaf.dtype), base.params["image"]
+    )
+    return base.params | {"image": image}
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(6).normal(size=(3, 16, 16, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def encode(base):
+    return jax.jit(base.encode_image)
+
+
+def equal(ours, wanted):
+    assert jax.tree.structure(ours) == jax.tree.structure(wanted)
+    for path, leaf in flatten_paths(wanted).items():
+        np.testing.assert_array_equal(flatten_paths(ours)[path], leaf, err_msg=path)
+
+
+def named(tuned, base, naming):
+    return tensors_from_params(tuned, base.config, naming=naming)
+
+
+def vision_config(base, **changes):
+    """What `transformers` writes beside a `CLIPVisionModel`."""
+    return dataclasses.asdict(base.config.vision) | {"model_type": "clip_vision_model"} | changes
+
+
+@pytest.fixture
+def tower(tmp_path, base, tuned):
+    """A fusion_bench checkpoint: the vision tower alone, without a projection."""
+    tensors = named(tuned, base, "huggingface")
+    save_file({k: v for k, v in tensors.items() if k.startswith("vision_model.")}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(vision_config(base)))
+    return tmp_path
+
+
+def test_a_vision_tower_alone_keeps_the_projection_of_the_base(tower, base, tuned):
+    found = load_finetuned(tower, base)
+    assert (found.linearized, found.format, found.path) == (False, "huggingface", tower / "model.safetensors")
+    equal(found.params, tuned["image"] | {"projection": base.params["image"]["projection"]})
+    tau = tajax.task_vector(base.params["image"], found.params)
+    assert not np.any(tau["projection"]["kernel"]) and tajax.norm(tau) > 0
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("naming", ["huggingface", "open_clip"])
+@pytest.mark.parametrize("prefix", ["", "model.", "module.image_encoder.model.", "state_dict.module."])
+def test_any_prefix_is_found_and_what_is_beside_the_model_is_left(tmp_path, base, tuned, naming, prefix):
+    tensors = {prefix + name: value for name, value in named(tuned, base, naming).items()}
+    if prefix:
+        tensors |= {"classification_head.weight": np.zeros((3, 4), np.float32), "optimizer.step": np.zeros(1)}
+    save_file(tensors, tmp_path / "m.safetensors")
+    equal(load_finetuned(tmp_path / "m.safetensors", base).params, tuned["image"])
+
+
+@pytest.mark.parametrize("naming", ["huggingface", "open_clip"])
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_tower_that_says_not_that_it_is_one(tmp_path, base, tuned, naming, cut):
+    """As transformers 5 writes `CLIPVisionModel`, and as the state dict of open_clip's `model.visual` is."""
+    lead = ("vision_model.", "visual.")[naming == "open_clip"]
+    tensors = {k[len(lead) * cut :]: v for k, v in named(tuned, base, naming).items() if k.startswith(lead)}
+    save_file(tensors, tmp_path / "m.safetensors")
+    found = load_finetuned(tmp_path / "m.safetensors", base).params
+    kept = base if naming == "huggingface" else None
+    equal(found, tuned["image"] | ({"projection": base.params["image"]["projection"]} if kept else {}))
+
+
+def test_our_own_merged_models_and_half_precision(tmp_path, base, tuned):
+    from tajax.models import save_pretrained
+
+    args = (base.config, tuned, base.tokenizer, base.preprocessing)
+    for dtype in ("float32", "float16"):
+        save_pretrained(tmp_path / dtype, *args, dtype=dtype)
+        rounded = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype).astype("float32"), tuned["image"])
+        equal(load_finetuned(tmp_path / dtype, base).params, rounded)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 3}, "num_hidden_layers is 3, the base's is 2"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', the base's is 'quick_gelu'"),
+        ({"image_size": 32, "patch_size": 4}, "image_size is 32, the base's is 16; patch_size is 4, the base's is 8"),
+        ({"model_type": "siglip_vision_model"}, "config.json: .*only 'clip' can be loaded"),
+    ],
+)
+def test_another_architecture_is_named(tower, base, changes, message):
+    (tower / "config.json").write_text(json.dumps(vision_config(base, **changes)))
+    with pytest.raises(ValueError, match=message) as error:
+        load_finetuned(tower, base)
+    assert str(tower) in str(error.value)
+
+
+def test_tensors_that_do_not_fit_are_named(tower, base):
+    path = tower / "model.safetensors"
+    whole = load_file(path)
+    layer = "vision_model.encoder.layers.0.mlp.fc1"
+    for change, message in [
+        ({f"{layer}.weight": None}, f"1 missing: {layer}.weight"),
+        ({f"{layer}.lora_A": np.zeros(2, np.float32)}, f"1 left over: {layer}.lora_A"),
+        ({f"{layer}.bias": np.zeros(7, np.float32)}, rf"{layer}.bias is float32 \[7\], expected float \[40\]"),
+        (
+            {f"{layer}.bias": np.full(40, np.nan, np.float32)},
+            "1 of 1|20|40 of the 80 entries of 'blocks/mlp/fc_in/bias'",
+        ),
+        ({"ema.embeddings.class_embedding": whole["vision_model.embeddings.class_embedding"]}, "2 image towers"),
+        (dict.fromkeys(whole) | {"bert.pooler": np.zeros(2, np.float32)}, "no image tower among bert.pooler"),
+        (dict.fromkeys(whole) | {"blocks/attn/query/kernel": np.zeros(2, np.float32)}, "a task vector of tajax"),
+    ]:
+        save_file({name: value for name, value in (whole | change).items() if value is not None}, path)
+        with pytest.raises(ValueError, match=message) as error:
+            load_finetuned(tower, base)
+        assert str(tower) in str(error.value)
+    with pytest.raises(FileNotFoundError, match="no such path"):
+        load_finetuned(tower / "absent", base)
+
+
+@pytest.fixture(scope="session")
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is not installed; `pip install -e '.[parity]'` turns this on")
+
+
+@pytest.fixture
+def packages(torch, monkeypatch):
+    """Packages `open_clip` and `src` with modules of the layout of theirs, as far as an image tower goes."""
+    from torch import nn
+
+    class QuickGELU(nn.Module):
+        def forward(self, x):
+            return x * torch.sigmoid(1.702 * x)
+
+    class ResidualAttentionBlock(nn.Module):
+        def __init__(self, width, hidden, heads, act):
+            super().__init__()
+            self.ln_1 = nn.LayerNorm(width)
+            self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+            self.ls_1 = nn.Identity()
+            self.ln_2 = nn.LayerNorm(width)
+            layers = [("c_fc", nn.Linear(width, hidden)), ("gelu", act()), ("c_proj", nn.Linear(hidden, width))]
+            self.mlp = nn.Sequential(collections.OrderedDict(layers))
+
+        def forward(self, x):
+            y = self.ln_1(x)
+            x = x + self.attn(y, y, y, need_weights=False)[0]
+            return x + self.mlp(self.ln_2(x))
+
+    class Transformer(nn.Module):
+        def __init__(self, config, act):
+            super().__init__()
+            sizes = (config.hidden_size, config.intermediate_size, config.num_attention_heads)
+            blocks = [ResidualAttentionBlock(*sizes, act) for _ in range(config.num_hidden_layers)]
+            self.resblocks = nn.ModuleList(blocks)
+
+    class VisionTransformer(nn.Module):
+        def __init__(self, config, act):
+            super().__init__()
+            width, patch = config.hidden_size, config.patch_size
+            self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
+            self.class_embedding = nn.Parameter(torch.zeros(width))
+            self.positional_embedding = nn.Parameter(torch.zeros(config.grid_size**2 + 1, width))
+            self.patch_dropout = nn.Identity()
+            self.ln_pre = nn.LayerNorm(width)
+            self.transformer = Transformer(config, act)
+            self.ln_post = nn.LayerNorm(width)
+            self.proj = nn.Parameter(torch.zeros(width, config.projection_dim))
+
+        def forward(self, x):
+            x = self.conv1(x).flatten(2).transpose(1, 2)
+            start = self.class_embedding.expand(len(x), 1, -1)
+            x = self.ln_pre(torch.cat([start, x], dim=1) + self.positional_embedding)
+            for block in self.transformer.resblocks:
+                x = block(x)
+            return self.ln_post(x[:, 0]) @ self.proj
+
+    class CLIP(nn.Module):
+        def __init__(self, config, act):
+            super().__init__()
+            text = config.text
+            self.visual = VisionTransformer(config.vision, act)
+            self.transformer = Transformer(text, act)
+            self.token_embedding = nn.Embedding(text.vocab_size, text.hidden_size)
+            self.positional_embedding = nn.Parameter(torch.zeros(text.max_position_embeddings, text.hidden_size))
+            self.ln_final = nn.LayerNorm(text.hidden_size)
+            self.text_projection = nn.Parameter(torch.zeros(text.hidden_size, text.projection_dim))
+            self.register_buffer("attn_mask", torch.zeros(24, 24), persistent=False)
+            self.logit_scale = nn.Parameter(torch.zeros([]))
+
+    class ImageEncoder(nn.Module):
+        def __init__(self, clip, keep_lang=False):
+            super().__init__()
+            self.model, self.cache_dir = clip, "somewhere"
+            self.train_preprocess = self.val_preprocess = _convert_to_rgb
+            if not keep_lang:
+                del self.model.transformer
+
+    class ImageClassifier(nn.Module):
+        def __init__(self, image_encoder):
+            super().__init__()
+            self.image_encoder = image_encoder
+            self.classification_head = nn.Linear(12, 5)
+
+    class LinearizedModel(nn.Module):
+        def __init__(self, encoder, init_encoder):
+            super().__init__()
+            self.params = nn.ParameterList([p.detach().clone() for p in encoder.parameters()])
+            self.params0 = nn.ParameterList([p.detach().clone() for p in init_encoder.parameters()])
+
+    class LinearizedImageEncoder(nn.Module):
+        def __init__(self, encoder, init_encoder):
+            super().__init__()
+            self.model = LinearizedModel(encoder, init_encoder)
+
+    def _convert_to_rgb(image):
+        return image
+
+    made = types.SimpleNamespace(GELU=nn.GELU)
+    where = {
+        "open_clip": (),
+        "open_clip.model": (QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer, CLIP),
+        "open_clip.transform": (_convert_to_rgb,),
+        "src": (),
+        "src.modeling": (ImageEncoder, ImageClassifier),
+        "src.linearize": (LinearizedModel, LinearizedImageEncoder),
+    }
+    for package, objects in where.items():
+        module = types.ModuleType(package)
+        monkeypatch.setitem(sys.modules, package, module)
+        for thing in objects:
+            thing.__module__, thing.__qualname__ = package, thing.__name__
+            setattr(module, thing.__name__, thing)
+            setattr(made, thing.__name__, thing)
+    return made
+
+
+@pytest.fixture
+def make(torch, packages, base):
+    """An `ImageEncoder` with some parameters."""
+
+    def make(params, *, act=None, **options):
+        clip = packages.CLIP(base.config, act or packages.QuickGELU)
+        tensors = tensors_from_params(params, base.config, naming="open_clip")
+        clip.load_state_dict({name: torch.tensor(value) for name, value in tensors.items()})
+        return packages.ImageEncoder(clip, **options).eval()
+
+    return make
+
+
+def save(torch, value, path, monkeypatch, **options):
+    """Save, and forget the packages that the file names."""
+    torch.save(value, path, **options)
+    for package in ("open_clip", "open_clip.model", "open_clip.transform", "src", "src.modeling", "src.linearize"):
+        monkeypatch.delitem(sys.modules, package)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("whole", ["encoder", "classifier", "with text"])
+def test_the_papers_pickled_modules(
+    torch, packages, make, base, tuned, images, encode, tmp_path, monkeypatch, zipped, whole
+):
+    encoder = make(tuned, keep_lang=whole == "with text")
+    with torch.no_grad():
+        theirs = encoder.model.visual(torch.tensor(images.transpose(0, 3, 1, 2).copy())).numpy()
+    module = packages.ImageClassifier(encoder) if whole == "classifier" else encoder
+    path = save(torch, module, tmp_path / "finetuned.pt", monkeypatch, _use_new_zipfile_serialization=zipped)
+    found = load_finetuned(path, base)
+    assert not {"src", "open_clip"} & sys.modules.keys()
+    assert (found.format, found.linearized) == ("module", False)
+    equal(found.params, tuned["image"])
+    np.testing.assert_allclose(encode(found.params, images), theirs, atol=2e-5)  # float32; order of sums
+
+
+def test_the_activation_of_a_pickled_module_is_told_by_its_class(
+    torch, packages, make, base, tuned, tmp_path, monkeypatch
+):
+    path = save(torch, make(tuned, act=packages.GELU), tmp_path / "finetuned.pt", monkeypatch)
+    with pytest.raises(ValueError, match=r"finetuned\.pt: .*hidden_act is 'gelu', the base's is 'quick_gelu'"):
+        load_finetuned(path, base)
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_lang": True}])
+def test_linearised_checkpoints_of_the_tangent_paper(
+    torch, packages, make, base, tuned, tmp_path, monkeypatch, options
+):
+    """The order of the parameters is PyTorch's own, of modules registered as open_clip registers them."""
+    encoder = packages.LinearizedImageEncoder(make(tuned, **options), make(base.params, **options))
+    state = encoder.state_dict()
+    assert "model.params.0" in state and "model.params0.0" in state
+    state["model_name"] = "ViT-B-32"
+    path = save(torch, state, tmp_path / "linear_finetuned.pt", monkeypatch)
+    found = load_finetuned(path, base)
+    assert (found.format, found.linearized) == ("linearized", True)
+    equal(found.params, tuned["image"])
+
+
+def lists(order, tuned, base, shift=0.0):
+    theta, theta0 = (named(params, base, "open_clip") for params in (tuned, base.params))
+    return {f"model.params.{i}": theta[name] for i, name in enumerate(order)} | {
+        f"model.params0.{i}": np.asarray(theta0[name] + np.float32(shift)) for i, name in enumerate(order)
+    }
+
+
+def test_linearised_checkpoints_must_be_around_the_base(tmp_path, base, tuned):
+    from tajax.models.finetuned import _parameter_orders
+
+    order, path = _parameter_orders(base.config)[0], tmp_path / "linear.safetensors"
+    save_file(lists(order, tuned, base), path)
+    equal(load_finetuned(path, base).params, tuned["image"])
+    save_file(lists(order, tuned, base, shift=1e-5), path)  # another rounding of the base
+    rounded = load_finetuned(path, base).params
+    tau = tajax.task_vector(base.params["image"], rounded)
+    exact = tajax.task_vector(base.params["image"], tuned["image"])
+    for a, b in zip(jax.tree.leaves(tau), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(a, b - 1e-5, atol=1e-6)  # θ − θ₀ of the file, not θ minus the base
+    other = dataclasses.replace(base, params=tuned, name="other")
+    with pytest.raises(ValueError, match=r"linear\.safetensors: .*another θ₀ than other: \S+ differs by up to"):
+        load_finetuned(path, other)
+    whole = lists(order, tuned, base)
+    for change, message in [
+        ({"model.params0.3": None}, "number 3 of one has no counterpart"),
+        ({f"model.params{z}.{len(order)}": np.zeros(2, np.float32) for z in ("", "0")}, f"of {len(order) + 1} param"),
+        ({"model.params.4": np.zeros((2, 2), np.float32)}, r"visual\.proj|visual\S+ is float32 \[2, 2\]"),
+    ]:
+        save_file({name: value for name, value in (whole | change).items() if value is not None}, path)
+        with pytest.raises(ValueError, match=message):
+            load_finetuned(path, base)
+
+
+@pytest.mark.parametrize("kind", ["CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPModel"])
+@pytest.mark.parametrize("file", ["safetensors", "bin", "module"])
+def test_what_transformers_saves(torch, base, saved, tuned, images, encode, tmp_path, kind, file):
+    import transformers
+
+    reference = transformers.CLIPModel.from_pretrained(saved)
+    tensors = {name: torch.tensor(value) for name, value in named(tuned, base, "huggingface").items()}
+    reference.load_state_dict(tensors)
+    model = reference
+    if kind != "CLIPModel":
+        model = getattr(transformers, kind)(reference.config.vision_config).eval()
+        model.load_state_dict(
+            {n: tensors[m] for n in model.state_dict() for m in (n, f"vision_model.{n}") if m in tensors}
+        )
+    model.save_pretrained(tmp_path)
+    if file != "safetensors":
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(model.state_dict() if file == "bin" else model, tmp_path / "pytorch_model.bin")
+    found = load_finetuned(tmp_path, base)
+    kept = {"projection": base.params["image"]["projection"]} if kind == "CLIPVisionModel" else {}
+    equal(found.params, tuned["image"] | kept)
+    with torch.no_grad():
+        pixels = torch.tensor(images.transpose(0, 3, 1, 2).copy())
+        pooled = model.vision_model(pixels) if hasattr(model, "vision_model") else model(pixels)
+        weight = torch.tensor(np.asarray(found.params["projection"]["kernel"]))
+        theirs = (pooled.pooler_output @ weight).numpy()
+    np.testing.assert_allclose(encode(found.params, images), theirs, atol=2e-5)  # float32; order of sums
+
+
+@pytest.fixture
+def unsafe(saved, tmp_path):
+    """A copy of the model without its safetensors, and their tensors."""
+    directory = shutil.copytree(saved, tmp_path / "clip")
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    return directory, tensors
+
+
+def test_directories_with_pickled_weights_load(torch, unsafe, base, tuned, caplog):
+    directory, tensors = unsafe
+    held = {name: torch.tensor(value) for name, value in tensors.items()}
+    torch.save(held, directory / "pytorch_model.bin")
+    torch.save({"seed": 1}, directory / "training_args.bin")
+    with caplog.at_level("INFO", "tajax.models.files"):
+        equal(load(directory).params, base.params)
+    assert f"{directory / 'pytorch_model.bin'} (PyTorch)" in caplog.text
+    save_file(tensors_from_params(tuned, base.config), directory / "model.safetensors")
+    equal(load(directory).params, tuned)  # safetensors come first
+
+
+def test_sharded_pickled_weights_load(torch, unsafe, base):
+    directory, tensors = unsafe
+    names = sorted(tensors)
+    where = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(names)}
+    for shard in set(where.values()):
+        torch.save({n: torch.tensor(tensors[n]) for n in names if where[n] == shard}, directory / shard)
+    (directory / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    equal(load(directory).params, base.params)
+    equal(load_finetuned(directory, base).params, base.params["image"])
+
+
+@pytest.mark.parametrize("inside", ["", "state_dict.module."])
+def test_open_clip_s_pickled_weights_load(torch, unsafe, base, inside):
+    directory, _ = unsafe
+    tensors = {n: torch.tensor(v) for n, v in named(base.params, base, "open_clip").items()}
+    held = {f"module.{n}": v for n, v in tensors.items()}
+    torch.save({"epoch": 3, "state_dict": held} if inside else tensors, directory / "open_clip_pytorch_model.bin")
+    equal(load(directory).params, base.params)
+    equal(load(directory / "open_clip_pytorch_model.bin").params, base.params)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torchscript_weights_load_as_openai_published_them(torch, packages, base, unsafe):
+    """A scripted module with the attributes of OpenAI's, its weights half precision."""
+    directory, _ = unsafe
+    state = named(base.params, base, "open_clip")
+
+    def scripted(prefix=""):
+        module = torch.nn.Module()
+        for name in dict.fromkeys(n.removeprefix(prefix).split(".")[0] for n in state if n.startswith(prefix)):
+            if prefix + name in state:
+                module.register_parameter(name, torch.nn.Parameter(torch.tensor(state[prefix + name]).half()))
+            else:
+                module.add_module(name, scripted(f"{prefix}{name}."))
+        if not prefix:
+            for name in ("input_resolution", "context_length", "vocab_size"):
+                module.register_buffer(name, torch.tensor(16))
+        return module
+
+    torch.jit.save(torch.jit.script(scripted()), directory / "ViT-tiny.pt")
+    clip = load(directory)
+    equal(clip.params, jax.tree.map(lambda leaf: leaf.astype("float16").astype("float32"), base.params))
