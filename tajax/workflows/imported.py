@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 import tajax
 from tajax import data, models, vector_files
 from tajax.config import REGIMES, config_hash
+from tajax.models.hub import locate
 from tajax.types import Mask, Params
 from tajax.workflows.progress import Progress
 
@@ -66,16 +67,16 @@ def keep_vectors(experiment: Experiment, vectors: Mapping[str, Params]) -> None:
     for task, place in _places(experiment.config, experiment.tasks).items():
         path = vector_path(experiment.workdir, task)
         if not path.exists():
-            metadata = {
-                "task": task,
-                "regime": experiment.config.regime,
-                "model": experiment.config.model,
-                "base_sha256": experiment.clip.image_sha256,
-                "source": place,
-                "config_hash": config_hash(experiment.config),
-                "tajax_version": tajax.__version__,
-            }
-            vector_files.save_task_vector(path, vectors[task], metadata, mask=moved_mask([vectors[task]]))
+            made = vector_files.vector_metadata(
+                model=experiment.config.model,
+                base_sha256=experiment.clip.image_sha256,
+                revision=experiment.clip.revision,
+                task=task,
+                linearized=experiment.regime.evaluate_linearized,
+                config_hash=config_hash(experiment.config),
+            )
+            mask = moved_mask([vectors[task]])
+            vector_files.save_task_vector(path, vectors[task], made | {"source": place}, mask=mask)
 
 
 def moved_mask(vectors: Sequence[Params]) -> Mask:
@@ -97,11 +98,10 @@ def _places(config: ConfigDict, tasks: Sequence[data.Task]) -> dict[str, str]:
 
 
 def _read(place: str, clip: models.LoadedClip, config: ConfigDict) -> Params:
-    path, pretrained = Path(place).expanduser(), clip.params["image"]
-    if path.is_file() and vector_files.is_task_vector(path):
-        base = None if config.any_base else clip.image_sha256
-        return vector_files.load_task_vector(path, pretrained, base_sha256=base)[0]
-    finetuned = models.load_finetuned(place, clip)
+    path, pretrained = locate(place), clip.params["image"]
+    if vector_files.is_task_vector(path):
+        return vector_files.load_task_vector(path, pretrained, base_sha256=clip.image_sha256, force=config.any_base)[0]
+    finetuned = models.load_finetuned(path, clip)
     if finetuned.linearized and not REGIMES[config.regime].evaluate_linearized:
         names = ", ".join(name for name, regime in REGIMES.items() if regime.evaluate_linearized)
         raise ValueError(
