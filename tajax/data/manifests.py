@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,8 @@ def divide(
 ) -> tuple[dict[str, Source], dict[str, object]]:
     """The splits of a data set that has one, by the user's manifest in `folder` or else by the rule.
 
-    File names are read once, without decoding images, and kept in `folder`, so that the next time costs milliseconds.
+    File names are read once, without decoding images (10 s for 31,500), and kept in `folder` as `file_names.json`, so
+    that the next time costs half a second.
 
     Args:
         source: every image, with file names in its records.
@@ -241,6 +243,7 @@ def _names(source: RecordSource, cache: Path) -> tuple[list[str], list[int]]:
     kept = _cached(source, cache)
     if kept is not None:
         return kept
+    print(f"Reading {len(source):,} file names of {source.origin} (once, some seconds)", file=sys.stderr, flush=True)
     names, labels = _read_records(source, range(len(source)))
     content = {"origin": source.origin, "names": names, "labels": labels}
     try:

@@ -165,13 +165,15 @@ def test_data_sets_that_do_not_fit_the_rule(tmp_path):
         divided(tmp_path / "c", nameless)
 
 
-def test_names_are_read_once_and_again_when_the_data_set_changes(tmp_path, monkeypatch):
+def test_names_are_read_once_and_again_when_the_data_set_changes(tmp_path, monkeypatch, capsys):
     reads = []
     original = manifests._read_records
     monkeypatch.setattr(manifests, "_read_records", lambda s, rows: reads.append(len(rows)) or original(s, rows))
     expected = divided(tmp_path)
     assert reads == [10]
+    assert capsys.readouterr().err == "Reading 10 file names of birds/1.0.0:train (once, some seconds)\n"
     assert divided(tmp_path) == expected and reads == [10, 10]  # ten probes of ten records: fewer than 32
+    assert capsys.readouterr().err == ""
     many = replace(RULE, files={"owl": 200, "hare": 100})
     names = list(sum((part for part in from_rule(many).files.values()), ()))
     divided(tmp_path / "many", records(names), many)
