@@ -111,8 +111,9 @@ def open_tasks(
     """
     if isinstance(entries, str | os.PathLike) or not entries:
         raise ValueError(f"tasks is {entries!r}; give a sequence of at least one entry, such as ('mnist',)")
-    bundled = [entry for entry in entries if entry in BUNDLED and not local.has_splits(data_directory(data_dir) / entry)]
-    catalog.prepare_bundled([TASKS[name].tfds for name in bundled], data_directory(data_dir))
+    directory = data_directory(data_dir)
+    bundled = [entry for entry in entries if entry in BUNDLED and not local.has_splits(directory / entry)]
+    catalog.prepare_bundled([TASKS[name].tfds for name in bundled], directory)
     tasks: dict[str, Task] = {}
     for entry in entries:
         task = open_task(entry, data_dir=data_dir)
