@@ -20,6 +20,10 @@ _COMMON = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokeniz
 _COMMON += ("special_tokens_map.json", "vocab.json", "merges.txt", "open_clip_config.json")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors",)
+_PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
+_IN_TURN = (_WEIGHTS, _OPEN_CLIP_WEIGHTS, _PICKLED_WEIGHTS, ("open_clip_pytorch_model.bin",))
+"""Patterns of weights. Those of the first that a repository has are fetched, so pickles only where nothing else is."""
+_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 class HubName(NamedTuple):
@@ -52,17 +56,18 @@ def hub_name(name: str) -> HubName | None:
     plain = all(part not in ("", ".", "..") for part in parts) and "\\" not in path and "\0" not in path
     if len(parts) < 2 or not plain or path.startswith((".", "~")) or (at and not revision):
         return None
-    if len(parts) > 2 and (not path.endswith(".safetensors") or re.search(r"[*?\[\]]", path)):  # no pattern, one file
+    if len(parts) > 2 and (not path.endswith(_FILES) or re.search(r"[*?\[\]]", path)):  # no pattern, one file
         return None
     return HubName("/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None)
 
 
 def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
-    """The directory or `.safetensors` file behind a bundled name, a path or a hub name.
+    """The directory or file of weights behind a bundled name, a path or a hub name.
 
     A path that exists wins over a hub name of the same spelling. Of a hub repository only the configuration,
-    tokenizer and safetensors files are fetched, or of the latter the one that is named; `HF_HUB_OFFLINE` and the
-    cache are respected. Without network a revision that is in the cache is used as it is.
+    tokenizer and safetensors files are fetched (PyTorch's weights where it has no safetensors), or of the weights the
+    file that is named; `HF_HUB_OFFLINE` and the cache are respected. Without network a revision that is in the cache
+    is used as it is.
 
     Args:
         name_or_path: `"tiny"`, a path, or a hub name such as `openai/clip-vit-base-patch32`, with a revision
@@ -141,7 +146,7 @@ def reason(error: BaseException) -> str:
 
 
 def _download(hub: HubName) -> Path:
-    """Fetch what is needed of a hub repository: a file, or Hugging Face's weights, or open_clip's if it has none."""
+    """Fetch what is needed of a hub repository: a file, or Hugging Face's weights, or open_clip's, or pickled ones."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -152,9 +157,10 @@ def _download(hub: HubName) -> Path:
     beside = tuple("".join((*above, name)) for name in _COMMON)
     at = f" --revision {hub.revision}" if hub.revision else ""
     try:
-        directory = fetch((hub.file,) if hub.file else _WEIGHTS)
-        if hub.file is None and not any(next(directory.glob(pattern), None) for pattern in _WEIGHTS):
-            directory = fetch(_OPEN_CLIP_WEIGHTS)
+        for patterns in ((hub.file,),) if hub.file else _IN_TURN:
+            directory = fetch(patterns)
+            if any(next(directory.glob(pattern), None) for pattern in patterns):
+                break
     except HFValidationError as error:
         raise ValueError(f"{hub.repo_id!r} is no path that exists, and cannot be a hub id: {error}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -168,9 +174,9 @@ def _download(hub: HubName) -> Path:
     if hub.file is None:
         return directory
     if not (directory / hub.file).is_file():
-        held = ", ".join(sorted(str(f.relative_to(directory)) for f in directory.rglob("*.safetensors"))) or "none"
+        held = [str(f.relative_to(directory)) for f in directory.rglob("*") if f.suffix in _FILES]
         raise FileNotFoundError(
             f"{hub.repo_id!r} at commit {commit_of(directory)} has no {hub.file!r}, or it is not in the local cache. "
-            f"Safetensors of it here: {held}."
+            f"Weights of it here: {', '.join(sorted(held)) or 'none'}."
         )
     return directory / hub.file

@@ -150,6 +150,17 @@ def test_tensors_that_do_not_fit_are_named(tower, base):
         load_finetuned(tower / "absent", base)
 
 
+def test_of_a_hub_repository_pickles_are_fetched_only_where_nothing_else_is(hub, tower, base):
+    files = {file.name: file.read_bytes() for file in tower.iterdir()}
+    hub.commit("owner/safe", files | {"pytorch_model.bin": b"\x80", "finetuned.pt": b"\x80"})
+    found = load_finetuned("owner/safe", base)
+    assert {file.name for file in found.path.parent.iterdir()} == {"config.json", "model.safetensors"}
+    hub.commit("owner/unsafe", {"config.json": files["config.json"], "pytorch_model.bin": b"cos\nsystem\n."})
+    for name in ("owner/unsafe", "owner/unsafe/pytorch_model.bin"):
+        with pytest.raises(ValueError, match=r"pytorch_model\.bin .*'os\.system' is refused"):
+            load_finetuned(name, base)
+
+
 @pytest.fixture(scope="session")
 def torch():
     return pytest.importorskip("torch", reason="PyTorch is not installed; `pip install -e '.[parity]'` turns this on")
