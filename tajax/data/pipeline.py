@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import multiprocessing
 import os
+import signal
+import threading
 import weakref
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -86,7 +89,7 @@ class Batches:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain's workers read theirs; outside absl.app nobody parsed them
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_BUFFER)
-            dataset = dataset.mp_prefetch(options)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_follow_the_parent)
         with contextlib.closing(iter(dataset)) as stream:
             for batch in stream:
                 if workers:  # the arrays lie in memory shared with a worker: free it at once
@@ -125,6 +128,17 @@ class Batches:
         if self.augment:
             return random_resized_crop(picture, self.size, seed=self.seed, epoch=epoch, index=index)
         return resize_center_crop(picture, self.size)
+
+
+def _follow_the_parent(worker: int, workers: int) -> None:
+    """A worker ends with its parent, however that ends, and not at the Ctrl-C that a terminal sends to both."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True, name="parent").start()
 
 
 @dataclass(frozen=True)
