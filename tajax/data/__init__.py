@@ -3,6 +3,7 @@
 from tajax.data.overlap import Overlap, find_overlap
 from tajax.data.pipeline import Batches, check_images, load
 from tajax.data.preprocess import normalize
+from tajax.data.readiness import Readiness, check
 from tajax.data.sources import BadImageError
 from tajax.data.table import BUNDLED, PROTOCOL, SUITE, TASKS, TaskSpec
 from tajax.data.tasks import Task, open_task, open_tasks
@@ -15,8 +16,10 @@ __all__ = [
     "BadImageError",
     "Batches",
     "Overlap",
+    "Readiness",
     "Task",
     "TaskSpec",
+    "check",
     "check_images",
     "find_overlap",
     "load",

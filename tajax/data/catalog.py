@@ -22,7 +22,8 @@ _ROLES = {
     "test": ("test", "validation", "val"),
     "val": ("validation", "val", "valid"),
 }
-_LISTED = 4  # addresses in a message
+_LISTED = 8  # addresses in a message
+_UNUSED_FILES = {"eurosat/rgb": ("EuroSATallBands.zip",)}  # TFDS lists the files of all configs together
 
 
 def exists(name: str, data_dir: Path) -> bool:
@@ -100,7 +101,7 @@ def open_tfds(name: str, data_dir: Path, *, splits: Mapping[str, str] | None = N
     except (ValueError, AssertionError) as error:
         raise ValueError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
     keys = _keys(builder)  # before preparing what could not be used
-    if not builder.is_prepared():
+    if not Path(builder.data_dir, "dataset_info.json").is_file():  # `is_prepared` logs a warning for each that is not
         if family in archives.BUILDERS:
             builder = _prepare_archive(name, data_dir, hint)
         else:
@@ -108,8 +109,8 @@ def open_tfds(name: str, data_dir: Path, *, splits: Mapping[str, str] | None = N
     return _contents(builder, splits or _by_name(builder), keys)
 
 
-def prepared(name: str, data_dir: Path) -> tfds.core.DatasetBuilder | None:
-    """A data set that `open_tfds` would open without preparing it, or None. Never asks the network.
+def prepared(name: str, data_dir: Path) -> bool:
+    """Whether `open_tfds` would open a data set without preparing it. Never asks the network.
 
     Args:
         name: as in `open_tfds`, without a version.
@@ -125,7 +126,7 @@ def prepared(name: str, data_dir: Path) -> tfds.core.DatasetBuilder | None:
         chosen = configs.get(config) or next(iter(configs.values()), None)
         place = data_dir / family / (chosen.name if chosen else "")
         place /= str((chosen and chosen.version) or builder.VERSION)
-    return tfds.builder_from_directory(place) if (place / "dataset_info.json").is_file() else None
+    return (place / "dataset_info.json").is_file()
 
 
 def other_versions(name: str, data_dir: Path) -> list[str]:
@@ -133,24 +134,40 @@ def other_versions(name: str, data_dir: Path) -> list[str]:
     return sorted(path.parent.name for path in (data_dir / name).glob("*/dataset_info.json"))
 
 
-def how_to_get(name: str, data_dir: Path) -> list[str]:
-    """What to download, where to put it and what to run for a data set that is not prepared, in sentences."""
+def how_to_get(name: str, data_dir: Path, *, command: str | None = None) -> list[str]:
+    """What to download, where to put it and what to run for a data set that is not prepared, line by line.
+
+    Args:
+        name: as in `open_tfds`.
+        data_dir: where TFDS keeps prepared data sets.
+        command: prepares it; by default an expression of TFDS.
+    """
     family, manual = _family(name), archives.manual_directory(data_dir)
+    made = f"tfds.builder({name!r}, data_dir={os.fspath(data_dir)!r})"
+    command = command or f"{made}.download_and_prepare(file_format='array_record')"
+    run = f"run {command}"
     if family in archives.BUILDERS:
         builder = archives.BUILDERS[family]
-        return builder.missing_text(list(builder.PARTS), manual).splitlines()
-    made = f"tfds.builder({name!r}, data_dir={os.fspath(data_dir)!r})"
-    command = f"{made}.download_and_prepare(file_format='array_record')"
-    lines = [f"Where there is a network, run {command}, and copy {data_dir / name} to the same place here."]
+        return [*builder.missing_text(list(builder.PARTS), manual).splitlines(), f"Then {run}"]
     builder = tfds.builder_cls(family)
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         words = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
-        lines.append(f"It needs files fetched by hand, put into {manual}: {words}")
-    elif builder.url_infos:
-        urls = list(builder.url_infos)
-        more = f" and {len(urls) - _LISTED} more" if len(urls) > _LISTED else ""
-        lines.append(f"Or fetch its files into {manual}: {', '.join(urls[:_LISTED])}{more}.")
+        return [f"It needs files fetched by hand, put into {manual}: {words}", f"Then {run}"]
+    files = needed_files(name)
+    lines = [f"Where there is a network, {run}, and copy {data_dir / name} to the same place here."]
+    if files:
+        size = tfds.core.utils.Size(sum(info.size for info in files.values()))
+        lines.append(f"Or fetch {len(files)} file{'s' * (len(files) > 1)} ({size}) into {manual} and run it here:")
+        lines += [f"  {url} ({info.size})" for url, info in list(files.items())[:_LISTED]]
+        lines += [f"  and {len(files) - _LISTED} more"] if len(files) > _LISTED else []
     return lines
+
+
+def needed_files(name: str) -> dict[str, tfds.download.checksums.UrlInfo]:
+    """Address → size and file name of what TFDS downloads for a data set; empty if it is fetched by hand."""
+    builder = tfds.builder_cls(_family(name))
+    unused = _UNUSED_FILES.get(name, ())
+    return {url: info for url, info in (builder.url_infos or {}).items() if info.filename not in unused}
 
 
 def _prepare_archive(name: str, data_dir: Path, hint: str) -> tfds.core.DatasetBuilder:
@@ -164,13 +181,14 @@ def _prepare_archive(name: str, data_dir: Path, hint: str) -> tfds.core.DatasetB
 def _prepare(builder: tfds.core.DatasetBuilder, name: str, data_dir: Path, hint: str) -> None:
     manual = archives.manual_directory(data_dir)
     try:
-        network.check(url for url, info in builder.url_infos.items() if not (manual / (info.filename or url)).exists())
-        builder.download_and_prepare(file_format="array_record")
+        files = needed_files(name) if _family(name) in _names() else {}
+        network.check(url for url, info in files.items() if not (manual / (info.filename or url)).exists())
+        with archives.quiet(), archives.tidy(builder):
+            builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # downloads, archives and TensorFlow fail in their own ways; all mean "not here"
         lines = [
             f"data set {name!r} is not prepared in {data_dir}, and preparing it failed: "
             f"{type(error).__name__}: {_first_line(error)}",
-            "What to do:",
         ]
         if isinstance(error, ImportError) or any(word in str(error).lower() for word in ("tensorflow", "cv2")):
             lines.append("This one is prepared with TensorFlow, SUN397 with OpenCV, too: pip install 'tajax[prepare]'.")

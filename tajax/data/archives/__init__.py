@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tajax.data.archives.official import OfficialArchives
 from tajax.data.archives.rendered_sst2 import TajaxRenderedSst2
 from tajax.data.archives.stores import BadArchiveError
 
-__all__ = ["BUILDERS", "BadArchiveError", "OfficialArchives", "manual_directory", "prepare", "quiet"]
+__all__ = ["BUILDERS", "BadArchiveError", "OfficialArchives", "manual_directory", "prepare", "quiet", "tidy"]
 
 BUILDERS: dict[str, type[OfficialArchives]] = {
     builder.name: builder for builder in (TajaxGtsrb, TajaxCars, TajaxFer2013, TajaxRenderedSst2)
@@ -35,13 +36,27 @@ def manual_directory(data_dir: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without TFDS's messages and progress bars."""
+    """Without TFDS's messages, and without its progress bars where nobody watches them."""
     with contextlib.redirect_stdout(io.StringIO()):
-        tfds.display_progress_bar(False)
+        tfds.display_progress_bar(sys.stderr.isatty())
         try:
             yield
         finally:
             tfds.display_progress_bar(True)
+
+
+@contextlib.contextmanager
+def tidy(builder: tfds.core.DatasetBuilder) -> Iterator[None]:
+    """Preparation that leaves no empty directories behind when it fails; TFDS itself removes the files."""
+    try:
+        yield
+    except BaseException:
+        for directory in (Path(builder.data_dir), *Path(builder.data_dir).parents):
+            with contextlib.suppress(OSError):  # not empty, or not there
+                directory.rmdir()
+            if directory.name == builder.name:
+                break
+        raise
 
 
 def prepare(name: str, *, data_dir: str | os.PathLike[str]) -> tfds.core.DatasetBuilder:
@@ -65,11 +80,6 @@ def prepare(name: str, *, data_dir: str | os.PathLike[str]) -> tfds.core.Dataset
     if not Path(builder.data_dir, "dataset_info.json").exists():
         config = tfds.download.DownloadConfig(manual_dir=manual_directory(data_dir), try_download_gcs=False)
         builder.locate(manual_directory(data_dir))  # before TFDS makes a directory
-        try:
-            with quiet():
-                builder.download_and_prepare(download_config=config)
-        except BaseException:
-            with contextlib.suppress(OSError):  # not empty, or not there
-                Path(builder.data_dir).parent.rmdir()
-            raise
+        with quiet(), tidy(builder):
+            builder.download_and_prepare(download_config=config)
     return builder

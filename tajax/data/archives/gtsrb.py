@@ -64,6 +64,10 @@ class TajaxGtsrb(OfficialArchives):
             "fe31e9c9270bbcd7b84b7f21a9d9d9e5",
         ),
     }
+    RELEASES = (
+        "26,640 training images are those of GTSRB-Training_fixed.zip, which the papers used; 39,209 those of "
+        "GTSRB_Final_Training_Images.zip."
+    )
     SOURCE = "All three are public and are downloaded by themselves where there is a network."
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The three archives of tajax.data.archives.gtsrb, as they are or unpacked."
 
@@ -81,12 +85,7 @@ class TajaxGtsrb(OfficialArchives):
     def _splits(self, found: Mapping[str, Found]) -> dict[str, Examples]:
         train, test, labels = found["train"], found["test"], found["labels"]
         if train.pattern:
-            logger.warning(
-                "%s: GTSRB is prepared from the final training set (39,209 images). The papers' figures are of %s with "
-                "26,640 images.",
-                train.store.path,
-                self.PARTS["train"].file,
-            )
+            logger.warning("GTSRB is prepared from the final training set in %s. %s", train.store.path, self.RELEASES)
         return {
             "train": labelled_images(train.store, _train_labels(train), convert=_png),
             "test": labelled_images(test.store, _test_labels(test, labels), convert=_png),

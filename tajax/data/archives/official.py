@@ -72,12 +72,13 @@ class OfficialArchives(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A data set read from its publisher's files, found in the manual directory, unpacked or as they come.
 
     A subclass gives `PLACE` (which entries of the manual directory are its own), `PARTS`, `SOURCE` (a sentence that
-    says where to get what has no address) and the two methods `_info` and `_splits`.
+    says where to get what has no address), `RELEASES` if there are several, and the methods `_info` and `_splits`.
     """
 
     PLACE: re.Pattern[str]
     PARTS: Mapping[str, Part]
     SOURCE: str
+    RELEASES: str = ""
     _located: dict[str, Found | None] | None = None
 
     @classmethod

@@ -1,0 +1,188 @@
+"""Which tasks are ready: `python -m tajax.data --check [TASK …]`, and `--prepare TASK …` for those that are not."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from tajax.data import readiness
+from tajax.data.readiness import Readiness
+from tajax.data.tasks import open_task
+
+_EVERY = 15.0  # seconds between lines about the progress where the output is no terminal
+_COLOURS = {"ready": "green", "on first use": "green", "to prepare": "yellow", "differs": "yellow"}
+_WIDTH = 110  # columns where the output is no terminal
+_LISTED = 3  # overlaps of a task
+
+_TENSORFLOW = (
+    "Builders of TFDS prepare with TensorFlow, which is not installed here (pip install 'tajax[prepare]'); "
+    "those called tajax_… do without."
+)
+
+_EPILOG = """\
+TASK is a name of the table (cars, dtd, mnist, …), a group (protocol: the eight tasks and ImageNet; suite: the twenty;
+bundled: those drawn on this machine), or the path of a folder or .npz file. Without one, every task is looked at.
+
+examples:
+  python -m tajax.data --check protocol                what is there, what is missing, and how to get it
+  python -m tajax.data --check dtd --overlap           the same images in two splits of DTD?
+  python -m tajax.data --prepare gtsrb mnist           read archives, or download what is public
+
+exit code: 0, all that was asked for is ready; 1, something is not, or --overlap found images in two splits;
+2, wrong usage.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tajax.data",
+        description="Check or prepare the images of tasks.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--check", nargs="*", metavar="TASK", help="say which tasks are ready; changes nothing, asks no network"
+    )
+    what.add_argument("--prepare", nargs="+", metavar="TASK", help="prepare those that are not, then check")
+    parser.add_argument(
+        "--data-dir",
+        default=os.environ.get("TAJAX_DATA_DIR", "~/.cache/tajax"),
+        metavar="DIR",
+        help="prepared data sets; files fetched by hand go into DIR/downloads/manual (%(default)s, or $TAJAX_DATA_DIR)",
+    )
+    parser.add_argument(
+        "--overlap", action="store_true", help="look for images in two splits by their pixels; decodes every image"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    data_dir = Path(options.data_dir).expanduser()
+    try:
+        names = readiness.names_of(options.prepare or options.check)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.prepare:
+        _prepare(names, data_dir)
+    with _Hashing() as progress:
+        records = readiness.check(names, data_dir=data_dir, overlap=options.overlap, progress=progress)
+    show(records, data_dir)
+    return 0 if all(record.ready for record in records) else 1
+
+
+def _prepare(names: Sequence[str], data_dir: Path) -> None:
+    """Opens each task that is not ready, which prepares it. One that fails does not keep the others from it."""
+    for record in readiness.check(names, data_dir=data_dir):
+        if record.state not in ("ready", "differs"):
+            try:
+                open_task(record.task, data_dir=data_dir)
+            except (ValueError, OSError) as error:  # the first line is why; the rest, what to do, comes with the table
+                print(f"{record.task}: {str(error).splitlines()[0]}", file=sys.stderr)
+
+
+def show(records: Sequence[Readiness], data_dir: Path) -> None:
+    """Prints a table of what was found, and below it what to do about the rest."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
+    looked = any(record.overlaps is not None for record in records)
+    table = Table(box=None, pad_edge=False, title=f"Tasks in {data_dir}", title_justify="left", title_style="bold")
+    for title in ("task", "state", "train", "test", *(["overlap"] if looked else []), "from"):
+        table.add_column(title, justify="right" if title in ("train", "test", "overlap") else "left", overflow="fold")
+    for record in records:
+        cells = [record.task, Text(record.state, _COLOURS.get(record.state, "red"))]
+        cells += [_counts(record, split) for split in ("train", "test")]
+        if looked:
+            cells.append("–" if record.overlaps is None else Text(str(len(record.overlaps))))
+        table.add_row(*cells, Text(record.origin))
+    console.print(table)
+    for record in records:
+        lines = [*record.advice, *_overlap_lines(record)]
+        if lines:
+            console.print(Text(f"\n{record.task}", "bold"))
+            for line in lines:
+                console.print(Text(line), soft_wrap=True)  # paths and commands stay whole
+    if any(record.state == "missing" for record in records):
+        console.print(
+            f"\nInstead of any of them: images as {data_dir}/TASK/train/CLASS/*.jpg and test/CLASS/*.jpg.",
+            soft_wrap=True,
+        )
+        if importlib.util.find_spec("tensorflow") is None:
+            console.print(Text(_TENSORFLOW), soft_wrap=True)
+    unready = sum(not record.ready for record in records)
+    console.print(f"\n{len(records) - unready} of {len(records)} tasks are ready.")
+
+
+def _counts(record: Readiness, split: str) -> Text:
+    """Images found, and those expected where they differ or nothing was found."""
+    found, expected = record.counts.get(split), record.expected.get(split)
+    if found is None:
+        return Text("–" if expected is None else f"({expected:,})", "dim")
+    if expected is None or found == expected:
+        return Text(f"{found:,}")
+    return Text(f"{found:,} of {expected:,}", "red")
+
+
+def _overlap_lines(record: Readiness) -> list[str]:
+    if not record.overlaps:
+        return []
+    kinds: dict[str, set[int]] = {}
+    for overlap in record.overlaps:
+        pair = f"{overlap.second[0]} that stand in {overlap.first[0]}, too"
+        kinds.setdefault(pair, set()).add(overlap.second[1])
+    lines = [f"{len(images):,} images of {pair}" for pair, images in kinds.items()]
+    lines += [f"  {first} = {second}" for first, second in (overlap.names for overlap in record.overlaps[:_LISTED])]
+    more = len(record.overlaps) - _LISTED
+    return lines + ([f"  … and {more} more"] if more > 0 else [])
+
+
+class _Hashing:
+    """Progress of the search for overlaps: a bar in a terminal, a line now and then elsewhere."""
+
+    def __init__(self):
+        self.bar = None
+        self.task, self.began, self.printed = "", 0.0, 0.0
+        if sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.row = self.bar.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> _Hashing:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if task != self.task:
+            self.task, self.began, self.printed = task, now, now
+            if self.bar:
+                self.bar.reset(self.row, description=f"hashing {task}", total=total, visible=True)
+        if self.bar:
+            self.bar.update(self.row, completed=done)
+        elif now - self.printed >= _EVERY:
+            self.printed = now
+            left = (now - self.began) / done * (total - done)
+            print(f"hashing {task}: {done:,} of {total:,} images, {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
