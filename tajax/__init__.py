@@ -61,6 +61,8 @@ _ON_DEMAND = frozenset(
         "parallel",
         "report",
         "results",
+        "sharing",
+        "vector_files",
     }
     | {"workflows"}
 )

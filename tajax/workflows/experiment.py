@@ -152,6 +152,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     origin = {"regime": config.regime, "model": config.model, "seed": config.seed, "config_hash": config_hash(config)}
     facts = {
         "base_sha256": clip.image_sha256,
+        "revision": clip.revision,
         "trained_parameters": trained,
         "total_parameters": total,
         "heads": config.heads,

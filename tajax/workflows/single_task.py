@@ -122,20 +122,23 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
     path = experiment.workdir / "task_vectors" / f"{task.name}.safetensors"
     kept = experiment.workdir / "checkpoints" / task.name
     if path.exists():
-        tau = vector_files.load_task_vector(path, experiment.pretrained)[0]
+        tau, _ = vector_files.load_task_vector(path, experiment.pretrained, base_sha256=experiment.clip.image_sha256)
     else:
         with interrupts.deferred():  # what was trained is kept, whenever the process is asked to end
             state = _train(experiment, task, training, kept)
             tau = tajax.task_vector(experiment.pretrained, state.params)
-            metadata = {
-                "task": task.name,
-                "regime": experiment.config.regime,
-                "model": experiment.config.model,
-                "base_sha256": experiment.clip.image_sha256,
-                "seed": experiment.config.seed,
-                "config_hash": config_hash(experiment.config),
-                "tajax_version": tajax.__version__,
-            }
+            metadata = vector_files.vector_metadata(
+                model=experiment.config.model,
+                revision=experiment.clip.revision,
+                base_sha256=experiment.clip.image_sha256,
+                task=task.name,
+                regime=experiment.regime.name,
+                trainable=experiment.regime.trainable,
+                layers=experiment.config.layers,
+                linearized=experiment.regime.train_linearized,
+                seed=experiment.config.seed,
+                config_hash=config_hash(experiment.config),
+            )
             vector_files.save_task_vector(path, tau, metadata, mask=experiment.mask)
     shutil.rmtree(kept, ignore_errors=True)
     return tau
