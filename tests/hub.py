@@ -40,8 +40,7 @@ class Hub(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+    # HTTP/1.0, a connection a request: after `shutdown` nobody answers.
     def log_message(self, *_):
         pass
 
@@ -79,7 +78,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 asked = json.loads(body)
                 repo_id = f"{asked['organization']}/{asked['name']}"
                 if repo_id in hub.repos:
-                    return self.answer({"error": "exists"}, 409)
+                    return self.answer({"error": "exists", "url": f"{hub.url}/{repo_id}"}, 409)
                 hub.private[repo_id] = asked.get("visibility") == "private" or asked.get("private", False)
                 hub.commit(repo_id, {".gitattributes": b""})
                 return self.answer({"url": f"{hub.url}/{repo_id}"})
