@@ -1,0 +1,153 @@
+"""Encoders that others fine-tuned, merged by any method: as if the vectors had been trained here."""
+
+import shutil
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from tajax import apply_task_vector, data, merging, models, results, trees, vector_files
+from tajax.config import default_config
+from tajax.workflows import task_addition
+from tests.loops.conftest import GRID, TASKS, contents, save_clip
+
+
+@pytest.fixture(scope="module")
+def standard(world, run):
+    done = run("standard", world / "standard")
+    assert done.code == 0, done.err
+    return world / "standard"
+
+
+@pytest.fixture(scope="module")
+def theta0(world):
+    return models.load(world / "clip").params["image"]
+
+
+def load_vectors(workdir, like):
+    paths = (workdir / "task_vectors" / f"{task}.safetensors" for task in TASKS)
+    return [vector_files.load_task_vector(path, like)[0] for path in paths]
+
+
+def measured(workdir, stage):
+    fields = ("task", "split", "top1", "loss", "scaling_coef")
+    return [
+        [r.get(field) for field in fields] for r in results.find(results.read(workdir / "results.jsonl"), stage=stage)
+    ]
+
+
+METHODS = {
+    "task_arithmetic": {},
+    "ties": {"density": 0.4},
+    "dare": {"drop_rate": 0.3, "key": jax.random.key(0)},
+    "weight_average": {},
+}
+
+
+def in_one_step(method, theta0, taus, coef):
+    """The merged model as the method itself makes it, with λ = `coef`."""
+    if method == "weight_average":  # which has no λ
+        return jax.tree.map(lambda a, b: a + coef * (b - a), theta0, merging.weight_average(theta0, taus))
+    return merging.METHODS[method](theta0, taus, **METHODS[method], scaling_coef=coef)
+
+
+def assert_near(params, expected):
+    for path, leaf in trees.flatten_paths(expected).items():
+        np.testing.assert_allclose(trees.flatten_paths(params)[path], leaf, rtol=0, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scaled_vector_of_a_method_is_its_model(method, standard, theta0):
+    config, tasks = default_config(), [SimpleNamespace(name=name) for name in TASKS]
+    config.merging.update(method=method, density=0.4, drop_rate=0.3)
+    taus = load_vectors(standard, theta0)
+    experiment = SimpleNamespace(config=config, tasks=tasks, pretrained=theta0)
+    tau = task_addition.merged_vector(experiment, dict(zip(TASKS, taus, strict=True)))
+    assert_near(apply_task_vector(theta0, tau, 0.7), in_one_step(method, theta0, taus, 0.7))
+
+
+def test_run_with_another_method_leaves_its_model(standard, theta0, run, world):
+    settings = {"merging.method": "ties", "merging.density": 0.4, "task_vectors": standard}
+    done = run("standard", world / "ties", **settings)
+    assert done.code == 0, done.err
+    added = results.find(results.read(world / "ties" / "results.jsonl"), stage="task_addition")
+    ((coef, method),) = {(r["scaling_coef"], r["method"]) for r in added}
+    assert method == "ties" and coef in GRID and " of ties, tuned" in done.out
+    merged = models.load(world / "ties" / "merged").params["image"]
+    assert_near(merged, in_one_step("ties", theta0, load_vectors(standard, theta0), coef))
+
+
+def test_methods_differ(standard, theta0):
+    models_of = [
+        merging.METHODS[method](theta0, load_vectors(standard, theta0), **options)
+        for method, options in METHODS.items()
+    ]
+    first = [np.asarray(trees.flatten_paths(params)["blocks/mlp/fc_in/kernel"]) for params in models_of]
+    assert all(np.abs(a - b).max() > 1e-4 for i, a in enumerate(first) for b in first[:i])
+
+
+@pytest.fixture(scope="module")
+def encoders(standard, theta0, world):
+    """Each fine-tuned model as a Hugging Face directory, as another program would have left it."""
+    clip = models.load(world / "clip")
+    for task, tau in zip(TASKS, load_vectors(standard, theta0), strict=True):
+        params = clip.params | {"image": apply_task_vector(theta0, tau)}
+        models.save_pretrained(world / f"encoder_{task}", clip.config, params, clip.tokenizer, clip.preprocessing)
+    return str(world / "encoder_{task}")
+
+
+def test_encoders_of_others_give_what_their_vectors_give(standard, encoders, run, world):
+    done = run("merge", world / "merged_encoders", checkpoints=repr((encoders,)))
+    assert done.code == 0, done.err
+    assert "imported vectors move" in done.out
+    for stage in ("zero_shot", "single_task", "sweep", "task_addition"):
+        for ours, theirs in zip(measured(world / "merged_encoders", stage), measured(standard, stage), strict=True):
+            assert ours[:3] == theirs[:3] and ours[4] == theirs[4], stage
+            np.testing.assert_allclose(ours[3], theirs[3], rtol=1e-5)
+    assert not results.find(results.read(world / "merged_encoders" / "results.jsonl"), stage="finetune")
+
+
+def test_task_vector_files_give_what_their_run_gave(standard, run, world):
+    places = tuple(str(standard / "task_vectors" / f"{task}.safetensors") for task in TASKS)
+    done = run("merge", world / "merged_vectors", checkpoints=repr(places))
+    assert done.code == 0, done.err
+    for stage in ("zero_shot", "single_task", "sweep", "task_addition"):
+        assert measured(world / "merged_vectors", stage) == measured(standard, stage)
+
+
+def test_second_run_needs_the_checkpoints_no_more(standard, run, world, tmp_path):
+    shutil.copytree(standard / "task_vectors", tmp_path / "given")
+    places = repr((str(tmp_path / "given" / "{task}.safetensors"),))
+    assert run("merge", tmp_path / "run", checkpoints=places).code == 0
+    shutil.rmtree(tmp_path / "given")
+    before = contents(tmp_path / "run")["results.jsonl"]
+    assert run("merge", tmp_path / "run", checkpoints=places).code == 0
+    assert contents(tmp_path / "run")["results.jsonl"] == before
+    refused = run("merge", tmp_path / "run", "--overwrite", checkpoints=places)
+    assert refused.code == 2 and "given/pets.safetensors" in refused.err
+    assert contents(tmp_path / "run")["results.jsonl"] == before  # nothing is removed for a run that cannot begin
+
+
+def test_encoder_of_another_base_is_refused_unless_insisted_on(encoders, run, world, rng, tmp_path):
+    save_clip(tmp_path / "other", rng(212))
+    refused = run("merge", tmp_path / "run", model=tmp_path / "other", checkpoints=repr((encoders,)))
+    assert refused.code == 2
+    assert "is no fine-tuned copy of" in refused.err and "--config.any_base=True" in refused.err
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock"}
+    forced = run("merge", tmp_path / "run", model=tmp_path / "other", checkpoints=repr((encoders,)), any_base=True)
+    assert forced.code == 0, forced.err
+
+
+def test_base_itself_is_no_fine_tuned_encoder(run, world, tmp_path):
+    refused = run("merge", tmp_path / "run", checkpoints=repr((str(world / "clip"),) * 2))
+    assert refused.code == 2 and "is the base itself" in refused.err
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock"}
+
+
+def test_other_workflows_take_checkpoints_too(encoders, run, world, theta0):
+    done = run("merge", world / "geometry", checkpoints=repr((encoders,)), workflow="geometry")
+    assert done.code == 0, done.err
+    taus = load_vectors(world / "geometry", theta0)
+    (record,) = results.find(results.read(world / "geometry" / "results.jsonl"), stage="geometry")[:1]
+    assert record and len(taus) == len(data.open_tasks([str(world / f"{task}.npz") for task in TASKS]))
