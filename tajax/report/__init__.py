@@ -1,4 +1,7 @@
-"""Readable tables from the records of a run, for the terminal and as Markdown. Needs no JAX and no devices."""
+"""Reports from the records of runs: tables for the terminal, `report.md`, and `report.html` with figures.
+
+Needs no devices. What draws figures and fills the page is imported when that is done.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,18 @@ from pathlib import Path
 from typing import TextIO
 
 from tajax import atomic, results
-from tajax.report import accuracy, disentanglement, geometry, heads, kernel, negation, ntk
+from tajax.report import (
+    accuracy,
+    disentanglement,
+    geometry,
+    heads,
+    kernel,
+    negation,
+    ntk,
+    page,
+    runs,
+    sections,
+)
 from tajax.report.accuracy import comparison
 from tajax.report.tables import Table, markdown, percent, show, spread
 
@@ -26,7 +40,7 @@ WRITTEN = (*SHOWN, accuracy.curve_tables, negation.curves, kernel.curves, geomet
 
 
 def write(workdir: str | Path, *, file: TextIO | None = None) -> None:
-    """Prints the accuracy tables of a run and writes `report.md` with these and the sweep into its directory.
+    """Prints the tables of a run; writes `report.md` with these and the sweeps, and `report.html`, into its directory.
 
     Args:
         workdir: directory with `results.jsonl`.
@@ -41,5 +55,6 @@ def write(workdir: str | Path, *, file: TextIO | None = None) -> None:
     shown, written = ([t for tables in kind for group in groups for t in tables(group)] for kind in (SHOWN, WRITTEN))
     if not written:
         raise ValueError(f"nothing to report: {workdir / 'results.jsonl'} holds no measured accuracy or loss.")
-    atomic.write(workdir / "report.md", markdown(written))
+    atomic.write(workdir / "report.md", markdown(written).encode("utf-8", errors="replace"))
     show(shown or written, file=file)
+    atomic.write(workdir / "report.html", page.html(sections.compose(runs.read(workdir))))

@@ -9,6 +9,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from tajax.report import charts
+from tajax.report.charts import PERCENT, Axis
+from tajax.report.runs import Run, Series
+from tajax.report.style import Figure
 from tajax.report.tables import Table, percent, spread
 from tajax.results import Record, by_config, find, seconds
 
@@ -78,7 +82,7 @@ def comparison(records: Iterable[Record]) -> Table:
         ValueError: no run among them got as far as task addition, or a row would hold one seed twice.
     """
     seeds: dict[tuple[str, tuple[str, ...]], list[object]] = {}
-    rows: dict[tuple[str, tuple[str, ...]], list[tuple[float, ...]]] = {}
+    together: dict[tuple[str, tuple[str, ...]], list[Sequence[Record]]] = {}
     for group in by_config(records).values():
         addition = find(group, stage="task_addition", split="test")
         if not addition:
@@ -89,17 +93,144 @@ def comparison(records: Iterable[Record]) -> Table:
         if group[0].get("seed") in seeds.setdefault(key, []):
             raise ValueError(f"two runs of {key[0]} have seed {group[0].get('seed')}: not comparable.")
         seeds[key].append(group[0].get("seed"))
-        run = [_mean(group, stage, "test", metric) for _, stage, metric in MEASURES]
-        rows.setdefault(key, []).append((*run, float(addition[0]["scaling_coef"])))
-    if not rows:
+        together.setdefault(key, []).append(group)
+    if not together:
         raise ValueError("nothing to compare: no run here has reached task addition.")
+    return _side_by_side([(name, groups) for (name, _), groups in together.items()])
+
+
+def compared(series: Series) -> list[Table]:
+    """The same of runs that are put together already; nothing if none of them got as far as task addition."""
+    reached = [
+        (label, [run.records for run in runs if find(run.records, stage="task_addition", split="test")])
+        for label, runs in series.items()
+    ]
+    reached = [(label, groups) for label, groups in reached if groups]
+    return [_side_by_side(reached)] if reached else []
+
+
+def _side_by_side(named: Iterable[tuple[str, Sequence[Sequence[Record]]]]) -> Table:
     body = []
-    for (name, tasks), runs in rows.items():
+    for name, groups in named:
+        runs = []
+        for group in groups:
+            coef = float(find(group, stage="task_addition", split="test")[0]["scaling_coef"])
+            runs.append((*(_mean(group, stage, "test", metric) for _, stage, metric in MEASURES), coef))
         *accuracies, coefs = zip(*runs, strict=True)
         numbers = [spread([100 * a for a in column], 1) for column in accuracies]
+        tasks = {str(r["task"]) for r in find(groups[0], stage="task_addition", split="test")}
         body.append((name, str(len(tasks)), str(len(runs)), *numbers, spread(list(coefs), 2)))
     titles = ("regime", "tasks", "seeds", *(title for title, _, _ in MEASURES), "coef.")
     return Table("Test accuracy, mean over tasks", titles, tuple(body), ("± is the deviation over seeds.",))
+
+
+def by_task(series: Series) -> list[Table]:
+    """For each regime the accuracy of every task, mean over seeds ± sample standard deviation."""
+    made = []
+    for label, runs in series.items():
+        columns = {}
+        for split in SPLITS:
+            for title, stage, metric in MEASURES:
+                if measured := _of_tasks(runs, stage, split, metric):
+                    columns[f"{split} {title}"] = measured
+        tasks = list(dict.fromkeys(task for measured in columns.values() for task in measured))
+        if len(runs) < 2 or not tasks:
+            continue
+        rows = [
+            (task, *("–" if task not in m else spread([100 * v for v in m[task]], 1) for m in columns.values()))
+            for task in tasks
+        ]
+        means = [
+            spread([100 * statistics.fmean(run) for run in zip(*measured.values(), strict=True)], 1)
+            if len(measured) == len(tasks) and len(set(map(len, measured.values()))) == 1
+            else "–"
+            for measured in columns.values()
+        ]
+        seeds = ", ".join(str(run.field("seed")) for run in runs)
+        notes = (f"Accuracy in %, mean ± sample standard deviation over the seeds {seeds}.",)
+        made.append(Table(f"{label}, {len(runs)} seeds", ("task", *columns), (*rows, ("mean", *means)), notes, means=1))
+    return made
+
+
+def figures(series: Series) -> list[Figure]:
+    """Accuracy of each task, and over the grid of coefficients."""
+    return [*_of_every_task(series), *_over_alpha(series)]
+
+
+def _of_every_task(series: Series) -> Iterable[Figure]:
+    kinds = (("zero-shot", "zero_shot"), ("merged", "task_addition"), ("fine-tuned on the task", "single_task"))
+    measured = {
+        label: {name: found for name, stage in kinds if (found := _of_tasks(runs, stage, "test", "top1", 100))}
+        for label, runs in series.items()
+    }
+    panels = {label: kinds for label, kinds in measured.items() if len(kinds) > 1}
+    if panels:
+        few = len(panels) == 1
+        drawn = [
+            charts.dots(kinds, Axis("test accuracy, %", PERCENT)).properties(**({} if few else {"title": label}))
+            for label, kinds in panels.items()
+        ]
+        yield Figure(
+            "accuracy_by_task",
+            "Accuracy of every task",
+            "Test accuracy in % of the pre-trained model, of one merged model for all tasks, and of the models "
+            "fine-tuned on each task alone." + WHISKERS,
+            tuple(drawn),
+        )
+    normalized = {
+        label: _of_tasks(runs, "task_addition", "test", "normalized_top1", 100) for label, runs in series.items()
+    }
+    normalized = {label: found for label, found in normalized.items() if found}
+    if len(normalized) > 1:
+        yield Figure(
+            "normalized_by_task",
+            "Normalised accuracy of every task",
+            "Test accuracy of the merged model in % of the fine-tuned one's of the same regime." + WHISKERS,
+            (charts.dots(normalized, Axis("normalised test accuracy, %", PERCENT), series="regime", line=False),),
+        )
+
+
+def _over_alpha(series: Series) -> Iterable[Figure]:
+    means: dict[str, dict[float, list[float]]] = {}
+    tasks: dict[str, dict[float, list[float]]] = {}
+    for label, runs in series.items():
+        for run in runs:
+            points: dict[float, list[float]] = {}
+            for record in find(run.records, stage="sweep", split="val"):
+                coef, top1 = float(record["scaling_coef"]), 100 * float(record["top1"])
+                points.setdefault(coef, []).append(top1)
+                tasks.setdefault(str(record["task"]), {}).setdefault(coef, []).append(top1)
+            for coef, values in points.items():
+                means.setdefault(label, {}).setdefault(coef, []).append(statistics.fmean(values))
+    alpha, top1 = Axis("scaling coefficient α", zero=True), Axis("validation accuracy, %", PERCENT)
+    if means:
+        yield Figure(
+            "accuracy_over_alpha",
+            "Accuracy against the scaling coefficient",
+            "Validation accuracy in % of θ₀ + ατ, mean over tasks; α = 0 is the pre-trained model." + BANDS,
+            (charts.curves(means, alpha, top1),),
+        )
+    if len(means) == 1 and 1 < len(tasks) <= 20:
+        yield Figure(
+            "accuracy_over_alpha_by_task",
+            "The same for each task",
+            "Validation accuracy in % of θ₀ + ατ on each task." + BANDS,
+            (charts.curves(tasks, alpha, top1),),
+        )
+
+
+WHISKERS = " Whiskers: one sample standard deviation over seeds, where there are several."
+BANDS = " Bands: one sample standard deviation over seeds, where there are several."
+
+
+def _of_tasks(runs: Iterable[Run], stage: str, split: str, metric: str, times: float = 1) -> dict[str, list[float]]:
+    """Of each task the values of all runs."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for record in find(run.records, stage=stage, split=split):
+            if record.get(metric) is not None:
+                values.setdefault(str(record["task"]), []).append(times * float(record[metric]))
+    return values
 
 
 def _notes(records: Sequence[Record]) -> Iterable[str]:

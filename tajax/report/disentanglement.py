@@ -5,6 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
+
+from tajax.disentanglement import relative_terms
+from tajax.report import charts
+from tajax.report.charts import Axis
+from tajax.report.runs import Series
+from tajax.report.style import Figure
 from tajax.report.tables import Table
 from tajax.results import Record, find
 
@@ -25,6 +32,63 @@ def tables(records: Sequence[Record]) -> list[Table]:
         if measured := find(records, stage="disentanglement", distance=distance):
             made.append(_matrix(measured, title, form))
     return made
+
+
+def figures(series: Series) -> list[Figure]:
+    """The maps ξ(α₁, α₂) / 2 of all pairs, and the matrix of their means where there are many pairs."""
+    made = []
+    for distance, (title, caption, value) in MAPS.items():
+        drawn = [
+            (label, run, record)
+            for label, runs in series.items()
+            for run in runs
+            for record in find(run.records, stage="disentanglement", distance=distance)
+            if len(record["coefs"]) > 2 and (distance == "prediction" or min(record["own"]) > 0)
+        ]
+        if not drawn:
+            continue
+        maps = [_map(record) for _, _, record in drawn]
+        # One scale for all; the last percents of the far corners would take the contrast from all the rest.
+        largest = 1.0 if distance == "prediction" else float(max(np.quantile(map_, 0.95) for map_ in maps)) or 1.0
+        several, seeds = len(series) > 1, any(len(runs) > 1 for runs in series.values())
+        panels = []
+        for (label, run, record), map_ in list(zip(drawn, maps, strict=True))[:MOST]:
+            a, b = map(str, record["tasks"])
+            parts = f"{a} – {b}", *((label,) if several else ()), *((f"seed {run.field('seed')}",) if seeds else ())
+            axes = f"α₁, {a}", f"α₂, {b}"
+            panels.append(
+                charts.heat_map(
+                    record["coefs"], map_.tolist(), value, title=" · ".join(parts), largest=largest, axes=axes
+                )
+            )
+        left = f" The first {MOST} of {len(drawn)} maps." if len(drawn) > MOST else ""
+        made.append(Figure(f"disentanglement_{distance}", title, caption + left, tuple(panels), wide=False))
+    return made
+
+
+MOST = 36  # maps on a page
+MAPS = {
+    "prediction": (
+        "Disentanglement maps through the heads",
+        "ξ/2: the share of predictions on a task's images that change when the other task's vector is added, mean over "
+        "both tasks. Darker is better; the white square is [−1, 1]².",
+        Axis("ξ/2", ".1%"),
+    ),
+    "symmetric_kl": (
+        "Disentanglement maps of the features",
+        "How far the other vector moves a task's features, by how far its own vector at α = 1 does (roots of the "
+        "symmetric KL), mean over both tasks. Darker is better; the scale ends at the 95th percentile.",
+        Axis("relative ξ/2", ".2f"),
+    ),
+}
+
+
+def _map(record: Record) -> np.ndarray:
+    """[A, A]: of predictions as it is, of features relative to what the tasks' own vectors do."""
+    terms = np.array(record["terms"])
+    return (terms if record["distance"] == "prediction" else relative_terms(terms, record["own"], degree=2)).mean(
+        axis=0
+    )
 
 
 def _matrix(measured: Sequence[Record], title: str, form: str) -> Table:

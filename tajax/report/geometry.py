@@ -7,6 +7,10 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from tajax.report import charts
+from tajax.report.charts import Axis
+from tajax.report.runs import Series
+from tajax.report.style import Figure
 from tajax.report.tables import Table, percent
 from tajax.results import Record, find
 
@@ -49,6 +53,59 @@ def modules(records: Sequence[Record]) -> list[Table]:
     titles = ("module", "parameters", "‖τ‖", "share of ‖τ‖² %", "‖τ‖ / ‖θ₀‖ %", "‖τ‖ / √parameters", "mean cosine")
     notes = ("Means over tasks; of cosines, over pairs of tasks. Modules that did not move are left out.",)
     return [Table("Task vectors by module", titles, tuple(rows), notes)]
+
+
+def figures(series: Series) -> list[Figure]:
+    """The cosine matrix of each run, and length and mean cosine by layer."""
+    panels = []
+    lengths: dict[str, dict[float, list[float]]] = {}
+    angles: dict[str, dict[float, list[float]]] = {}
+    for label, runs in series.items():
+        for run in runs:
+            found = {str(r["module"]): r for r in find(run.records, stage="geometry")}
+            if whole := found.get(WHOLE):
+                parts = [label] if len(series) > 1 else []
+                parts += [f"seed {run.field('seed')}"] if len(runs) > 1 else []
+                panels.append(_cosine_panel(whole, ", ".join(parts)))
+            if layers := found.get(LAYERS):
+                rows = zip(zip(*layers["layer_norms"], strict=True), layers["layer_cosines"], strict=True)
+                for layer, (norms, cosine) in enumerate(rows):
+                    lengths.setdefault(label, {}).setdefault(layer, []).append(statistics.fmean(norms))
+                    if cosine is not None:
+                        angles.setdefault(label, {}).setdefault(layer, []).append(cosine)
+    made = []
+    if panels:
+        caption = "Cosine of the angle between the task vectors of two tasks, without the diagonal; 0 is orthogonal."
+        made.append(Figure("cosines", "Cosines between task vectors", caption, tuple(panels), wide=False))
+    if lengths:
+        depth = Axis("layer, first to last", "d")
+        drawn = [charts.curves(lengths, depth, Axis("‖τ‖ of the layer", ".3f", zero=True))]
+        if angles:
+            drawn.append(charts.curves(angles, depth, Axis("mean cosine", ".3f", zero=True)))
+        caption = "Above: length of the vectors within each layer, mean over tasks. Below: mean cosine over pairs."
+        made.append(Figure("geometry_by_layer", "Task vectors by layer", caption, tuple(drawn)))
+    return made
+
+
+def _cosine_panel(whole: Record, title: str) -> object:
+    names = [str(name) for name in whole["tasks"]]
+    cells = [
+        (i, j, value)
+        for i, row in enumerate(whole["cosines"])
+        for j, value in enumerate(row)
+        if i != j and value is not None
+    ]
+    few = len(names) <= 10
+    return charts.matrix(
+        (names, names),
+        cells,
+        Axis("cosine", ".2f" if few else ".3f"),
+        titles=("τ of", "and τ of"),
+        diverging=True,
+        title=title,
+        step=36 if few else 20,
+        numbers=few,
+    )
 
 
 def mean_cosine(cosines: Sequence[Sequence[float | None]]) -> float | None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from tajax.report import charts
+from tajax.report.charts import PERCENT, Axis
+from tajax.report.runs import Series
+from tajax.report.style import Figure
 from tajax.report.tables import Table, percent
 from tajax.results import Record, find
 
@@ -37,6 +41,37 @@ def curves(records: Sequence[Record]) -> list[Table]:
     grid = sorted({float(r["scaling_coef"]) for r in found})
     rows = tuple((f"{coef:g}", *_cells(find(found, scaling_coef=coef))) for coef in grid)
     return [Table("Kernel behaviour: mean over tasks at each coefficient", ("coefficient", *COLUMNS), rows)]
+
+
+def figures(series: Series) -> list[Figure]:
+    """The gap between model and linearisation, and the accuracy of both, along the task vectors."""
+    gap: dict[str, dict[float, list[float]]] = {}
+    top1: dict[str, dict[float, list[float]]] = {}
+    for label, runs in series.items():
+        prefix = f"{label}: " if len(series) > 1 else ""
+        for run in runs:
+            found = find(run.records, stage=STAGE)
+            for coef in sorted({float(r["scaling_coef"]) for r in found}):
+                chosen = find(found, scaling_coef=coef)
+                for points, name, key, times in (
+                    (gap, label, "relative_gap", 1),
+                    (top1, f"{prefix}model", "top1", 100),
+                    (top1, f"{prefix}linearised", "linearized_top1", 100),
+                ):
+                    mean = times * statistics.fmean(float(r[key]) for r in chosen)
+                    points.setdefault(name, {}).setdefault(coef, []).append(mean)
+    if not gap:
+        return []
+    alpha = Axis("coefficient α", zero=True)
+    drawn = (
+        charts.curves(gap, alpha, Axis("‖f − f_lin‖ / ‖f − f(θ₀)‖", ".3f", zero=True)),
+        charts.curves(top1, alpha, Axis("test accuracy, %", PERCENT)),
+    )
+    caption = (
+        "Above: distance of the encoder from its first-order expansion along θ₀ + ατ, by how far it has moved. Below: "
+        "accuracy in % of both. Means over tasks; bands: one standard deviation over seeds, if there are several."
+    )
+    return [Figure("kernel_gap", "How linear the model is along its task vectors", caption, drawn)]
 
 
 COLUMNS = ("gap", "movement", "model top1", "linearised top1", "agreement")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
+from tajax.report import charts
+from tajax.report.charts import PERCENT, Axis
+from tajax.report.runs import Series
+from tajax.report.style import Figure
 from tajax.report.tables import Table, percent
 from tajax.results import Record, find
 
@@ -30,6 +34,45 @@ def curves(records: Sequence[Record]) -> list[Table]:
         rows = _over_grid([find(sweep, vector=vector) for vector in ("analogy", "c_alone")])
         made.append(Table("Analogy: accuracy at each coefficient", ("coefficient", "val analogy", "val C alone"), rows))
     return made
+
+
+def figures(series: Series) -> list[Figure]:
+    """What negation forgets against what it keeps, and the curves of analogies."""
+    many = len(series) > 1
+    forgetting: dict[str, dict[float, list[float]]] = {}
+    analogies: dict[str, dict[float, list[float]]] = {}
+    for label, runs in series.items():
+        prefix = f"{label}: " if many else ""
+        for run in runs:
+            sweep = find(run.records, stage="negation_sweep")
+            for name, group in (
+                ("task, mean", [r for r in sweep if r["measured_on"] == r["task"]]),
+                ("control, mean", [r for r in sweep if r["measured_on"] != r["task"]]),
+            ):
+                _add_means(forgetting, prefix + name, group)
+            for name, vector in (("c + (b − a)", "analogy"), ("c alone", "c_alone")):
+                _add_means(analogies, prefix + name, find(run.records, stage="analogy_sweep", vector=vector))
+    alpha, top1 = Axis("coefficient α", zero=True), Axis("validation accuracy, %", PERCENT, zero=True)
+    made = []
+    if forgetting:
+        caption = (
+            "Validation accuracy in % of θ₀ − ατ on the task that is to be forgotten and on the control that is to be "
+            "kept, means over tasks. Bands: one sample standard deviation over seeds, where there are several."
+        )
+        drawn = (charts.curves(forgetting, alpha, top1),)
+        made.append(Figure("negation_over_alpha", "Forgetting against the coefficient", caption, drawn))
+    if analogies:
+        caption = "Validation accuracy in % on the fourth task, which nothing was trained on, of θ₀ + ατ."
+        drawn = (charts.curves(analogies, alpha, top1),)
+        made.append(Figure("analogy_over_alpha", "Analogies against the coefficient", caption, drawn))
+    return made
+
+
+def _add_means(points: dict[str, dict[float, list[float]]], name: str, group: Sequence[Record]) -> None:
+    """Adds a run's mean accuracy in % at each coefficient."""
+    for coef in sorted({float(r["scaling_coef"]) for r in group}):
+        mean = statistics.fmean(100 * float(r["top1"]) for r in find(group, scaling_coef=coef))
+        points.setdefault(name, {}).setdefault(coef, []).append(mean)
 
 
 def _over_grid(groups: Sequence[Sequence[Record]]) -> tuple[tuple[str, ...], ...]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from tajax.report import charts
+from tajax.report.charts import Axis
+from tajax.report.runs import Series
+from tajax.report.style import Figure
 from tajax.report.tables import Table
 from tajax.results import Record, find
 
@@ -59,6 +63,36 @@ def _table(records: Sequence[Record], title: str) -> Table:
     )
     body = tuple((name, *("–" if value is None else f"{value:.2f}" for value in values)) for name, values in rows)
     return Table(f"Local energy of eigenfunctions of {title}", ("task", *(c[0] for c in COLUMNS)), body, notes, means=1)
+
+
+def figures(series: Series) -> list[Figure]:
+    """How local the leading eigenfunctions are: their share by task, and as more of them are counted."""
+    made = []
+    for kernel, formula in KERNELS.items():
+        shares: dict[str, dict[str, list[float]]] = {}
+        counted: dict[str, dict[float, list[float]]] = {}
+        for label, runs in series.items():
+            for run in runs:
+                found = find(run.records, stage="ntk", kernel=kernel, reading="nystrom")
+                for record in found:
+                    shares.setdefault(label, {}).setdefault(str(record["task"]), []).append(float(record["share"]))
+                curves = [r["shares"] for r in found if r.get("shares")]
+                for number, values in enumerate(zip(*curves, strict=False), start=1):
+                    counted.setdefault(label, {}).setdefault(number, []).append(statistics.fmean(values))
+        if not shares:
+            continue
+        drawn = [charts.dots(shares, Axis("share of the local energy on the task", ".2f"), line=False)]
+        if counted:
+            half = 0.5, "½: no locality"
+            number, share = Axis("leading eigenfunctions counted", "d"), Axis("share, mean over tasks", ".3f")
+            drawn.append(charts.curves(counted, number, share, rule=half))
+        caption = (
+            "The part of the local energy of a task's leading eigenfunctions that new images of the "
+            "task have, beside images of the control; ½ is none. Above: by task. Below: mean over tasks, by the number "
+            "of eigenfunctions. Whiskers and bands: one sample standard deviation over seeds, where there are several."
+        )
+        made.append(Figure(f"ntk_{kernel}", f"Locality of the eigenfunctions of {formula}", caption, tuple(drawn)))
+    return made
 
 
 def _number(value: object) -> float | None:

@@ -67,6 +67,36 @@ def markdown(tables: Iterable[Table]) -> str:
     return "\n".join(parts)
 
 
+def averaged(tables: Sequence[Table], title: str) -> Table:
+    """Tables of the same rows and columns as one: of numbers mean ± sample standard deviation, of words what is common.
+
+    Args:
+        tables: of runs that differ in their seed.
+        title: of the one.
+
+    Example:
+        >>> averaged([Table("", ("task", "top1"), (("a", n),)) for n in ("1.0", "3.0")], "both").rows
+        (('a', '2.0±1.4'),)
+    """
+    rows = tuple(
+        tuple(_averaged(cells) for cells in zip(*same, strict=True))
+        for same in zip(*(table.rows for table in tables), strict=True)
+    )
+    notes = tuple(note for note in tables[0].notes if all(note in table.notes for table in tables))
+    notes += (f"Mean ± sample standard deviation over {len(tables)} seeds, of numbers rounded as written.",)
+    return Table(title, tables[0].columns, rows, notes, tables[0].means)
+
+
+def _averaged(cells: Sequence[str]) -> str:
+    if len(set(cells)) == 1:
+        return cells[0]
+    try:
+        values = [float(cell.replace(",", "")) for cell in cells]
+    except ValueError:
+        return "–"
+    return spread(values, max(len(cell.partition(".")[2]) for cell in cells))
+
+
 def percent(fraction: float | None) -> str:
     """A fraction in percent with one decimal; a dash for what was not measured.
 
@@ -89,4 +119,8 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in map(_line, cells)) + " |"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,67 @@
+"""`python -m tajax.report RUN…`: the report of a run, or of several side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tajax import atomic
+from tajax.report import latex, page, runs, sections, style
+from tajax.report.tables import show
+
+EXAMPLES = """\
+examples:
+  python -m tajax.report runs/attn_tiny
+      writes runs/attn_tiny/report.html
+  python -m tajax.report runs/standard_* runs/attn_* --out compared.html
+      regimes side by side; runs that differ in the seed alone are averaged
+  python -m tajax.report runs/attn_tiny --figures paper/ --format pdf --latex > tables.tex
+      every figure as a file of its own, and the tables for a paper
+
+exit codes: 0 done; 2 a run cannot be read or compared, or a wrong option.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tajax.report",
+        description="Writes one self-contained HTML page from the results.jsonl of one run or of several.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a run (its --workdir)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page; by default report.html in the directory of the run, for several runs report.html here",
+    )
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="also write every figure to a file in DIR")
+    parser.add_argument("--format", choices=style.FORMATS, default="pdf", help="of --figures (default: %(default)s)")
+    parser.add_argument("--latex", action="store_true", help="print the tables as LaTeX (booktabs) instead of as text")
+    options = parser.parse_args(arguments)
+    try:
+        composed = sections.compose([run for workdir in options.runs for run in runs.read(workdir)])
+    except (ValueError, OSError) as error:
+        print(f"python -m tajax.report: {error}", file=sys.stderr)
+        return 2
+    out = options.out or (options.runs[0] if len(options.runs) == 1 else Path()) / "report.html"
+    atomic.write(out, page.html(composed))
+    tables = sections.tables(composed)
+    if options.latex:
+        print(latex.latex(tables))
+    else:
+        show(table for section in composed.sections for table in section.tables)
+    print(f"report: {out}", file=sys.stderr)
+    if options.figures:
+        for figure in sections.figures(composed):
+            path = style.save(figure, options.figures, format=options.format)
+            print(f"figure: {path}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

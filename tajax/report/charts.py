@@ -1,0 +1,262 @@
+"""The forms of our figures: curves with bands, dots in rows, heat maps. Altair is imported when one is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from tajax.report.style import HEIGHT, INK, colors, dashes, spread
+
+if TYPE_CHECKING:
+    import altair
+
+Points = Mapping[str, Mapping[float, Sequence[float]]]
+"""Of each series at each x the values of its runs."""
+
+
+class Axis(NamedTuple):
+    """How a quantity is written: its title with the unit, the format of its numbers (of d3), whether 0 is shown."""
+
+    title: str
+    format: str = ".3~g"
+    zero: bool = False
+
+
+PERCENT = ".1f"
+WHOLE = ("d", ",")  # formats of whole numbers
+
+
+def curves(points: Points, x: Axis, y: Axis, *, rule: tuple[float, str] | None = None) -> altair.LayerChart:
+    """A line for each series, the mean over its runs, in a band of one sample standard deviation.
+
+    Args:
+        points: `{series: {x: values of its runs}}`.
+        x: the horizontal axis.
+        y: the vertical axis.
+        rule: a height to mark, and what it is.
+    """
+    import altair as alt
+
+    rows = [
+        {"series": name, "x": at, **spread(values)}
+        for name, line in points.items()
+        for at, values in sorted(line.items())
+    ]
+    legend = alt.Legend(title=None, columns=4, symbolType="stroke") if len(points) > 1 else None
+    color = alt.Color("series:N", scale=colors(points), legend=legend)
+    across = alt.X("x:Q", title=x.title, axis=_ticks(x), scale=alt.Scale(zero=x.zero, nice=False))
+    up = alt.Y("mean:Q", title=y.title, scale=alt.Scale(zero=y.zero))
+    base = alt.Chart(alt.Data(values=rows)).encode(across, color=color)
+    tooltip = [
+        alt.Tooltip("series:N", title="series"),
+        alt.Tooltip("x:Q", title=_short(x.title), format=x.format),
+        alt.Tooltip("mean:Q", title=_short(y.title), format=y.format),
+    ]
+    layers = []
+    if any(row["deviation"] for row in rows):
+        tooltip.append(alt.Tooltip("deviation:Q", title="deviation over seeds", format=y.format))
+        band = base.mark_area(opacity=0.18, aria=False).encode(alt.Y("low:Q", title=y.title), alt.Y2("high:Q"))
+        layers.append(band)
+    dash = alt.StrokeDash("series:N", scale=dashes(points), legend=legend)
+    layers.append(base.mark_line(strokeWidth=2, aria=False).encode(up, strokeDash=dash))
+    layers.append(base.mark_point(filled=True, size=28, opacity=1).encode(up, tooltip=tooltip))
+    if rule is not None:
+        height, text = rule
+        line = alt.Chart(alt.Data(values=[{"height": height, "text": text}])).encode(alt.Y("height:Q", title=y.title))
+        layers.append(line.mark_rule(color=INK, strokeDash=[4, 4], opacity=0.6).encode(tooltip=["text:N"]))
+    return alt.layer(*layers).properties(width="container", height=HEIGHT)
+
+
+def dots(
+    values: Mapping[str, Mapping[str, Sequence[float]]], y: Axis, *, series: str = "", line: bool = True
+) -> altair.LayerChart:
+    """A row for each group with a dot for each series in it, and whiskers of one sample standard deviation.
+
+    Args:
+        values: `{series: {group: values of its runs}}`.
+        y: the quantity, along the horizontal.
+        series: what the series are; empty: no title above their names.
+        line: whether the dots of a group are joined, as before and after are.
+    """
+    import altair as alt
+
+    rows = [
+        {"series": name, "group": group, **spread(runs)}
+        for name, groups in values.items()
+        for group, runs in groups.items()
+        if runs
+    ]
+    order = list(dict.fromkeys(row["group"] for row in rows))
+    down = alt.Y("group:N", title=None, sort=order, axis=alt.Axis(labelLimit=140, ticks=False, domain=False, grid=True))
+    across = alt.X("mean:Q", title=y.title, scale=alt.Scale(zero=y.zero))
+    legend = alt.Legend(title=series or None, columns=4) if len(values) > 1 else None
+    color = alt.Color("series:N", scale=colors(values), legend=legend)
+    base = alt.Chart(alt.Data(values=rows)).encode(down)
+    tooltip = [
+        alt.Tooltip("group:N", title="of"),
+        alt.Tooltip("series:N", title=series or "what"),
+        alt.Tooltip("mean:Q", title=_short(y.title), format=y.format),
+    ]
+    layers = []
+    if line and len(values) > 1:
+        ends = base.encode(alt.X("min(mean):Q", title=y.title), alt.X2("max(mean):Q"))
+        layers.append(ends.mark_rule(color=INK, opacity=0.25, aria=False))
+    if any(row["deviation"] for row in rows):
+        tooltip.append(alt.Tooltip("deviation:Q", title="deviation over seeds", format=y.format))
+        whisker = base.encode(alt.X("low:Q", title=y.title), alt.X2("high:Q"), color=color)
+        layers.append(whisker.mark_rule(strokeWidth=1.5, aria=False))
+    shape = alt.Shape("series:N", scale=alt.Scale(domain=list(values)), legend=legend)
+    layers.append(
+        base.mark_point(filled=True, size=80, opacity=1).encode(across, color=color, shape=shape, tooltip=tooltip)
+    )
+    return alt.layer(*layers).properties(width="container", height=26 * len(order))
+
+
+def heat_map(
+    coefs: Sequence[float],
+    values: Sequence[Sequence[float]],
+    value: Axis,
+    *,
+    title: str,
+    largest: float,
+    axes: tuple[str, str],
+) -> altair.LayerChart:
+    """A disentanglement map, α₁ to the right and α₂ upwards, with the square [−1, 1]² of the tangent paper.
+
+    Args:
+        coefs: the A grid points of both axes, ascending.
+        values: [A][A], the first coefficient first.
+        value: what is drawn.
+        title: of the panel.
+        largest: the end of the scale of colours; what is larger is drawn in its last colour.
+        axes: titles of both coefficients.
+    """
+    import altair as alt
+
+    edges = [(a + b) / 2 for a, b in zip(coefs[:-1], coefs[1:], strict=True)]
+    edges = [2 * coefs[0] - edges[0], *edges, 2 * coefs[-1] - edges[-1]]
+    # The values alone, row by row; where each belongs follows from its number. Thousands of cells stay small.
+    flat = [round(value, 4) for row in values for value in row]
+    first, second = f"floor((datum.n - 1) / {len(coefs)})", f"(datum.n - 1) % {len(coefs)}"
+    place = {
+        name: f"{[float(at) for at in points]}[{index}]"
+        for name, points, index in (
+            ("a", coefs, first),
+            ("b", coefs, second),
+            ("l", edges[:-1], first),
+            ("r", edges[1:], first),
+            ("d", edges[:-1], second),
+            ("u", edges[1:], second),
+        )
+    }
+    domain = alt.Scale(domain=[edges[0], edges[-1]], nice=False)
+    across = alt.X("l:Q", title=axes[0], scale=domain, axis=alt.Axis(grid=False, tickCount=5))
+    up = alt.Y("d:Q", title=axes[1], scale=domain, axis=alt.Axis(grid=False, tickCount=5))
+    paint = alt.Scale(scheme="magma", domain=[0, largest], clamp=True)
+    legend = alt.Legend(title=None, orient="right", format=value.format, gradientLength=120, tickCount=4)
+    tooltip = [
+        alt.Tooltip("a:Q", title=_short(axes[0]), format=".3~g"),
+        alt.Tooltip("b:Q", title=_short(axes[1]), format=".3~g"),
+        alt.Tooltip("data:Q", title=_short(value.title), format=value.format),
+    ]
+    cells = alt.Chart(alt.Data(values=flat)).mark_rect(aria=False, strokeWidth=0)
+    cells = (
+        cells.transform_window(n="row_number()")
+        .transform_calculate(**place)
+        .encode(
+            across, up, alt.X2("r:Q"), alt.Y2("u:Q"), alt.Color("data:Q", scale=paint, legend=legend), tooltip=tooltip
+        )
+    )
+    square = alt.Chart(alt.Data(values=[{"l": -1, "r": 1, "d": -1, "u": 1}])).mark_rect(
+        fillOpacity=0, stroke="white", strokeWidth=1.5, tooltip=None
+    )
+    shown = [cells]
+    if edges[0] < -1 and edges[-1] > 1:
+        shown.append(square.encode(across, up, alt.X2("r:Q"), alt.Y2("u:Q")))
+    return alt.layer(*shown).properties(width=190, height=190, title=title)
+
+
+def matrix(
+    names: tuple[Sequence[str], Sequence[str]],
+    values: Iterable[tuple[int, int, float]],
+    value: Axis,
+    *,
+    titles: tuple[str, str],
+    diverging: bool = False,
+    title: str = "",
+    step: int = 24,
+    numbers: bool = False,
+) -> altair.LayerChart:
+    """A matrix of named rows and columns as coloured cells, on hover their values.
+
+    Args:
+        names: of rows and of columns.
+        values: `(row, column, value)` of the cells that there are.
+        value: what is drawn.
+        titles: of rows and of columns.
+        diverging: colours for both signs, white at zero; otherwise from zero upwards.
+        title: of the panel.
+        step: pixels of a cell.
+        numbers: whether each cell shows its value.
+    """
+    import altair as alt
+
+    cells = [(i, j, v) for i, j, v in values if math.isfinite(v)]
+    largest = max((abs(v) for _, _, v in cells), default=1.0) or 1.0
+    # Rows and columns by number, so that equal names stay apart; the names are labels of the axes.
+    rows = [{"i": i, "j": j, "row": names[0][i], "column": names[1][j], "v": v} for i, j, v in cells]
+    paint = (
+        alt.Scale(scheme="blueorange", domain=[-largest, largest])
+        if diverging
+        else alt.Scale(scheme="magma", domain=[0, largest])
+    )
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        alt.Y("i:O", title=titles[0], sort=list(range(len(names[0]))), axis=_labels(names[0])),
+        alt.X("j:O", title=titles[1], sort=list(range(len(names[1]))), axis=_labels(names[1], labelAngle=-60)),
+    )
+    legend = alt.Legend(title=None, orient="right", format=value.format, gradientLength=120, tickCount=4)
+    painted = base.mark_rect(aria=False).encode(
+        alt.Color("v:Q", scale=paint, legend=legend),
+        tooltip=[
+            alt.Tooltip("row:N", title=titles[0]),
+            alt.Tooltip("column:N", title=titles[1]),
+            alt.Tooltip("v:Q", title=_short(value.title), format=value.format),
+        ],
+    )
+    layers = [painted]
+    if numbers:
+        dark = "datum.v > 0.6 * {0} || datum.v < -0.6 * {0}" if diverging else "datum.v < 0.6 * {0}"
+        ink = alt.condition(dark.format(float(largest)), alt.value("white"), alt.value("black"))
+        written = base.mark_text(fontSize=11, aria=False, tooltip=None)
+        layers.append(written.encode(alt.Text("v:Q", format=value.format), color=ink))
+    return alt.layer(*layers).properties(width={"step": step}, height={"step": step}, title=title)
+
+
+def _ticks(axis: Axis) -> altair.Axis:
+    import altair as alt
+
+    whole = {"tickMinStep": 1, "format": axis.format} if axis.format in WHOLE else {}
+    return alt.Axis(grid=False, **whole)
+
+
+def _labels(names: Sequence[str], **more: float) -> altair.Axis:
+    import json
+
+    import altair as alt
+
+    # An expression that holds the names as JSON: quotes and signs in them are text, not code.
+    table = json.dumps(list(names)).replace("\u2028", " ").replace("\u2029", " ")
+    return alt.Axis(
+        labelExpr=f"{table}[datum.value]",
+        labelLimit=110,
+        labelOverlap=False,
+        ticks=False,
+        domain=False,
+        grid=False,
+        **more,
+    )
+
+
+def _short(title: str) -> str:
+    return title.split(",")[0]

@@ -1,0 +1,134 @@
+"""What a report is made from: the records and config of each run, and runs that differ in their seed alone together."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from tajax import results
+from tajax.results import Record
+
+_ILLEGIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # no character of any text
+
+
+class Run(NamedTuple):
+    """The records of one config in one directory.
+
+    Attributes:
+        workdir: the directory.
+        records: of one config, in order.
+        config: what `config.json` holds; empty if there is none, or it is of another config.
+    """
+
+    workdir: Path
+    records: Sequence[Record]
+    config: Mapping[str, object]
+
+    @property
+    def about(self) -> Record:
+        """The first record of the stage `run`: versions, devices, revision; empty if there is none."""
+        return next(iter(results.find(self.records, stage="run")), {})
+
+    def field(self, name: str, default: object = "–") -> object:
+        """A field of the config or, where that does not have it, of the records."""
+        return self.config.get(name, next((r[name] for r in self.records if name in r), default))
+
+    @property
+    def method(self) -> str:
+        """How the vectors were merged."""
+        return next((str(r["method"]) for r in self.records if "method" in r), "task_arithmetic")
+
+
+Series: TypeAlias = dict[str, list[Run]]
+"""Runs by label. Those of a label differ in their seed alone and are averaged."""
+
+
+def read(workdir: str | Path) -> list[Run]:
+    """The runs of a directory: one, unless its `results.jsonl` holds records of several configs.
+
+    Raises:
+        ValueError: a line of `results.jsonl` or `config.json` cannot be read, or there is no record.
+    """
+    workdir = Path(workdir)
+    records = _legible(results.read(workdir / "results.jsonl"))
+    if not records:
+        raise ValueError(f"nothing to report: {workdir / 'results.jsonl'} is absent or empty.")
+    try:
+        config = _legible(json.loads((workdir / "config.json").read_text()))
+    except FileNotFoundError:
+        config = {}
+    except ValueError as error:
+        raise ValueError(f"{workdir / 'config.json'} is no config ({error}).") from error
+    groups = results.by_config(records)
+    config = config if isinstance(config, dict) and len(groups) == 1 else {}
+    return [Run(workdir, group, config) for group in groups.values()]
+
+
+def series(runs: Iterable[Run]) -> Series:
+    """Runs by what sets them apart: the regime, and of model, heads and so on what differs.
+
+    Where that would put two runs with one seed together, their directories tell them apart, without the seed that a
+    name may end in, and if these do not, their configs.
+
+    Raises:
+        ValueError: a run is there twice.
+    """
+    runs = list(runs)
+    settings = [{name: str(run.field(name, "")) for name in SETTINGS} | {"method": run.method} for run in runs]
+    differing = [name for name in settings[0] if len({values[name] for values in settings}) > 1] if runs else []
+    together: Series = {}
+    for run, values in zip(runs, settings, strict=True):
+        parts = [str(run.field("regime", "run")), *(values[name] for name in differing if name != "regime")]
+        together.setdefault(", ".join(part for part in parts if part), []).append(run)
+    for more in (
+        lambda run: re.sub(r"[_-]?\d+$", "", run.workdir.name),
+        lambda run: str(run.records[0]["config_hash"]),
+    ):
+        apart: Series = {}
+        for label, group in together.items():
+            alike = len({_identity(run) for run in group}) < len(group)
+            for run in group:
+                apart.setdefault(f"{label} ({more(run)})" if alike else label, []).append(run)
+        together = apart
+    for label, group in together.items():
+        if len({_identity(run) for run in group}) < len(group):
+            places = ", ".join(str(run.workdir) for run in group)
+            raise ValueError(f"{label} is there more than once with the same seed: {places}. Leave one of them out.")
+    return together
+
+
+SETTINGS = ("regime", "model", "heads", "initialization", "layers")
+
+
+def _identity(run: Run) -> tuple[object, ...]:
+    return run.field("seed"), run.field("workflow", ""), _tasks(run)
+
+
+def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """The leaves of a config by their dotted names.
+
+    Example:
+        >>> flat({"seed": 0, "finetune": {"steps": 200}})
+        {'seed': 0, 'finetune.steps': 200}
+    """
+    leaves: dict[str, object] = {}
+    for name, value in config.items():
+        inner = flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        leaves |= inner
+    return leaves
+
+
+def _tasks(run: Run) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(r["task"]) for r in run.records if "task" in r))
+
+
+def _legible(value):
+    """JSON values without control characters and halves of surrogate pairs, which no file of text can hold."""
+    if isinstance(value, str):
+        return _ILLEGIBLE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_legible(key): _legible(item) for key, item in value.items()}
+    return [_legible(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,162 @@
+"""How figures look, on the page and on paper: a panel's colours, type and size, and its files for papers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tajax import atomic
+
+if TYPE_CHECKING:  # Altair takes half a second to import: when a figure is drawn
+    import altair
+
+INK = "currentColor"  # of the page, light or dark; on paper INK_ON_PAPER
+INK_ON_PAPER = "#1a1a1a"
+COLORS = {  # told apart by readers with any kind of colour vision (Okabe and Ito 2008)
+    "zero-shot": "#8a8a8a",
+    "standard": INK,
+    "posthoc": "#56b4e9",
+    "attention": "#d55e00",
+    "attention_with_bias": "#e69f00",
+    "linear": "#0072b2",
+    "linear_attention": "#009e73",
+}
+OTHERS = ("#d55e00", "#0072b2", "#009e73", "#e69f00", "#56b4e9", "#cc79a7", INK)
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
+HEIGHT, WIDTH_ON_PAPER, COLUMNS_ON_PAPER = 300, 420, 3
+FORMATS = ("png", "svg", "pdf")
+
+
+class Figure(NamedTuple):
+    """A figure of one or several panels.
+
+    Attributes:
+        name: of its files, fit for paths.
+        title: one line.
+        caption: what is drawn and in which units, in sentences.
+        panels: Altair charts.
+        wide: whether a panel is as wide as the page; if not, panels stand beside each other.
+    """
+
+    name: str
+    title: str
+    caption: str
+    panels: tuple[altair.Chart | altair.LayerChart, ...]
+    wide: bool = True
+
+
+def colors(names: Iterable[str]) -> altair.Scale:
+    """Colours of series: a regime has its own, whatever stands beside it."""
+    import altair
+
+    names = list(names)
+    known = {name: COLORS[name] for name in names if name in COLORS}
+    left = itertools.cycle([color for color in OTHERS if color not in known.values()] or OTHERS)
+    return altair.Scale(domain=names, range=[known.get(name) or next(left) for name in names])
+
+
+def dashes(names: Iterable[str]) -> altair.Scale:
+    """Strokes of series, to tell those apart for which there are no more colours."""
+    import altair
+
+    names = list(names)
+    return altair.Scale(domain=names, range=[DASHES[i // len(OTHERS) % len(DASHES)] for i in range(len(names))])
+
+
+def specification(panel: altair.Chart) -> dict[str, object]:
+    """The Vega-Lite specification of a panel in the style of the page; values are written out in it."""
+    import altair
+
+    with altair.data_transformers.enable("default", max_rows=None, consolidate_datasets=False):
+        made = panel.to_dict()
+    fit = {"autosize": {"type": "fit-x", "contains": "padding"}} if made.get("width") == "container" else {}
+    return {**made, **fit, "config": CONFIG}
+
+
+def save(figure: Figure, directory: str | Path, *, format: str = "pdf") -> Path:
+    """Writes a figure for a paper, its panels side by side, dark on white.
+
+    Args:
+        figure: with any number of panels.
+        directory: it is created if absent.
+        format: one of `FORMATS`.
+
+    Returns:
+        The file.
+    """
+    import altair
+    import vl_convert
+
+    panels = [_sized(panel) for panel in figure.panels]
+    whole = panels[0] if len(panels) == 1 else altair.concat(*panels, columns=COLUMNS_ON_PAPER)
+    spec = json.loads(json.dumps(specification(whole)).replace(f'"{INK}"', f'"{INK_ON_PAPER}"'))
+    spec["background"] = "white"
+    draw = {"png": vl_convert.vegalite_to_png, "svg": vl_convert.vegalite_to_svg, "pdf": vl_convert.vegalite_to_pdf}
+    drawn = draw[format](spec, **({"scale": 3} if format == "png" else {}))
+    path = Path(directory) / f"{figure.name}.{format}"
+    atomic.write(path, drawn)
+    return path
+
+
+def slug(text: str) -> str:
+    """A text as a part of a file's name.
+
+    Example:
+        >>> slug("Cosines: a/b <c>")
+        'cosines_a_b_c'
+    """
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:60] or "figure"
+
+
+def spread(runs: Sequence[float]) -> dict[str, float]:
+    """Mean of a number over runs and, of more than one, what lies one sample standard deviation below and above."""
+    import statistics
+
+    mean = statistics.fmean(runs)
+    deviation = statistics.stdev(runs) if len(runs) > 1 else 0.0
+    return {"mean": mean, "low": mean - deviation, "high": mean + deviation, "deviation": deviation}
+
+
+def _sized(panel):
+    """A panel that fills the width of the page, with the width it has on paper."""
+    copy = panel.copy()
+    if getattr(copy, "width", None) == "container":
+        copy.width = WIDTH_ON_PAPER
+    return copy
+
+
+_TEXT: Mapping[str, object] = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12}
+CONFIG: Mapping[str, object] = {
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif",
+    "background": None,
+    "view": {"stroke": None},
+    "axis": {
+        **_TEXT,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+        "domainColor": INK,
+        "domainOpacity": 0.4,
+        "tickColor": INK,
+        "tickOpacity": 0.4,
+        "gridColor": INK,
+        "gridOpacity": 0.1,
+        "labelLimit": 150,
+        "labelOverlap": True,
+    },
+    "legend": {
+        **_TEXT,
+        "titleFontWeight": "normal",
+        "labelLimit": 220,
+        "orient": "top",
+        "symbolStrokeWidth": 2.5,
+        "gradientThickness": 10,
+    },
+    "title": {"color": INK, "fontSize": 13, "fontWeight": 600, "anchor": "start", "limit": 320},
+    "header": {"labelColor": INK, "titleColor": INK},
+    "text": {"color": INK},
+    "range": {"heatmap": {"scheme": "magma"}},
+}

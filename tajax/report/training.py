@@ -1,0 +1,68 @@
+"""Fine-tuning and pre-training over time, and where the time of a run went."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+
+from tajax.report import charts
+from tajax.report.charts import Axis
+from tajax.report.runs import Run, Series
+from tajax.report.style import Figure
+from tajax.report.tables import Table
+from tajax.results import find, seconds
+
+MOST = 400  # points of a curve
+
+
+def figures(series: Series) -> list[Figure]:
+    """Training losses: of pre-training, and of fine-tuning for each task, or for each of several regimes their mean."""
+    made = []
+    for stage, title, caption in (
+        ("finetune", "Fine-tuning", "Training loss (cross-entropy in nats, mean since the point before) over steps."),
+        ("pretrain", "Pre-training", "Contrastive training loss in nats over steps."),
+    ):
+        points: dict[str, dict[float, list[float]]] = {}
+        for label, runs in series.items():
+            for run in runs:
+                found = find(run.records, stage=stage)
+                steps = sorted({int(r["step"]) for r in found})
+                for step in steps[:: max(1, -(-len(steps) // MOST))]:
+                    at = find(found, step=step)
+                    if len(series) > 1 or stage == "pretrain":
+                        mean = statistics.fmean(float(r["loss"]) for r in at)
+                        points.setdefault(label, {}).setdefault(step, []).append(mean)
+                    else:
+                        for record in at:
+                            task = points.setdefault(str(record["task"]), {})
+                            task.setdefault(step, []).append(float(record["loss"]))
+        if points:
+            of = " Mean over tasks." if len(series) > 1 and stage == "finetune" else ""
+            chart = charts.curves(points, Axis("step", ","), Axis("loss, nats", ".3f", zero=True))
+            made.append(Figure(f"{stage}_loss", title, caption + of, (chart,)))
+    return made
+
+
+def cost(run: Run) -> list[Table]:
+    """Where the time of a run went: seconds of each stage by the clocks of its records."""
+    spent: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    clocked = [r for r in run.records if "elapsed_seconds" in r]
+    for before, record in itertools.pairwise([{"elapsed_seconds": 0.0}, *clocked]):
+        now, then = float(record["elapsed_seconds"]), float(before["elapsed_seconds"])
+        stage = str(record["stage"])
+        spent[stage] = spent.get(stage, 0.0) + (now - then if now >= then else now)  # a new process starts at 0
+        counts[stage] = counts.get(stage, 0) + 1
+    total = seconds(run.records)
+    if not total:
+        return []
+    rows = [
+        (_words(stage), str(counts[stage]), f"{took:.1f}", f"{100 * took / total:.1f}") for stage, took in spent.items()
+    ]
+    all_of_it = ("in all", str(len(clocked)), f"{total:.1f}", "100.0")
+    notes = ("Time up to a stage's record since the record before; work that a killed process lost is not counted.",)
+    return [Table("Where the time went", ("stage", "records", "seconds", "%"), (*rows, all_of_it), notes, means=1)]
+
+
+def _words(stage: str) -> str:
+    return {"run": "setup"}.get(stage, stage.replace("_", " "))

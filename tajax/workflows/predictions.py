@@ -1,0 +1,194 @@
+"""What merging does to single images: the predictions of the pre-trained, single-task and merged model side by side."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from tajax import atomic, data, evaluate, parallel, trees
+from tajax.losses import head_logits
+from tajax.task_vectors import apply_task_vector
+from tajax.types import Batch, Params
+from tajax.workflows.experiment import Experiment
+from tajax.workflows.progress import Progress
+
+ThreeModels = Callable[[Batch], Sequence[jax.Array]]
+
+FOLDER = "examples"
+MODELS = ("pretrained", "single", "merged")
+SIDE = 128  # pixels, at most, of an example's longer side
+# What became of an image, and how many of each kind are kept: right (or not) before, alone and merged.
+KINDS = {
+    "lost by merging": ((None, True, False), 3),
+    "gained by merging": ((None, False, True), 2),
+    "learned and kept": ((False, True, True), 2),
+    "never right": ((False, False, False), 1),
+}
+
+
+class Predictions(NamedTuple):
+    """A split as the three models see it.
+
+    Attributes:
+        labels: the classes.
+        predicted: the classes that each of `MODELS` predicts.
+        examples: `(row, kind, image)` of the first images of each kind.
+    """
+
+    labels: Int[np.ndarray, " N"]
+    predicted: Int[np.ndarray, "M=3 N"]
+    examples: tuple[tuple[int, str, UInt8[np.ndarray, "H W 3"]], ...]
+
+
+def record_predictions(experiment: Experiment, taus: Mapping[str, Params], tau: Params, scaling_coef: float) -> None:
+    """Records for each task how the three models' predictions on test agree, and keeps example images.
+
+    One pass over test with three forward passes a batch; in the linearised regimes with one linearisation and two
+    tangent passes. Tasks that have their record are skipped.
+
+    Args:
+        experiment: with the merged model chosen.
+        taus: the task vector of each task.
+        tau: the merged one.
+        scaling_coef: λ; the merged model is θ₀ + λτ.
+    """
+    left = [task for task in experiment.tasks if not experiment.find(stage="predictions", task=task.name)]
+    if not left:
+        return
+    models_at = _models(experiment, tau, scaling_coef)
+    with Progress("predictions", total=len(left)) as progress:
+        for done, task in enumerate(left, start=1):
+            found = predict(experiment, task, models_at(taus[task.name]))
+            classes = list(task.class_names)
+            fields = summary(found.labels, found.predicted, len(classes))
+            examples = _keep(experiment, task, found)
+            experiment.record("predictions", task=task.name, split="test", classes=classes, examples=examples, **fields)
+            progress.update(done, {f"{task.name} merged top1": fields["top1"]["merged"]})
+
+
+def predict(experiment: Experiment, task: data.Task, features: ThreeModels) -> Predictions:
+    """The classes that three models predict on the test split of a task.
+
+    Args:
+        experiment: heads and devices.
+        task: one of its tasks.
+        features: `batch of parallel.share_batch -> features [B, E]` of each of `MODELS`.
+    """
+    head, devices = experiment.heads[task.name], experiment.devices
+    labels, predicted, examples, start = [], [], [], 0
+    wanted = {kind: count for kind, (_, count) in KINDS.items()}
+    for batch in experiment.batches(task, "test"):
+        rows = features(parallel.share_batch(batch, devices))
+        seen = np.stack([np.asarray(jnp.argmax(head_logits(one, head), axis=-1)) for one in rows])
+        seen, truth = seen[:, : len(batch.mask)][:, batch.mask], np.asarray(batch.label)[batch.mask]
+        images = np.asarray(batch.image)[batch.mask]
+        for row, right in enumerate((seen == truth).T):
+            kind = kind_of(right)
+            if kind is not None and wanted[kind]:
+                wanted[kind] -= 1
+                examples.append((start + row, kind, images[row]))
+        labels.append(truth)
+        predicted.append(seen)
+        start += len(truth)
+    return Predictions(np.concatenate(labels), np.concatenate(predicted, axis=1), tuple(examples))
+
+
+def kind_of(right: np.ndarray) -> str | None:
+    """The first of `KINDS` that an image belongs to, from which of the three models is right.
+
+    Example:
+        >>> kind_of([True, True, False]), kind_of([True, True, True])
+        ('lost by merging', None)
+    """
+    for kind, (pattern, _) in KINDS.items():
+        if all(wanted is None or wanted == bool(is_right) for wanted, is_right in zip(pattern, right, strict=True)):
+            return kind
+    return None
+
+
+def summary(labels: Int[np.ndarray, " N"], predicted: Int[np.ndarray, "M=3 N"], num_classes: int) -> dict[str, object]:
+    """What is recorded of a split's predictions.
+
+    Args:
+        labels: the classes.
+        predicted: the classes predicted by each of `MODELS`.
+        num_classes: K.
+
+    Returns:
+        `count`; `top1` of each model; `correctness` [[a, b], [c, d]], counts with the single-task model right in the
+        first row, wrong in the second, and the merged one right in the first column, wrong in the second; `confusion`,
+        `[single, merged, count]` for each pair of predicted classes that there is.
+
+    Example:
+        >>> found = summary(np.array([0, 1, 1]), np.array([[0, 0, 0], [0, 1, 1], [0, 1, 0]]), 2)
+        >>> found["correctness"], found["confusion"]
+        ([[2, 1], [0, 0]], [[0, 0, 1], [1, 0, 1], [1, 1, 1]])
+    """
+    right = predicted == labels
+    single, merged = right[MODELS.index("single")], right[MODELS.index("merged")]
+    pairs = predicted[1].astype(np.int64) * num_classes + predicted[2]
+    codes, counts = np.unique(pairs, return_counts=True)
+    return {
+        "count": len(labels),
+        "top1": dict(zip(MODELS, right.mean(axis=1).tolist(), strict=True)),
+        "correctness": [[int(np.sum((single == a) & (merged == b))) for b in (True, False)] for a in (True, False)],
+        "confusion": [
+            [int(c // num_classes), int(c % num_classes), int(n)] for c, n in zip(codes, counts, strict=True)
+        ],
+    }
+
+
+def thumbnail(image: UInt8[np.ndarray, "H W 3"], side: int = SIDE) -> bytes:
+    """The image as PNG, its longer side at most `side` pixels."""
+    picture = Image.fromarray(np.asarray(image, np.uint8))
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _keep(experiment: Experiment, task: data.Task, found: Predictions) -> list[dict[str, object]]:
+    """Writes the examples of a task, all of them or none, and gives what is recorded of each."""
+    folder = experiment.workdir / FOLDER / task.name
+    kept = []
+    with atomic.directory(folder) as partial:
+        for number, (row, kind, image) in enumerate(found.examples):
+            (partial / f"{number}.png").write_bytes(thumbnail(image))
+            seen = dict(zip(MODELS, found.predicted[:, row].tolist(), strict=True))
+            file = f"{FOLDER}/{task.name}/{number}.png"
+            kept.append({"file": file, "kind": kind, "row": row, "label": int(found.labels[row])} | seen)
+    return kept
+
+
+def _models(experiment: Experiment, tau: Params, scaling_coef: float) -> Callable[[Params], ThreeModels]:
+    """`τ_t -> features`: of θ₀, θ₀ + τ_t and θ₀ + λτ, linearised where the regime is; compiled once for all tasks."""
+    devices, pretrained = experiment.devices, experiment.pretrained
+    origin = parallel.replicate(pretrained, devices)
+    if experiment.regime.evaluate_linearized:
+        responses = evaluate.make_responses_step(experiment.encode_eval, devices=devices)
+
+        def tangent(own: Params) -> ThreeModels:
+            vectors = parallel.replicate(tuple(trees.moved_leaves([own, tau])), devices)
+
+            def features(batch: Batch) -> list[jax.Array]:
+                at, single, merged = responses(origin, vectors, batch).swapaxes(0, 1)
+                return [at, at + single, at + scaling_coef * merged]
+
+            return features
+
+        return tangent
+    step, edit = experiment.features_step, jax.jit(apply_task_vector)
+    merged = parallel.replicate(edit(pretrained, tau, scaling_coef), devices)
+
+    def model(own: Params) -> ThreeModels:
+        single = parallel.replicate(edit(pretrained, own, 1.0), devices)
+        return lambda batch: [step(params, batch) for params in (origin, single, merged)]
+
+    return model
