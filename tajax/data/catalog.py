@@ -135,7 +135,7 @@ def other_versions(name: str, data_dir: Path) -> list[str]:
 
 
 def how_to_get(name: str, data_dir: Path, *, command: str | None = None) -> list[str]:
-    """What to download, where to put it and what to run for a data set that is not prepared, line by line.
+    """What to download, where to put it and what to run for a data set of TFDS that is not prepared, line by line.
 
     Args:
         name: as in `open_tfds`.
@@ -146,9 +146,6 @@ def how_to_get(name: str, data_dir: Path, *, command: str | None = None) -> list
     made = f"tfds.builder({name!r}, data_dir={os.fspath(data_dir)!r})"
     command = command or f"{made}.download_and_prepare(file_format='array_record')"
     run = f"run {command}"
-    if family in archives.BUILDERS:
-        builder = archives.BUILDERS[family]
-        return [*builder.missing_text(list(builder.PARTS), manual).splitlines(), f"Then {run}"]
     builder = tfds.builder_cls(family)
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         words = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
@@ -171,7 +168,6 @@ def needed_files(name: str) -> dict[str, tfds.download.checksums.UrlInfo]:
 
 
 def _prepare_archive(name: str, data_dir: Path, hint: str) -> tfds.core.DatasetBuilder:
-    print(f"Preparing {name} in {data_dir} (once, some minutes)", file=sys.stderr, flush=True)
     try:
         return archives.prepare(_family(name), data_dir=data_dir)
     except (ValueError, OSError) as error:

@@ -3,6 +3,7 @@
 import io
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,10 @@ def mat(**variables: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def cars(*, train: int = 6, test: int = 4) -> Files:
+CAR_NAMES = tuple(f"Maker Model {number} 2012" for number in range(196))
+
+
+def cars(*, train: int = 6, test: int = 4, class_names: Sequence[str] = CAR_NAMES) -> Files:
     """Stanford Cars with everything beside each other; classes 1, 50, 99, … in turn."""
     files: Files = {}
     for split, count in (("train", train), ("test", test)):
@@ -98,7 +102,7 @@ def cars(*, train: int = 6, test: int = 4) -> Files:
             files["devkit/cars_test_annos.mat"] = annotations([(name, None) for name, _ in rows])
             files["cars_test_annos_withlabels.mat"] = annotations(rows)
     names = np.empty((1, 196), object)
-    names[0] = [f"Maker Model {number} 2012" for number in range(196)]
+    names[0] = list(class_names)
     files["devkit/cars_meta.mat"] = mat(class_names=names)
     return files
 

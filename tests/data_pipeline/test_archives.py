@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tajax.data import BadImageError, archives, catalog
+from tajax.data import TASKS, BadImageError, archives, catalog, open_task
 from tajax.data.archives import official, stores
+from tajax.data.sources import decode
 from tests.data_pipeline import archive_layouts as layouts
 from tests.data_pipeline.conftest import encoded, picture
 
@@ -94,7 +95,7 @@ def test_cars_from_matlab_tables(form, manual, tmp_path):
             layouts.pack({path: content for path, content in files.items() if path.startswith(prefix)}, manual / name)
         layouts.unpack({"cars_test_annos_withlabels.mat": files["cars_test_annos_withlabels.mat"]}, manual)
     opened = catalog.open_tfds("tajax_cars", tmp_path, splits=TRAIN_TEST)
-    assert opened.class_names == tuple(f"Maker Model {number} 2012" for number in range(196))
+    assert opened.class_names == layouts.CAR_NAMES
     for split, source in opened.splits.items():
         labels = sorted(label for label in contents(source).values())
         assert labels == sorted(49 * index % 196 for index in range(len(source)))
@@ -160,6 +161,21 @@ def test_rendered_sst2(packed, manual, tmp_path):
         numbers = [number for number, name in enumerate(files) if f"/{split}/" in name]
         expected = {picture(n, width=56, height=56).tobytes(): n % 4 // 2 for n in numbers}
         assert contents(opened.splits[role]) == expected
+
+
+def test_the_table_opens_what_the_archives_hold(manual, tmp_path):
+    for files in layouts.gtsrb():
+        layouts.unpack(files, manual)
+    layouts.unpack(layouts.cars(class_names=tuple(TASKS["cars"].class_names)), manual / "stanford_cars")
+    rows = layouts.fer_rows({"Training": 10, "PublicTest": 2, "PrivateTest": 3})
+    layouts.pack({"fer2013.csv": layouts.fer_table(rows)}, manual / "fer2013" / "archive.zip")  # any name in there
+    layouts.unpack(layouts.rendered_sst2(), manual)
+    sizes = {"gtsrb": (43, 5), "cars": (6, 4), "fer2013": (10, 5), "rendered_sst2": (4, 4)}
+    for name, (train, test) in sizes.items():
+        task = open_task(name, data_dir=tmp_path)
+        assert task.class_names == tuple(TASKS[name].class_names.values())
+        splits = {split: len(source) for split, source in task.splits.items()}
+        assert (splits["train"] + splits["val"], splits["test"]) == (train, test)
 
 
 def test_what_is_missing_is_named_with_its_place(manual, tmp_path):
@@ -251,6 +267,12 @@ def test_cars_with_a_truncated_table(manual, tmp_path):
 PIXELS = " ".join(["7"] * 48**2)
 
 
+@pytest.mark.parametrize("content", [b"emotion,pixels,Usage\n0,\xff\xfe,Training\n", b"emotion,pixels,Usage\n0,7\x00"])
+def test_fer2013_that_is_no_text(content, manual, tmp_path):
+    layouts.unpack({"fer2013.csv": content}, manual)
+    refused("tajax_fer2013", tmp_path, "fer2013.csv", "line")
+
+
 @pytest.mark.parametrize(
     "rows, words",
     [
@@ -287,6 +309,22 @@ def test_fer2013_in_forms_that_will_not_do(manual, tmp_path):
 def test_rendered_sst2_with_another_class(manual, tmp_path):
     layouts.unpack(layouts.rendered_sst2() | {"rendered-sst2/valid/neutral/0.png": encoded(picture(0))}, manual)
     refused("tajax_rendered_sst2", tmp_path, "valid/neutral/0.png lies in 'neutral'", "negative and positive")
+
+
+def test_an_interruption_leaves_nothing(manual, tmp_path, monkeypatch):
+    layouts.unpack(layouts.rendered_sst2(), manual)
+    calls = iter(range(100))
+
+    def interrupted(*arguments, **options):
+        if next(calls) == 6:  # in the second split
+            raise KeyboardInterrupt
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(official, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        archives.prepare("tajax_rendered_sst2", data_dir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["downloads"]
+    assert len(archives.prepare("tajax_rendered_sst2", data_dir=tmp_path).as_data_source("test")) == 4
 
 
 @pytest.mark.parametrize("name", ["rendered-sst2.tgz", "rendered-sst2.zip", "rendered-sst2.tar"])

@@ -80,6 +80,7 @@ def prepare(name: str, *, data_dir: str | os.PathLike[str]) -> tfds.core.Dataset
     if not Path(builder.data_dir, "dataset_info.json").exists():
         config = tfds.download.DownloadConfig(manual_dir=manual_directory(data_dir), try_download_gcs=False)
         builder.locate(manual_directory(data_dir))  # before TFDS makes a directory
+        print(f"Preparing {name} in {data_dir} (once, some minutes)", file=sys.stderr, flush=True)
         with quiet(), tidy(builder):
             builder.download_and_prepare(download_config=config)
     return builder

@@ -28,6 +28,7 @@ class TajaxCars(OfficialArchives):
 
     VERSION = tfds.core.Version("1.0.0")
     PLACE = re.compile(r"stanford[-_ ]?cars?|cars?[-_]|cars?(196)?(\.|$)|devkit", re.IGNORECASE)
+    DIRECTORY = "stanford_cars"
     PARTS = {
         "train": Part("training images cars_train/*.jpg", (r"cars_train/([^/]+\.jpe?g)",), "cars_train.tgz"),
         "test": Part("test images cars_test/*.jpg", (r"cars_test/([^/]+\.jpe?g)",), "cars_test.tgz"),

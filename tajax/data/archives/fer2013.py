@@ -57,10 +57,11 @@ class TajaxFer2013(OfficialArchives):
     PLACE = re.compile(
         r"fer[-_]?2013|icml_face_data|challenges-in-representation-learning-facial-expression", re.IGNORECASE
     )
+    DIRECTORY = "fer2013"
     PARTS = {split: _part(split) for split in ("train", "test")}
     SOURCE = (
         "It needs a login at https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-"
-        "recognition-challenge/data; loose files go into a directory fer2013."
+        "recognition-challenge/data."
     )
     MANUAL_DOWNLOAD_INSTRUCTIONS = SOURCE
 
@@ -116,24 +117,21 @@ def _table_examples(found: Found, split: str) -> Examples:
 
 def _rows(content: bytes, where: str, *, usage: bool) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a table with their lines; names of columns in small letters, without the spaces some releases have."""
-    try:
-        text = io.StringIO(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise BadArchiveError(f"{where} is not text: {error}") from error
+    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")  # decodes as it goes: 300 MB
     reader = csv.DictReader(text)
-    columns = [column.strip().lower() for column in reader.fieldnames or ()]
-    lacking = [column for column in ("emotion", "pixels", *(["usage"] if usage else [])) if column not in columns]
-    if lacking:
-        raise BadArchiveError(
-            f"{where} lacks the column {' and '.join(lacking)}; it has {', '.join(columns) or 'none'}. "
-            "The competition's own test.csv hides the emotions: take fer2013.csv or icml_face_data.csv, which have all."
-        )
-    reader.fieldnames = columns
     try:
+        columns = [column.strip().lower() for column in reader.fieldnames or ()]
+        lacking = [column for column in ("emotion", "pixels", *(["usage"] if usage else [])) if column not in columns]
+        if lacking:
+            raise BadArchiveError(
+                f"{where} lacks the column {' and '.join(lacking)}; it has {', '.join(columns) or 'none'}. The "
+                "competition's own test.csv hides the emotions: take fer2013.csv or icml_face_data.csv, which have all."
+            )
+        reader.fieldnames = columns
         for row in reader:
             yield reader.line_num, row
-    except csv.Error as error:
-        raise BadArchiveError(f"{where} line {reader.line_num} cannot be read: {error}") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BadArchiveError(f"{where} cannot be read after line {reader.line_num}: {error}") from error
 
 
 def _pixels(cell: str | None, place: str) -> np.ndarray:

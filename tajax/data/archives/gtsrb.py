@@ -44,6 +44,7 @@ class TajaxGtsrb(OfficialArchives):
 
     VERSION = tfds.core.Version("1.0.0")
     PLACE = re.compile(r"gtsrb|gt-final_test", re.IGNORECASE)
+    DIRECTORY = "gtsrb"
     PARTS = {
         "train": _part(
             "training images GTSRB/Training/00000/*.ppm to 00042 with GT-00000.csv in each directory",

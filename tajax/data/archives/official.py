@@ -71,11 +71,13 @@ def find(part: Part, stores: Sequence[Store]) -> Found | None:
 class OfficialArchives(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A data set read from its publisher's files, found in the manual directory, unpacked or as they come.
 
-    A subclass gives `PLACE` (which entries of the manual directory are its own), `PARTS`, `SOURCE` (a sentence that
-    says where to get what has no address), `RELEASES` if there are several, and the methods `_info` and `_splits`.
+    A subclass gives `PLACE` (which entries of the manual directory are its own), `DIRECTORY` (the name of one),
+    `PARTS`, `SOURCE` (a sentence that says where to get what has no address), `RELEASES` if there are several, and the
+    methods `_info` and `_splits`.
     """
 
     PLACE: re.Pattern[str]
+    DIRECTORY: str
     PARTS: Mapping[str, Part]
     SOURCE: str
     RELEASES: str = ""
@@ -96,7 +98,10 @@ class OfficialArchives(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """What is missing, and what to download and where to put it."""
         lines = [f"{cls.name} needs files that are not in {manual}:"]
         lines += [f"  {part.what} (official file: {part.file})" for part in map(cls.PARTS.get, missing)]
-        lines.append(f"Put the files there as they are, or unpacked. {cls.SOURCE}")
+        lines.append(
+            f"Put the files there as they are, or unpacked; those with other names into {manual / cls.DIRECTORY}."
+        )
+        lines.append(cls.SOURCE)
         urls = list(dict.fromkeys(part.url for part in map(cls.PARTS.get, missing) if part.url))
         if urls:
             lines.append("Addresses: " + " ".join(urls))

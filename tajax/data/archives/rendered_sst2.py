@@ -41,6 +41,7 @@ class TajaxRenderedSst2(OfficialArchives):
 
     VERSION = tfds.core.Version("1.0.0")
     PLACE = re.compile(r"rendered[-_]?sst2", re.IGNORECASE)
+    DIRECTORY = "rendered-sst2"
     PARTS = {split: _part(directory) for split, directory in _SPLITS.items()}
     SOURCE = "The archive is public and is downloaded by itself where there is a network."
     MANUAL_DOWNLOAD_INSTRUCTIONS = "rendered-sst2.tgz of tajax.data.archives.rendered_sst2, as it is or unpacked."
