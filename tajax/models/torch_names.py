@@ -56,14 +56,15 @@ def tensors_from_leaves(
                 continue
             value = _turned(np.asarray(leaf) if layer is None else np.asarray(leaf)[layer], rows[path], naming)
             if part is None:
-                whole[name] = np.asarray(value, order="C")
+                whole[name] = value
             else:
                 parts.setdefault(name, {})[part] = value
     filled = {name: [_PARTS[i] for i in range(3) if i not in held] for name, held in parts.items() if len(held) < 3}
     for name, held in parts.items():
         blank = np.zeros_like(next(iter(held.values())))
         whole[name] = np.concatenate([held.get(i, blank) for i in range(3)])
-    return whole, filled
+    # Row by row in memory: what turned them left views, and `safetensors` writes the bytes as they lie.
+    return {name: np.asarray(tensor, order="C") for name, tensor in whole.items()}, filled
 
 
 def leaves_from_tensors(
