@@ -23,6 +23,11 @@ _ROLES = {
     "val": ("validation", "val", "valid"),
 }
 _LISTED = 8  # addresses in a message
+# What some builders of TFDS look for in the manual directory and tell in words alone.
+BY_HAND = {
+    "resisc45": ("NWPU-RESISC45",),
+    "imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
+}
 _UNUSED_FILES = {"eurosat/rgb": ("EuroSATallBands.zip",)}  # TFDS lists the files of all configs together
 
 
@@ -163,6 +168,8 @@ def how_to_get(name: str, data_dir: Path, *, command: str | None = None) -> list
 def needed_files(name: str) -> dict[str, tfds.download.checksums.UrlInfo]:
     """Address → size and file name of what TFDS downloads for a data set; empty if it is fetched by hand."""
     builder = tfds.builder_cls(_family(name))
+    if _family(name) in BY_HAND:
+        return {}
     unused = _UNUSED_FILES.get(name, ())
     return {url: info for url, info in (builder.url_infos or {}).items() if info.filename not in unused}
 
@@ -177,6 +184,9 @@ def _prepare_archive(name: str, data_dir: Path, hint: str) -> tfds.core.DatasetB
 def _prepare(builder: tfds.core.DatasetBuilder, name: str, data_dir: Path, hint: str) -> None:
     manual = archives.manual_directory(data_dir)
     try:
+        absent = [file for file in BY_HAND.get(_family(name), ()) if not (manual / file).exists()]
+        if absent:  # TFDS would go on without the images of the one that is absent
+            raise FileNotFoundError(f"{' and '.join(absent)} not found in {manual}")
         files = needed_files(name) if _family(name) in _names() else {}
         network.check(url for url, info in files.items() if not (manual / (info.filename or url)).exists())
         with archives.quiet(), archives.tidy(builder):

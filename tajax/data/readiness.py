@@ -21,12 +21,6 @@ from tajax.data.tasks import Task, data_directory, data_set, open_task
 GROUPS: dict[str, dict[str, TaskSpec]] = {"protocol": PROTOCOL, "suite": SUITE, "bundled": BUNDLED}
 """Names for several tasks at once."""
 
-# What TFDS's builders look for in the manual directory where their instructions tell it in words alone.
-_BY_HAND = {
-    "resisc45": ("NWPU-RESISC45",),
-    "imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
-}
-
 Progress = Callable[[str, int, int], None]
 
 
@@ -186,7 +180,7 @@ def _unprepared(name: str, spec: TaskSpec, origin: str, data_dir: Path) -> Readi
             return files_are_there
         text = archives.BUILDERS[origin].missing_text(missing, manual)
         return Readiness(name, "missing", origin, advice=(*text.splitlines(), f"Then run {command}"))
-    by_hand = _BY_HAND.get(origin) or [info.filename for info in catalog.needed_files(origin).values()]
+    by_hand = catalog.BY_HAND.get(origin) or [info.filename for info in catalog.needed_files(origin).values()]
     if by_hand and all(file and (manual / file).exists() for file in by_hand):
         return files_are_there
     advice = catalog.how_to_get(origin, data_dir, command=command)

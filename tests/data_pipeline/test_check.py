@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tajax.data import TASKS, archives, readiness
+from tajax.data import TASKS, archives, open_task, readiness
 from tajax.data.__main__ import main
 from tests.data_pipeline import archive_layouts as layouts
 from tests.data_pipeline.conftest import encoded, picture
@@ -115,6 +115,8 @@ def test_tfds_files_in_the_manual_directory_wait_to_be_prepared(tmp_path, manual
     record = found("imagenet", tmp_path)
     assert record.state == "missing" and "ILSVRC2012_img_train.tar" in record.advice[0]
     assert f"{tmp_path}/imagenet/val/n01440764/*.JPEG" in record.advice[-1]
+    with pytest.raises(ValueError, match=f"ILSVRC2012_img_train.tar not found in {manual}"):
+        open_task("imagenet", data_dir=tmp_path)  # TFDS would prepare the validation images alone
     layouts.unpack({"mnist/0.0.1/dataset_info.json": b"{}"}, tmp_path)
     assert found("mnist", tmp_path).advice[0].startswith("Version 0.0.1 is there")
 
