@@ -50,11 +50,11 @@ def write(workdir: str | Path, *, file: TextIO | None = None) -> None:
         ValueError: there is nothing to report.
     """
     workdir = Path(workdir)
-    records = results.read(workdir / "results.jsonl")
+    records = runs.legible(results.read(workdir / "results.jsonl"))
     groups = list(results.by_config(records).values())
     shown, written = ([t for tables in kind for group in groups for t in tables(group)] for kind in (SHOWN, WRITTEN))
     if not written:
         raise ValueError(f"nothing to report: {workdir / 'results.jsonl'} holds no measured accuracy or loss.")
-    atomic.write(workdir / "report.md", markdown(written).encode("utf-8", errors="replace"))
+    atomic.write(workdir / "report.md", markdown(written))
     show(shown or written, file=file)
     atomic.write(workdir / "report.html", page.html(sections.compose(runs.read(workdir))))

@@ -169,7 +169,7 @@ def heat_map(
         )
     )
     square = alt.Chart(alt.Data(values=[{"l": -1, "r": 1, "d": -1, "u": 1}])).mark_rect(
-        fillOpacity=0, stroke="white", strokeWidth=1.5, tooltip=None
+        fillOpacity=0, stroke="white", strokeWidth=1.5, tooltip=None, aria=False
     )
     shown = [cells]
     if edges[0] < -1 and edges[-1] > 1:

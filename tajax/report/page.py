@@ -42,7 +42,7 @@ def html(page: Page) -> bytes:
         policy=_POLICY.format(scripts=" ".join(map(_hash, scripts))),
         version=tajax.__version__,
     )
-    return written.encode("utf-8", errors="replace")
+    return written.encode()
 
 
 def script_json(value: object) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 from tajax import results
 from tajax.results import Record
 
+_BREAK = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _ILLEGIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # no character of any text
 
 
@@ -53,11 +54,11 @@ def read(workdir: str | Path) -> list[Run]:
         ValueError: a line of `results.jsonl` or `config.json` cannot be read, or there is no record.
     """
     workdir = Path(workdir)
-    records = _legible(results.read(workdir / "results.jsonl"))
+    records = legible(results.read(workdir / "results.jsonl"))
     if not records:
         raise ValueError(f"nothing to report: {workdir / 'results.jsonl'} is absent or empty.")
     try:
-        config = _legible(json.loads((workdir / "config.json").read_text()))
+        config = legible(json.loads((workdir / "config.json").read_text()))
     except FileNotFoundError:
         config = {}
     except ValueError as error:
@@ -125,10 +126,10 @@ def _tasks(run: Run) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(r["task"]) for r in run.records if "task" in r))
 
 
-def _legible(value):
-    """JSON values without control characters and halves of surrogate pairs, which no file of text can hold."""
+def legible(value):
+    """JSON values whose texts are lines: no control characters or halves of surrogate pairs, spaces for line breaks."""
     if isinstance(value, str):
-        return _ILLEGIBLE.sub("\ufffd", value)
+        return _ILLEGIBLE.sub("\ufffd", _BREAK.sub(" ", value))
     if isinstance(value, dict):
-        return {_legible(key): _legible(item) for key, item in value.items()}
-    return [_legible(item) for item in value] if isinstance(value, list) else value
+        return {legible(key): legible(item) for key, item in value.items()}
+    return [legible(item) for item in value] if isinstance(value, list) else value
