@@ -124,7 +124,10 @@ _RANGES = {  # by the last part of a field's name
     "density": (lambda v: 0 < v <= 1, "a share above 0, at most 1"),
     "drop_rate": (lambda v: 0 <= v < 1, "a share below 1"),
     "natural_fraction": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
-    "model": (bool, "'tiny', a hub id such as 'openai/clip-vit-base-patch32', or a directory"),
+    "model": (
+        lambda v: v and not v.endswith("@"),
+        "'tiny', a hub id such as 'openai/clip-vit-base-patch32', with '@revision' if it is pinned, or a directory",
+    ),
 }
 
 

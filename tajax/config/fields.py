@@ -45,6 +45,7 @@ OPERATIONAL = (
     "evaluate.batch_size",
     "ntk.batch_size",
     "save.merged",
+    "save.open_clip",
     "pretrain.checkpoint_every",
     "pretrain.eval_every",
     "pretrain.log_every",
@@ -78,7 +79,7 @@ def default_config() -> ConfigDict:
     config.regime = "standard"  # one of REGIMES; finetune and evaluate
     config.trainable = config_dict.placeholder(object)  # rule, patterns or {pattern: bool}; None: regime's
     config.layers = config_dict.placeholder(tuple)  # (first, end) of the layers that are trained; None: all
-    config.model = "tiny"  # "tiny", a hub id or a directory; models.load
+    config.model = "tiny"  # "tiny", a hub id, owner/name@revision where it is to be pinned, or a directory; models.load
     config.initialization = "pretrained"  # of the image tower, one of INITIALIZATIONS; random: drawn from the seed
     config.heads = "zero_shot"  # one of HEADS: from class names, or fitted to the pre-trained features
     config.tasks = BUNDLED_TASKS  # names of the task table, TFDS names, folders or .npz files; data.open_task
@@ -133,6 +134,7 @@ def default_config() -> ConfigDict:
 
     config.save = save = ConfigDict()
     save.merged = True  # write the merged model as a Hugging Face directory; workflows
+    save.open_clip = False  # write it for open_clip, too, to `merged_open_clip`; workflows
 
     config.pretrain = pretrain = ConfigDict()  # read by workflows.pretrain alone
     pretrain.steps = 4000  # optimiser steps

@@ -18,6 +18,7 @@ from tajax import data, merging, metrics, models, report
 from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
 from tajax.metrics import normalized_accuracy
+from tajax.models.open_clip import to_open_clip
 from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.types import Params
 from tajax.workflows.experiment import SPLITS, Experiment, setup
@@ -34,12 +35,14 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
         overwrite: replace an earlier run in it.
     """
     experiment = setup(config, workdir, overwrite=overwrite)
+    if config.save.open_clip:  # a geometry that open_clip has not is refused now, not when all is done
+        to_open_clip(experiment.clip.config, experiment.clip.preprocessing)
     measure_zero_shot(experiment)
     taus = finetune_all(experiment)
     measure_single_task(experiment, taus)
     tau = merged_vector(experiment, taus)
     scaling_coef = add_tasks(experiment, tau)
-    if config.save.merged:
+    if config.save.merged or config.save.open_clip:
         save_merged(experiment, tau, scaling_coef)
     report.write(workdir)
 
@@ -147,19 +150,23 @@ def _best_of_all(experiment: Experiment, tau: Params, single: Mapping[str, float
 
 
 def save_merged(experiment: Experiment, tau: Params, scaling_coef: float) -> None:
-    """Writes θ₀ + ατ with the untouched text tower to `workdir/merged`, in the Hugging Face format.
+    """Writes θ₀ + ατ with the untouched text tower, in the formats that `config.save` names.
 
-    In the linearised regimes these are the parameters of the expansion; a reader that evaluates them with the
-    ordinary forward pass gets another function.
+    `workdir/merged` is Hugging Face's, `workdir/merged_open_clip` open_clip's. In the linearised regimes these are
+    the parameters of the expansion; a reader that evaluates them with the ordinary forward pass gets another function.
     """
-    directory = experiment.workdir / "merged"
-    if directory.exists():
+    save = experiment.config.save
+    formats = {"merged": ("huggingface", save.merged), "merged_open_clip": ("open_clip", save.open_clip)}
+    missing = [name for name, (_, wanted) in formats.items() if wanted and not (experiment.workdir / name).exists()]
+    if not missing:
         return
     # The last to read θ₀, so the merged model takes its memory.
     merge = merging.compiled(merging.task_arithmetic, donate=True)
     merged = merge(experiment.pretrained, [tau], scaling_coef=scaling_coef)
     clip = experiment.clip
-    models.save_pretrained(directory, clip.config, clip.params | {"image": merged}, clip.tokenizer, clip.preprocessing)
+    parts = clip.config, clip.params | {"image": merged}, clip.tokenizer, clip.preprocessing
+    for name in missing:
+        models.save_pretrained(experiment.workdir / name, *parts, format=formats[name][0])
 
 
 def _top1(experiment: Experiment, stage: str, split: str) -> dict[str, float]:

@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from tajax import atomic
 from tajax.config import config_hash, counts, diff
 
-CONTENTS = ("config.json", "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints", "merged", "model")
+CONTENTS = ("config.json", "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints")
+CONTENTS += ("merged", "merged_open_clip", "model")
 
 LOCK, OWNER = ".lock", ".owner.json"
 SIGN_OF_LIFE = 20.0  # seconds between those that the owner gives

@@ -170,6 +170,18 @@ def test_merged_model_opens_and_lies_on_the_sum_of_the_vectors(finished, world):
     assert coef > 0 and merged.image_sha256 != base.image_sha256
 
 
+def test_open_clips_copy_of_the_merged_model_can_be_asked_for_later(finished, run, tmp_path):
+    workdir = shutil.copytree(finished("attn").workdir, tmp_path / "run")
+    before = contents(workdir / "merged")
+    assert run("attn", workdir, save__open_clip=True).code == 0
+    assert contents(workdir / "merged") == before
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        models.load(workdir / "merged_open_clip").params,
+        models.load(workdir / "merged").params,
+    )
+
+
 def test_second_run_trains_and_measures_nothing_and_prints_the_same(finished, run):
     first = finished("attn")
     before = {name: file for name, file in contents(first.workdir).items() if name != "report.md"}
