@@ -115,7 +115,7 @@ BUFFERS: Mapping[str, frozenset[str]] = {
 _IMAGE = "image/"
 _OTHERS: Mapping[str, tuple[str, ...]] = {
     "huggingface": ("text_model.", "text_projection.", "logit_scale"),
-    "open_clip": ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_"),
+    "open_clip": ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text", "logit_"),
 }
 """How the names begin that belong to a CLIP, and not to its image tower."""
 

@@ -20,6 +20,7 @@ from tajax.models.torch_files import open_torch_file
 
 __all__ = [
     "Checkpoint",
+    "activation_of",
     "describe",
     "open_checkpoint",
     "read_config",
@@ -35,6 +36,7 @@ _SINGLE, _INDEX, _OPEN_CLIP = "model.safetensors", "model.safetensors.index.json
 _HF = "config.json"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_ACTIVATIONS = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")  # what a trainer leaves beside the weights
 
 
@@ -75,6 +77,22 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return _open_file(file)
 
 
+def activation_of(checkpoint: Checkpoint, names: Mapping[str, str]) -> str | None:
+    """The activation of the image tower, told by the class of a whole pickled module; None where nothing tells it.
+
+    Args:
+        checkpoint: The checkpoint.
+        names: Of its tensors, as `find_model` gives them.
+    """
+    stored = [name for canonical, name in names.items() if canonical.endswith("class_embedding")]
+    for tower in (name.removesuffix("class_embedding").removesuffix("embeddings.") for name in stored):
+        for inside in ("transformer.resblocks.0.mlp.gelu", "encoder.layers.0.mlp.activation_fn"):
+            named = checkpoint.classes.get(tower + inside, "").rpartition(".")[2].removesuffix("Activation")
+            if named in _ACTIVATIONS:
+                return _ACTIVATIONS[named]
+    return None
+
+
 def read_model(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig]:
     """Every tensor of a CLIP by name, and the geometry that its configuration or its shapes tell.
 
@@ -97,13 +115,15 @@ def read_model(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig]:
     if config is None and naming == "huggingface":
         raise FileNotFoundError(f"{directory / _HF} is missing: weights with Hugging Face's names need it beside them.")
     if config is None:
-        config = describe(path, lambda: infer_config(tensors))
-        logging.getLogger(__name__).warning(
-            "No open_clip_config.json or config.json in %s: sizes are told from the shapes, and the activation is "
-            "taken to be OpenAI's quick_gelu. Most of LAION's models use gelu: put their open_clip_config.json "
-            "beside the weights.",
-            directory,
-        )
+        activation = activation_of(checkpoint, names)
+        config = describe(path, lambda: infer_config(tensors, hidden_act=activation or "quick_gelu"))
+        if activation is None:
+            logging.getLogger(__name__).warning(
+                "No open_clip_config.json or config.json in %s: sizes are told from the shapes, and the activation is "
+                "taken to be OpenAI's quick_gelu. Most of LAION's models use gelu: put their open_clip_config.json "
+                "beside the weights.",
+                directory,
+            )
     return tensors, config
 
 
@@ -124,7 +144,12 @@ def read_config(directory: Path, naming: str, *, projection_dim: int | None = No
     if not huggingface.is_file():
         return None
     config = read_json(huggingface)
-    if projection_dim is not None and config.get("model_type") == "clip_vision_model":
+    if config.get("model_type") == "clip_vision_model":
+        if projection_dim is None:
+            raise ValueError(
+                f"{huggingface} describes an image tower without its text tower: read it with load_finetuned, which "
+                "takes the model that it was made from."
+            )
         config = {"vision_config": config, "projection_dim": projection_dim}
     return describe(huggingface, lambda: ClipConfig.from_hf(config))
 

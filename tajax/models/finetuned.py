@@ -31,12 +31,6 @@ from tajax.types import Params
 
 __all__ = ["Finetuned", "load_finetuned"]
 
-_ACTIVATIONS = {
-    "QuickGELU": "quick_gelu",
-    "QuickGELUActivation": "quick_gelu",
-    "GELU": "gelu",
-    "GELUActivation": "gelu",
-}
 _LISTS = re.compile(r"(?P<prefix>.*?)(?P<which>params0?)\.(?P<number>\d+)")
 
 
@@ -124,12 +118,9 @@ def _check_geometry(checkpoint: files.Checkpoint, names: Mapping[str, str], nami
     wanted = base.config.vision
     config = files.read_config(checkpoint.path.parent, naming, projection_dim=wanted.projection_dim)
     found = wanted if config is None else config.vision
-    stored = next(name for canonical, name in names.items() if canonical.endswith("class_embedding"))
-    tower = stored.removesuffix("class_embedding").removesuffix("embeddings.")
-    inside = {"huggingface": "encoder.layers.0.mlp.activation_fn", "open_clip": "transformer.resblocks.0.mlp.gelu"}
-    activation = checkpoint.classes.get(tower + inside[naming], "").split(".")[-1]
-    if activation in _ACTIVATIONS:
-        found = dataclasses.replace(found, hidden_act=_ACTIVATIONS[activation])
+    activation = files.activation_of(checkpoint, names)
+    if activation is not None:
+        found = dataclasses.replace(found, hidden_act=activation)
     differing = [
         f"{field.name} is {getattr(found, field.name)!r}, the base's is {getattr(wanted, field.name)!r}"
         for field in dataclasses.fields(VisionConfig)
