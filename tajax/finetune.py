@@ -223,7 +223,7 @@ def finetune(
     state, pretrained, head = (parallel.replicate(tree, devices) for tree in (state, pretrained, head))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step(state, pretrained, head, parallel.split_batch(batch, devices))
+        return train_step(state, pretrained, head, parallel.share_batch(batch, devices))
 
     return train(step, state, batches, **options)
 

@@ -1,16 +1,23 @@
-"""Every device of the host: batches split over them, sums reduced across them. Nothing else says `pmap`."""
+"""Every device of every process: batches divided among them, sums reduced across them. Nothing else says meshes.
+
+A run has one process or several (`tajax.processes`). Each process makes its own rows of a batch, and its devices share
+them; what is summed or put together comes back to every process, the same to the bit in all of them.
+"""
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tajax.types import Batch
 
 AXIS = "devices"
+_DELAY = 2  # steps: as far as `finetune.train` lets the host run ahead of the devices
 
 
 def local_devices(count: int | None = None) -> list[jax.Device]:
@@ -36,6 +43,42 @@ def local_devices(count: int | None = None) -> list[jax.Device]:
     return present[:count]
 
 
+def devices_of_all(count: int | None = None) -> list[jax.Device]:
+    """The first `count` local devices of every process (all of them by default), process after process.
+
+    Raises:
+        ValueError: as `local_devices`; or the processes have different numbers of devices, whose shares of a batch
+            could not be equal.
+    """
+    local_devices(count)
+    owned: dict[int, list[jax.Device]] = {}
+    for device in sorted(jax.devices(), key=lambda device: (device.process_index, device.id)):
+        owned.setdefault(device.process_index, []).append(device)
+    chosen = [devices[:count] for devices in owned.values()]
+    if len(set(map(len, chosen))) > 1:
+        counts = ", ".join(f"process {index}: {len(devices)}" for index, devices in owned.items())
+        raise ValueError(
+            f"the processes have different numbers of devices ({counts}). Give as many to each, or "
+            f"--config.devices={min(map(len, owned.values()))}."
+        )
+    return [device for devices in chosen for device in devices]
+
+
+def check_batch_size(batch_size: int, devices: Sequence[jax.Device], *, what: str) -> None:
+    """Raises ValueError if the rows of a batch cannot be divided among the devices of several processes.
+
+    One process pads its batches instead, of any size.
+    """
+    if _several_processes(devices) and batch_size % len(devices):
+        below, count = batch_size // len(devices) * len(devices), len(devices)
+        choices = " or ".join(str(size) for size in (below, below + count) if size)
+        processes = len({device.process_index for device in devices})
+        raise ValueError(
+            f"{what} is {batch_size}, which the {count} devices of {processes} processes do not divide. "
+            f"Choose a multiple of {count}, such as {choices}."
+        )
+
+
 def pad_batch(batch: Batch, multiple: int) -> Batch:
     """The batch with rows of mask False added until `multiple` divides its size.
 
@@ -58,21 +101,13 @@ def sum_over_devices(step: Callable, devices: Sequence[jax.Device] | None = None
     Args:
         step: a pure function `(*constants, batch) -> sums`, where `sums` is a pytree of sums over rows.
             Rows whose mask is False must add nothing.
-        devices: local devices; all by default.
+        devices: from `devices_of_all`; all of this process by default.
 
     Returns:
         A function with the signature of `step`, for batches from `share_batch` on the same devices. Integer sums do
-        not depend on the number of devices.
+        not depend on the number of devices or processes.
     """
-    devices = jax.local_devices() if devices is None else list(devices)
-    if len(devices) == 1:
-        return jax.jit(step)
-
-    def shard(constants, batch):
-        return jax.lax.psum(step(*constants, batch), AXIS)
-
-    mapped = jax.pmap(shard, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
-    return lambda *args: mapped(args[:-1], args[-1])
+    return _on_each(step, devices, lambda sums: jax.lax.psum(sums, AXIS))
 
 
 def rows_over_devices(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
@@ -80,40 +115,119 @@ def rows_over_devices(step: Callable, devices: Sequence[jax.Device] | None = Non
 
     Args:
         step: a pure function `(*constants, batch) -> rows`, a pytree whose leaves have the rows of the batch first.
-        devices: local devices; all by default.
+        devices: from `devices_of_all`; all of this process by default.
 
     Returns:
         A function with the signature of `step`, for batches from `share_batch` on the same devices. Rows added by its
-        padding come last.
+        padding come last. With several processes each of them gets the rows of all.
     """
+    if devices is not None and _several_processes(devices):
+        return _on_each(step, devices, lambda rows: jax.lax.all_gather(rows, AXIS, tiled=True))
+    return _on_each(step, devices, lambda rows: rows, out=PartitionSpec(AXIS))
+
+
+def _on_each(
+    step: Callable, devices: Sequence[jax.Device] | None, reduced: Callable, *, out: PartitionSpec = PartitionSpec()
+) -> Callable:
     devices = jax.local_devices() if devices is None else list(devices)
     if len(devices) == 1:
         return jax.jit(step)
-    mapped = jax.pmap(lambda constants, batch: step(*constants, batch), in_axes=(None, 0), devices=devices)
-    return lambda *args: jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), mapped(args[:-1], args[-1]))
+
+    def shard(constants, batch):
+        return reduced(step(*constants, batch))
+
+    specs = PartitionSpec(), PartitionSpec(AXIS)
+    mapped = jax.jit(jax.shard_map(shard, mesh=_mesh(devices), in_specs=specs, out_specs=out, check_vma=False))
+    return lambda *args: on_this_process(mapped(args[:-1], args[-1]))
 
 
 def share_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Batch:
-    """The batch on the devices for one of the functions above, to be used any number of times.
+    """The batch on the devices, its rows divided among them; padded with masked rows if need be.
 
-    On several devices every leaf has a leading axis of devices; rows of padding are added if need be.
+    Args:
+        batch: with several processes this one's rows (`tajax.processes.share`), as many as any other's.
+        devices: from `devices_of_all`; all of this process by default.
+
+    Raises:
+        ValueError: rows of one of several processes that its devices do not divide.
     """
-    devices = jax.local_devices() if devices is None else list(devices)
-    if len(devices) == 1:
-        return jax.device_put(batch, devices[0])
-    padded = pad_batch(batch, len(devices))
-    parts = jax.tree.map(lambda a: np.asarray(a).reshape(len(devices), -1, *a.shape[1:]), padded)
-    return jax.device_put(parts, NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS)))
+    devices = jax.local_devices() if devices is None else devices
+    sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
+    if not _several_processes(devices):
+        return jax.device_put(pad_batch(batch, len(devices)), sharding)
+    own = sum(device.process_index == jax.process_index() for device in devices)
+    if len(batch.label) % own:
+        raise ValueError(f"a batch of {len(batch.label)} rows on {own} devices of one of several processes")
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
 
 
 def replicate(tree, devices: Sequence[jax.Device] | None = None):
-    """The tree with a copy of every leaf on every device, placed once rather than at each call."""
+    """The tree with a copy of every leaf on every device, placed once rather than at each call.
+
+    With several processes the tree has to be the same in all of them.
+    """
     devices = jax.local_devices() if devices is None else devices
-    return jax.device_put(tree, NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec()))
+    everywhere = NamedSharding(_mesh(devices), PartitionSpec())
+    if not _several_processes(devices):
+        return jax.device_put(tree, everywhere)
+    own = [device for device in devices if device.process_index == jax.process_index()]
+
+    def placed(leaf: jax.Array) -> jax.Array:  # `device_put` would send every leaf to every process to compare it
+        copies = [copy.data for copy in leaf.addressable_shards]
+        return jax.make_array_from_single_device_arrays(leaf.shape, everywhere, copies)
+
+    return jax.tree.map(placed, jax.device_put(on_this_process(tree), NamedSharding(_mesh(own), PartitionSpec())))
 
 
-def split_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Batch:
-    """The batch on the devices, its rows divided among them; padded with masked rows if need be."""
-    devices = jax.local_devices() if devices is None else devices
-    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-    return jax.device_put(pad_batch(batch, len(devices)), sharding)
+def on_this_process(tree):
+    """The tree with this process's copy of every leaf that is replicated over several processes."""
+
+    def own(leaf):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf.addressable_data(0)
+        return leaf
+
+    return jax.tree.map(own, tree)
+
+
+def rows_of_all(tree):
+    """The rows of every process, in order: arrays on the host with the rows of this one first."""
+    return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else tree
+
+
+def from_first(tree):
+    """The tree as the first process has it, bit for bit; the others give one with the same shapes and dtypes."""
+    if jax.process_count() == 1:
+        return tree
+    as_bytes = jax.tree.map(lambda leaf: np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), tree)  # sums lose −0.0
+    sent = multihost_utils.broadcast_one_to_all(as_bytes)
+    return jax.tree.map(lambda leaf, sent: sent.view(np.asarray(leaf).dtype).reshape(np.shape(leaf)), tree, sent)
+
+
+def largest_of_all(devices: Sequence[jax.Device]) -> Callable[[int], int]:
+    """A function `number -> the largest number of any process` that does not wait for the devices.
+
+    Every process has to call it as often as every other; what it returns is the same in all of them. With several
+    processes the answer is about the numbers of two calls ago, 0 at first.
+    """
+    if not _several_processes(devices):
+        return lambda number: number
+    sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
+    largest = jax.jit(lambda numbers: numbers.max(), out_shardings=NamedSharding(_mesh(devices), PartitionSpec()))
+    own = sum(device.process_index == jax.process_index() for device in devices)
+    on_the_way: collections.deque[jax.Array] = collections.deque()
+
+    def exchange(number: int) -> int:
+        numbers = jax.make_array_from_process_local_data(sharding, np.full(own, number, np.int32))
+        on_the_way.append(largest(numbers))
+        return int(on_the_way.popleft()) if len(on_the_way) > _DELAY else 0
+
+    return exchange
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.array(devices), (AXIS,))
+
+
+def _several_processes(devices: Sequence[jax.Device]) -> bool:
+    return len({device.process_index for device in devices}) > 1
