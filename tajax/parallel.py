@@ -1,4 +1,4 @@
-"""Every device of every process: batches divided among them, sums reduced across them. Nothing else says meshes.
+"""Every device of every process: batches divided among them, sums reduced across them. Nothing else says pmap or meshes.
 
 A run has one process or several (`tajax.processes`). Each process makes its own rows of a batch, and its devices share
 them; what is summed or put together comes back to every process, the same to the bit in all of them.
@@ -107,7 +107,7 @@ def sum_over_devices(step: Callable, devices: Sequence[jax.Device] | None = None
         A function with the signature of `step`, for batches from `share_batch` on the same devices. Integer sums do
         not depend on the number of devices or processes.
     """
-    return _on_each(step, devices, lambda sums: jax.lax.psum(sums, AXIS))
+    return _on_each(step, devices, lambda sums: jax.lax.psum(sums, AXIS), PartitionSpec())
 
 
 def rows_over_devices(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
@@ -121,28 +121,30 @@ def rows_over_devices(step: Callable, devices: Sequence[jax.Device] | None = Non
         A function with the signature of `step`, for batches from `share_batch` on the same devices. Rows added by its
         padding come last. With several processes each of them gets the rows of all.
     """
-    if devices is not None and _several_processes(devices):
-        return _on_each(step, devices, lambda rows: jax.lax.all_gather(rows, AXIS, tiled=True))
-    return _on_each(step, devices, lambda rows: rows, out=PartitionSpec(AXIS))
+    devices = _all_or(devices)
+    if _several_processes(devices):
+        return _on_each(step, devices, lambda rows: jax.lax.all_gather(rows, AXIS, tiled=True), out_axes=None)
+    mapped = _on_each(step, devices, lambda rows: rows, out_axes=0)
+    if len(devices) == 1:
+        return mapped
+    return lambda *args: jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), mapped(*args))
 
 
-def _on_each(
-    step: Callable, devices: Sequence[jax.Device] | None, reduced: Callable, *, out: PartitionSpec = PartitionSpec()
-) -> Callable:
-    devices = jax.local_devices() if devices is None else list(devices)
+def _on_each(step: Callable, devices: Sequence[jax.Device], reduced: Callable, *, out_axes: int | None) -> Callable:
     if len(devices) == 1:
         return jax.jit(step)
 
-    def shard(constants, batch):
+    def share(constants, batch):
         return reduced(step(*constants, batch))
 
-    specs = PartitionSpec(), PartitionSpec(AXIS)
-    mapped = jax.jit(jax.shard_map(shard, mesh=_mesh(devices), in_specs=specs, out_specs=out, check_vma=False))
-    return lambda *args: on_this_process(mapped(args[:-1], args[-1]))
+    mapped = jax.pmap(share, axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=devices)
+    return lambda *args: mapped(args[:-1], args[-1])
 
 
 def share_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Batch:
-    """The batch on the devices, its rows divided among them; padded with masked rows if need be.
+    """The batch on the devices for one of the functions above, to be used any number of times.
+
+    On several devices every leaf has a leading axis of devices; rows of padding are added if need be.
 
     Args:
         batch: with several processes this one's rows (`tajax.processes.share`), as many as any other's.
@@ -151,14 +153,35 @@ def share_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Ba
     Raises:
         ValueError: rows of one of several processes that its devices do not divide.
     """
-    devices = jax.local_devices() if devices is None else devices
-    sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
+    devices = _all_or(devices)
+    if len(devices) == 1:
+        return jax.device_put(batch, devices[0])
+    own = len(_own(devices))
+    return _placed(jax.tree.map(lambda a: a.reshape(own, -1, *a.shape[1:]), _divisible(batch, devices)), devices)
+
+
+def split_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Batch:
+    """The batch on the devices, its rows divided among them, for a compiled step that sees all of it.
+
+    Args, errors and padding are those of `share_batch`.
+    """
+    devices = _all_or(devices)
+    return _placed(_divisible(batch, devices), devices)
+
+
+def _divisible(batch: Batch, devices: Sequence[jax.Device]) -> Batch:
+    """The rows of this process as NumPy arrays whose length its devices divide."""
+    own = len(_own(devices))
     if not _several_processes(devices):
-        return jax.device_put(pad_batch(batch, len(devices)), sharding)
-    own = sum(device.process_index == jax.process_index() for device in devices)
-    if len(batch.label) % own:
+        batch = pad_batch(batch, own)
+    elif len(batch.label) % own:
         raise ValueError(f"a batch of {len(batch.label)} rows on {own} devices of one of several processes")
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
+    return jax.tree.map(np.asarray, batch)
+
+
+def _placed(batch: Batch, devices: Sequence[jax.Device]) -> Batch:
+    sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
 
 
 def replicate(tree, devices: Sequence[jax.Device] | None = None):
@@ -170,13 +193,13 @@ def replicate(tree, devices: Sequence[jax.Device] | None = None):
     everywhere = NamedSharding(_mesh(devices), PartitionSpec())
     if not _several_processes(devices):
         return jax.device_put(tree, everywhere)
-    own = [device for device in devices if device.process_index == jax.process_index()]
 
     def placed(leaf: jax.Array) -> jax.Array:  # `device_put` would send every leaf to every process to compare it
         copies = [copy.data for copy in leaf.addressable_shards]
         return jax.make_array_from_single_device_arrays(leaf.shape, everywhere, copies)
 
-    return jax.tree.map(placed, jax.device_put(on_this_process(tree), NamedSharding(_mesh(own), PartitionSpec())))
+    own = NamedSharding(_mesh(_own(devices)), PartitionSpec())
+    return jax.tree.map(placed, jax.device_put(on_this_process(tree), own))
 
 
 def on_this_process(tree):
@@ -214,7 +237,7 @@ def largest_of_all(devices: Sequence[jax.Device]) -> Callable[[int], int]:
         return lambda number: number
     sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
     largest = jax.jit(lambda numbers: numbers.max(), out_shardings=NamedSharding(_mesh(devices), PartitionSpec()))
-    own = sum(device.process_index == jax.process_index() for device in devices)
+    own = len(_own(devices))
     on_the_way: collections.deque[jax.Array] = collections.deque()
 
     def exchange(number: int) -> int:
@@ -223,6 +246,14 @@ def largest_of_all(devices: Sequence[jax.Device]) -> Callable[[int], int]:
         return int(on_the_way.popleft()) if len(on_the_way) > _DELAY else 0
 
     return exchange
+
+
+def _all_or(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
+    return jax.local_devices() if devices is None else list(devices)
+
+
+def _own(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    return [device for device in devices if device.process_index == jax.process_index()]
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:
