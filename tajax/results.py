@@ -6,11 +6,16 @@ Each record says what was measured and where it came from:
      "seed": 0, "config_hash": "0d134eb23e5d", ...}
 
 Accuracies are fractions in [0, 1]. A run that is killed while it writes leaves at most one torn last line,
-which reading passes over and the next `append` removes.
+which reading passes over and the next `append` removes. Every record has the hash of the config that lies beside it in
+`config.json`, the seed, and the seconds since its process began; versions, devices, revision and time of day stand in
+the record of the stage `run` that precedes what that process measured.
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import fcntl
 import importlib.metadata
 import json
 import math
@@ -48,8 +53,12 @@ def append(path: str | Path, record: Mapping[str, object]) -> None:
     line = json.dumps(_plain(record, "record"), allow_nan=False) + "\n"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks; the workdir's keeps others away there
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # what looks like a torn line may be another writer's
         os.ftruncate(descriptor, _whole_lines(descriptor))
-        os.write(descriptor, line.encode())
+        left = line.encode()
+        while left:  # a disk that fills up takes a part, and says so at the next one
+            left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -114,6 +123,7 @@ def provenance() -> Record:
     devices = jax.local_devices()
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     record: Record = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"tajax": tajax.__version__, "python": platform.python_version(), **versions},
         "platform": platform.platform(),
         "device_kind": devices[0].device_kind,

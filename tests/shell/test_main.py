@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,20 @@ def test_defects_keep_their_traceback_and_interruptions_their_code(tmp_path, mon
     assert "goes on" in capsys.readouterr().err
 
 
+def test_signals_have_codes_of_their_own_and_leave_no_handler_behind(tmp_path, monkeypatch, capsys):
+    def stop(config, workdir, *, overwrite):
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entry, "workflow", lambda name: stop)
+    assert run(ATTN) == 75
+    assert "goes on" in capsys.readouterr().err
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert run("--help") == 0
+    assert "75 (SIGTERM), 130 (Ctrl-C)" in capsys.readouterr().out
+
+
 def test_command_helps_and_fails_with_its_codes(tmp_path):
     """One real process each: the module, from another directory."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -123,4 +138,4 @@ def test_command_helps_and_fails_with_its_codes(tmp_path):
 
 
 def test_entry_point_stays_short():
-    assert len((ROOT / "tajax" / "main.py").read_text().splitlines()) <= 100
+    assert len((ROOT / "tajax" / "main.py").read_text().splitlines()) < 100

@@ -1,7 +1,11 @@
 """The record of a run: what is appended is what is read, whatever happened in between."""
 
+import datetime
+import errno
 import json
 import math
+import multiprocessing
+import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,6 +15,9 @@ import pytest
 from tajax import results
 
 BASE = {"stage": "single_task", "config_hash": "0123456789ab"}
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork")
 
 
 @pytest.fixture
@@ -91,6 +98,40 @@ def test_torn_line_longer_than_a_block_or_alone(log):
     assert [r["n"] for r in results.read(log)] == [1, 2]
 
 
+def append_many(log, writer):
+    for number in range(100):
+        results.append(log, BASE | {"writer": writer, "number": number, "long": "x" * 5000})
+
+
+def test_two_writers_lose_nothing(log):
+    processes = [multiprocessing.get_context("fork").Process(target=append_many, args=(log, name)) for name in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    records = results.read(log)
+    for name in "ab":
+        assert [r["number"] for r in results.find(records, writer=name)] == list(range(100))
+
+
+def test_line_that_a_full_disk_cuts_off_is_removed_by_the_next(log, monkeypatch):
+    results.append(log, BASE | {"n": 1})
+    write, room = os.write, [20]
+
+    def full(descriptor, content):
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, content[: room.pop()])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results.os, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            results.append(log, BASE | {"n": 2})
+    assert [r["n"] for r in results.read(log)] == [1]
+    results.append(log, BASE | {"n": 3})
+    assert [r["n"] for r in results.read(log)] == [1, 3]
+
+
 @pytest.mark.parametrize("line", ["{broken", "[1]"])
 def test_damage_elsewhere_is_named(log, line):
     results.append(log, BASE)
@@ -113,3 +154,4 @@ def test_provenance_can_be_recorded_and_names_versions_and_device(log):
     assert {"tajax", "python", "jax", "flax", "numpy"} <= set(record["versions"])
     assert record["device_count"] >= 1
     assert record["device_kind"]
+    assert abs(datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(record["time"])).seconds < 60
