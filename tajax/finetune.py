@@ -127,6 +127,7 @@ def train(
     checkpoint_seconds: float | None = None,
     on_checkpoint: Callable[[TrainState, Unlogged], None] | None = None,
     unlogged: Unlogged = (),
+    asked: Callable[[int], int] = lambda number: number,
     describe: Callable[[int], str] = lambda step: "",
     advice: str = "Lower config.finetune.learning_rate, lengthen warmup_steps, or look at the data of this task.",
 ) -> TrainState:
@@ -148,6 +149,8 @@ def train(
         on_checkpoint: called with the state, which it must not keep, and the metrics of each step since the last log.
             Not at the last step, unless the run is asked to end; never with a loss that is not finite.
         unlogged: what `on_checkpoint` was given with `state`.
+        asked: called once a step with the number of the signal that this process has received, or 0; the number that
+            counts. `parallel.largest_of_all`: several processes stop after the same step.
         describe: text for the error message of a step, such as the task and the learning rate.
         advice: the way out in the message about a loss that is not finite.
 
@@ -172,7 +175,7 @@ def train(
             state, metrics = step(state, batch)
             pending.append(metrics)
             jax.block_until_ready(pending[-3:-2])  # two steps ahead of the devices at most: each keeps its images there
-            done, stop = index + 1, interrupts.requested()
+            done, stop = index + 1, asked(interrupts.requested_by())
             log = done % log_every == 0 or done == num_steps
             late = checkpoint_seconds is not None and time.monotonic() - kept_at >= checkpoint_seconds
             due = late or (checkpoint_every is not None and done % checkpoint_every == 0)
@@ -188,6 +191,7 @@ def train(
                 on_checkpoint(state, tuple(pending))
                 kept_at = time.monotonic()
             if stop:
+                interrupts.ask(stop)
                 interrupts.leave()
     return state
 
@@ -210,11 +214,11 @@ def finetune(
         pretrained: θ₀, the point of linearisation; unused by a non-linear step.
         head: the frozen head.
         batches: batches from the one that belongs to `state.step` onward.
-        devices: local devices to divide each batch over; all by default.
+        devices: from `parallel.devices_of_all`, to divide each batch over; all of this process by default.
         **options: of `train`; `num_steps` is required.
 
     Returns:
-        The last state.
+        The last state; with several processes this one's copy.
 
     Raises:
         NonFiniteLossError, ValueError, Interrupted: as `train`.
@@ -223,9 +227,10 @@ def finetune(
     state, pretrained, head = (parallel.replicate(tree, devices) for tree in (state, pretrained, head))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step(state, pretrained, head, parallel.share_batch(batch, devices))
+        return train_step(state, pretrained, head, parallel.split_batch(batch, devices))
 
-    return train(step, state, batches, **options)
+    asked = parallel.largest_of_all(devices)
+    return parallel.on_this_process(train(step, state, batches, asked=asked, **options))
 
 
 def _on_host(metrics: Sequence[Metrics]) -> list[dict[str, float]]:

@@ -78,6 +78,16 @@ def requested() -> bool:
     return _Received.first is not None
 
 
+def requested_by() -> int:
+    """The number of the signal that asked this process to end; 0 if none has."""
+    return _Received.first or 0
+
+
+def ask(number: int = signal.SIGTERM) -> None:
+    """Asks this process to end as the signal would: for another thread, or for what another process was asked."""
+    _Received.first = _Received.first or number
+
+
 def leave() -> None:
     """Raises `Interrupted` if the process has been asked to end: for a loop that has just kept what it has."""
     if _Received.first is not None:

@@ -1,4 +1,4 @@
-"""Every device of every process: batches divided among them, sums reduced across them. Nothing else says pmap or meshes.
+"""Every device of every process: batches divided among them, sums reduced across. Nothing else says pmap or meshes.
 
 A run has one process or several (`tajax.processes`). Each process makes its own rows of a batch, and its devices share
 them; what is summed or put together comes back to every process, the same to the bit in all of them.

@@ -52,6 +52,7 @@ class Batches:
         endless: shuffled and without end, or one pass in order.
         start_batch: batches left out at the beginning.
         workers: processes that make batches; 0: threads of this process.
+        share: (i, n), the i-th of n equal parts of the rows of every batch, and no other.
     """
 
     source: Source
@@ -62,6 +63,7 @@ class Batches:
     endless: bool
     start_batch: int = 0
     workers: int = 0
+    share: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
         """The number of batches in a pass.
@@ -98,8 +100,11 @@ class Batches:
 
     def batch(self, number: int) -> Batch:
         """Batch `number` of the whole stream, counted from its true beginning."""
-        positions = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-        mask = np.ones(self.batch_size, bool)
+        part, parts = self.share
+        rows = self.batch_size // parts
+        start = number * self.batch_size + part * rows
+        positions = np.arange(start, start + rows)
+        mask = np.ones(rows, bool)
         if self.endless:
             epochs, positions = np.divmod(positions, len(self.source))
         else:
@@ -107,9 +112,9 @@ class Batches:
             positions = positions[mask]
             epochs = np.zeros_like(positions)
         orders = [self._order(epoch)[positions[epochs == epoch]] for epoch in np.unique(epochs)]
-        indices = np.concatenate(orders)
-        image = np.zeros((self.batch_size, self.size, self.size, 3), np.uint8)
-        label = np.zeros(self.batch_size, np.int32)
+        indices = np.concatenate(orders) if orders else np.zeros(0, np.intp)
+        image = np.zeros((rows, self.size, self.size, 3), np.uint8)
+        label = np.zeros(rows, np.int32)
         if memory.is_array(self.source, self.size) and not self.augment:
             np.take(self.source.images, indices, axis=0, out=image[: len(indices)], mode="clip")  # "raise" copies twice
             label[: len(indices)] = self.source.labels[indices]
@@ -183,6 +188,7 @@ def load(
     epochs: int | None = 1,
     start_batch: int = 0,
     workers: int = 0,
+    share: tuple[int, int] = (0, 1),
     on_bad_image: str = "error",
     memory_bytes: int = memory.MEMORY_BYTES,
 ) -> Batches:
@@ -206,11 +212,14 @@ def load(
         epochs: 1, or None for an endless stream.
         start_batch: begin with this batch of the stream. What follows is bit for bit what the whole stream would give.
         workers: processes that decode images. 0: threads of this process, enough unless the images are many and large.
+        share: (i, n), the i-th of n equal parts of every batch, for one of n processes: no other image is decoded,
+            except in small splits that are kept in memory whole.
         on_bad_image: "error", or "skip" to leave unreadable images out with a warning that counts them.
         memory_bytes: largest decoded split kept in memory; 0 keeps none.
 
     Returns:
-        An iterable of `Batch` with NumPy leaves: image uint8 [B, size, size, 3], label int32 [B], mask bool [B].
+        An iterable of `Batch` with NumPy leaves: image uint8 [B, size, size, 3], label int32 [B], mask bool [B]; B/n
+        rows of a share.
 
     Raises:
         ValueError: an argument out of range; unreadable images; labels outside the class list.
@@ -223,6 +232,9 @@ def load(
     for name, value in {"start_batch": start_batch, "workers": workers, "memory_bytes": memory_bytes}.items():
         if value < 0:
             raise ValueError(f"{name} is {value}; it must not be negative")
+    part, parts = share
+    if not 0 <= part < parts or batch_size % parts:
+        raise ValueError(f"share is {share} of a batch of {batch_size}; give (i, n), 0 <= i < n, with n dividing it")
     if preprocessing.size < 1:
         raise ValueError(f"preprocessing.size is {preprocessing.size}; it must be at least 1 pixel")
     task = task if isinstance(task, Task) else open_task(task, data_dir=data_dir)
@@ -242,4 +254,5 @@ def load(
         endless=epochs is None,
         start_batch=start_batch,
         workers=workers,
+        share=share,
     )
