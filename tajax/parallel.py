@@ -107,7 +107,7 @@ def sum_over_devices(step: Callable, devices: Sequence[jax.Device] | None = None
         A function with the signature of `step`, for batches from `share_batch` on the same devices. Integer sums do
         not depend on the number of devices or processes.
     """
-    return _on_each(step, devices, lambda sums: jax.lax.psum(sums, AXIS), PartitionSpec())
+    return _on_each(step, _all_or(devices), lambda sums: jax.lax.psum(sums, AXIS), out_axes=None)
 
 
 def rows_over_devices(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
