@@ -24,7 +24,7 @@ def write(path: str | Path, content: bytes | str) -> None:
         content: text is encoded as UTF-8.
 
     Raises:
-        OSError: it cannot be written. The old file, if any, is untouched.
+        OSError: it cannot be written; its name is `filename` of the error. The old file, if any, is untouched.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,8 +35,9 @@ def write(path: str | Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name(error, path)
         raise
 
 
@@ -70,6 +71,9 @@ def directory(path: str | Path) -> Iterator[Path]:
         for file in partial.rglob("*"):
             _to_disk(file)
         _replace(partial, path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -97,6 +101,12 @@ def clean(directory: str | Path) -> list[str]:
             else:
                 entry.unlink()
     return found
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """A full disk is found out in the middle of a file, where Python does not say of which."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def _beside(path: Path, kind: str) -> Path:

@@ -65,13 +65,13 @@ def prepare_bundled(names: Sequence[str], data_dir: Path) -> None:
     print(f"Preparing {', '.join(missing)} in {data_dir} (once, some seconds)", file=sys.stderr, flush=True)
     try:
         prepare_all(data_dir=data_dir, names=missing)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # array_record's writer knows no OSError
         try:  # another process may have finished the same task meanwhile
             prepare_all(data_dir=data_dir, names=missing)
-        except OSError:
+        except (OSError, RuntimeError):
             raise ValueError(
-                f"bundled tasks {', '.join(missing)} cannot be prepared in {data_dir}: {error}. Choose a directory you "
-                "may write to: data_dir=… here, --config.data_dir=… on the command line."
+                f"bundled tasks {', '.join(missing)} cannot be prepared in {data_dir}: {error}. Make room, or choose a "
+                "directory you may write to: data_dir=… here, --config.data_dir=… on the command line."
             ) from error
 
 

@@ -269,7 +269,7 @@ def _cached(source: RecordSource, cache: Path) -> tuple[list[str], list[int]] | 
 def _read_records(source: RecordSource, rows: Iterable[int]) -> tuple[list[str], list[int]]:
     names, labels = [], []
     for row in rows:
-        record = source.records[row]
+        record = source.record(row)
         if _NAME_KEY not in record:
             raise ValueError(
                 f"{source.describe(row)} has no {_NAME_KEY!r}, which its manifest needs; it has {', '.join(record)}"

@@ -172,8 +172,25 @@ class RecordSource:
     def __len__(self) -> int:  # noqa: D105
         return len(self.records)
 
+    def record(self, index: int) -> Mapping[str, object]:
+        """The record itself.
+
+        Raises:
+            BadImageError: its file is damaged, or is not what the data set says.
+        """
+        try:
+            record = self.records[int(index)]
+            int(record[self.label_key])
+        except (RuntimeError, TypeError, ValueError, KeyError, OSError) as error:  # of array_record and of protobuf
+            directory = self.origin.partition(":")[0]
+            raise BadImageError(
+                f"record {self.describe(index)} cannot be read: {error}. Its files are damaged: delete {directory} in "
+                "the data directory (config.data_dir); the same command prepares it anew, or says how."
+            ) from error
+        return record
+
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:  # noqa: D105
-        record = self.records[int(index)]
+        record = self.record(index)
         label = int(record[self.label_key])
         if not 0 <= label < self.num_classes:
             raise BadLabelError(
@@ -186,7 +203,7 @@ class RecordSource:
         return f"{self.origin}[{index}]"
 
     def size(self, index: int) -> tuple[int, int]:  # noqa: D102
-        return _encoded_size(self.records[int(index)][self.image_key], self.describe(index))
+        return _encoded_size(self.record(index)[self.image_key], self.describe(index))
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,7 +90,10 @@ class ClipTokenizer:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.backend.model_max_length = self.context_length
-        self.backend.save_pretrained(directory)
+        try:
+            self.backend.save_pretrained(directory)
+        except Exception as error:  # the tokenizers library raises nothing more precise where a disk is full
+            raise OSError(f"the tokenizer cannot be written to {directory}: {error}") from error
         model = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["model"]
         vocab = json.dumps(model["vocab"], ensure_ascii=False)
         (directory / "vocab.json").write_text(vocab + "\n", encoding="utf-8")
