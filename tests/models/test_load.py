@@ -194,6 +194,24 @@ def test_a_truncated_file_is_named(copy):
         load(copy)
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "open_clip_model.safetensors"])
+def test_a_header_that_names_a_tensor_twice_or_outside_its_directory_is_refused(copy, file):
+    whole = (copy / "model.safetensors").read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header, tensors = whole[8 : 8 + length].decode(), whole[8 + length :]
+    (copy / "model.safetensors").unlink()
+    entries = header.strip()[1:-1]
+    outside = entries.replace('"logit_scale"', '"../logit_scale"')
+    for text, message in (
+        (f"{{{entries}, {entries}}}", "its header names .* more than once"),
+        (f"{{{outside}}}", "the name '../logit_scale' of a tensor leads out of its directory"),
+    ):
+        (copy / file).write_bytes(len(text).to_bytes(8, "little") + text.encode() + tensors)
+        with pytest.raises(ValueError, match=message) as refused:
+            load(copy)
+        assert file in str(refused.value)
+
+
 def test_weights_of_another_configuration_are_refused(copy):
     config = json.loads((copy / "config.json").read_text())
     config["vision_config"]["num_hidden_layers"] = 3
