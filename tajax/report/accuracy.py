@@ -6,13 +6,14 @@ split, averaged over tasks after the division (papers: TTA §2).
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
 from tajax.report.runs import Run, Series
-from tajax.report.style import Figure
+from tajax.report.style import Figure, deviations
 from tajax.report.tables import Table, percent, spread
 from tajax.results import Record, by_config, find, seconds
 
@@ -158,23 +159,29 @@ def figures(series: Series) -> list[Figure]:
 
 
 def _of_every_task(series: Series) -> Iterable[Figure]:
-    kinds = (("zero-shot", "zero_shot"), ("merged", "task_addition"), ("fine-tuned on the task", "single_task"))
+    kinds = (("zero-shot", "zero_shot"), ("merged", "task_addition"), ("fine-tuned", "single_task"))
     measured = {
         label: {name: found for name, stage in kinds if (found := _of_tasks(runs, stage, "test", "top1", 100))}
         for label, runs in series.items()
     }
     panels = {label: kinds for label, kinds in measured.items() if len(kinds) > 1}
     if panels:
-        few = len(panels) == 1
+        few, means = (
+            len(panels) == 1,
+            [statistics.fmean(v) for kinds in panels.values() for m in kinds.values() for v in m.values()],
+        )
+        ends = 10 * math.floor(min(means) / 10), 10 * math.ceil(max(means) / 10)
         drawn = [
-            charts.dots(kinds, Axis("test accuracy, %", PERCENT)).properties(**({} if few else {"title": label}))
+            charts.dots(kinds, Axis("test accuracy, %", PERCENT), ends=ends).properties(
+                **({} if few else {"title": label})
+            )
             for label, kinds in panels.items()
         ]
         yield Figure(
             "accuracy_by_task",
             "Accuracy of every task",
             "Test accuracy in % of the pre-trained model, of one merged model for all tasks, and of the models "
-            "fine-tuned on each task alone." + WHISKERS,
+            "fine-tuned on each task alone." + deviations("Whiskers", series),
             tuple(drawn),
         )
     normalized = {
@@ -185,7 +192,8 @@ def _of_every_task(series: Series) -> Iterable[Figure]:
         yield Figure(
             "normalized_by_task",
             "Normalised accuracy of every task",
-            "Test accuracy of the merged model in % of the fine-tuned one's of the same regime." + WHISKERS,
+            "Test accuracy of the merged model in % of the fine-tuned one's of the same regime."
+            + deviations("Whiskers", series),
             (charts.dots(normalized, Axis("normalised test accuracy, %", PERCENT), series="regime", line=False),),
         )
 
@@ -207,20 +215,17 @@ def _over_alpha(series: Series) -> Iterable[Figure]:
         yield Figure(
             "accuracy_over_alpha",
             "Accuracy against the scaling coefficient",
-            "Validation accuracy in % of θ₀ + ατ, mean over tasks; α = 0 is the pre-trained model." + BANDS,
+            "Validation accuracy in % of θ₀ + ατ, mean over tasks; α = 0 is the pre-trained model."
+            + deviations("Bands", series),
             (charts.curves(means, alpha, top1),),
         )
     if len(means) == 1 and 1 < len(tasks) <= 20:
         yield Figure(
             "accuracy_over_alpha_by_task",
             "The same for each task",
-            "Validation accuracy in % of θ₀ + ατ on each task." + BANDS,
+            "Validation accuracy in % of θ₀ + ατ on each task." + deviations("Bands", series),
             (charts.curves(tasks, alpha, top1),),
         )
-
-
-WHISKERS = " Whiskers: one sample standard deviation over seeds, where there are several."
-BANDS = " Bands: one sample standard deviation over seeds, where there are several."
 
 
 def _of_tasks(runs: Iterable[Run], stage: str, split: str, metric: str, times: float = 1) -> dict[str, list[float]]:

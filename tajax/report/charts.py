@@ -43,7 +43,7 @@ def curves(points: Points, x: Axis, y: Axis, *, rule: tuple[float, str] | None =
         for name, line in points.items()
         for at, values in sorted(line.items())
     ]
-    legend = alt.Legend(title=None, columns=4, symbolType="stroke") if len(points) > 1 else None
+    legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1) if len(points) > 1 else None
     color = alt.Color("series:N", scale=colors(points), legend=legend)
     across = alt.X("x:Q", title=x.title, axis=_ticks(x), scale=alt.Scale(zero=x.zero, nice=False))
     up = alt.Y("mean:Q", title=y.title, scale=alt.Scale(zero=y.zero))
@@ -69,7 +69,12 @@ def curves(points: Points, x: Axis, y: Axis, *, rule: tuple[float, str] | None =
 
 
 def dots(
-    values: Mapping[str, Mapping[str, Sequence[float]]], y: Axis, *, series: str = "", line: bool = True
+    values: Mapping[str, Mapping[str, Sequence[float]]],
+    y: Axis,
+    *,
+    series: str = "",
+    line: bool = True,
+    ends: tuple[float, float] | None = None,
 ) -> altair.LayerChart:
     """A row for each group with a dot for each series in it, and whiskers of one sample standard deviation.
 
@@ -77,6 +82,7 @@ def dots(
         values: `{series: {group: values of its runs}}`.
         y: the quantity, along the horizontal.
         series: what the series are; empty: no title above their names.
+        ends: of the scale, where several panels have one.
         line: whether the dots of a group are joined, as before and after are.
     """
     import altair as alt
@@ -89,8 +95,9 @@ def dots(
     ]
     order = list(dict.fromkeys(row["group"] for row in rows))
     down = alt.Y("group:N", title=None, sort=order, axis=alt.Axis(labelLimit=140, ticks=False, domain=False, grid=True))
-    across = alt.X("mean:Q", title=y.title, scale=alt.Scale(zero=y.zero))
-    legend = alt.Legend(title=series or None, columns=4) if len(values) > 1 else None
+    drawn = {"title": y.title, "scale": alt.Scale(**({"domain": ends} if ends else {"zero": y.zero}))}
+    across = alt.X("mean:Q", **drawn)
+    legend = alt.Legend(title=series or None) if len(values) > 1 else None
     color = alt.Color("series:N", scale=colors(values), legend=legend)
     base = alt.Chart(alt.Data(values=rows)).encode(down)
     tooltip = [
@@ -100,11 +107,11 @@ def dots(
     ]
     layers = []
     if line and len(values) > 1:
-        ends = base.encode(alt.X("min(mean):Q", title=y.title), alt.X2("max(mean):Q"))
-        layers.append(ends.mark_rule(color=INK, opacity=0.25, aria=False))
+        span = base.encode(alt.X("min(mean):Q", **drawn), alt.X2("max(mean):Q"))
+        layers.append(span.mark_rule(color=INK, opacity=0.25, aria=False))
     if any(row["deviation"] for row in rows):
         tooltip.append(alt.Tooltip("deviation:Q", title="deviation over seeds", format=y.format))
-        whisker = base.encode(alt.X("low:Q", title=y.title), alt.X2("high:Q"), color=color)
+        whisker = base.encode(alt.X("low:Q", **drawn), alt.X2("high:Q"), color=color)
         layers.append(whisker.mark_rule(strokeWidth=1.5, aria=False))
     shape = alt.Shape("series:N", scale=alt.Scale(domain=list(values)), legend=legend)
     layers.append(
@@ -136,6 +143,8 @@ def heat_map(
 
     edges = [(a + b) / 2 for a, b in zip(coefs[:-1], coefs[1:], strict=True)]
     edges = [2 * coefs[0] - edges[0], *edges, 2 * coefs[-1] - edges[-1]]
+    # Each cell goes a little beyond its end, under the next: between cells that only touch, renderers leave seams.
+    beyond = [end + 0.1 * (end - begin) for begin, end in zip(edges[:-1], edges[1:], strict=True)]
     # The values alone, row by row; where each belongs follows from its number. Thousands of cells stay small.
     flat = [round(value, 4) for row in values for value in row]
     first, second = f"floor((datum.n - 1) / {len(coefs)})", f"(datum.n - 1) % {len(coefs)}"
@@ -145,9 +154,9 @@ def heat_map(
             ("a", coefs, first),
             ("b", coefs, second),
             ("l", edges[:-1], first),
-            ("r", edges[1:], first),
+            ("r", beyond, first),
             ("d", edges[:-1], second),
-            ("u", edges[1:], second),
+            ("u", beyond, second),
         )
     }
     domain = alt.Scale(domain=[edges[0], edges[-1]], nice=False)
@@ -156,16 +165,21 @@ def heat_map(
     paint = alt.Scale(scheme="magma", domain=[0, largest], clamp=True)
     legend = alt.Legend(title=None, orient="right", format=value.format, gradientLength=120, tickCount=4)
     tooltip = [
-        alt.Tooltip("a:Q", title=_short(axes[0]), format=".3~g"),
-        alt.Tooltip("b:Q", title=_short(axes[1]), format=".3~g"),
+        alt.Tooltip("a:Q", title="α →", format=".3~g"),
+        alt.Tooltip("b:Q", title="α ↑", format=".3~g"),
         alt.Tooltip("data:Q", title=_short(value.title), format=value.format),
     ]
-    cells = alt.Chart(alt.Data(values=flat)).mark_rect(aria=False, strokeWidth=0)
+    cells = alt.Chart(alt.Data(values=flat)).mark_rect(aria=False, clip=True)
     cells = (
         cells.transform_window(n="row_number()")
         .transform_calculate(**place)
         .encode(
-            across, up, alt.X2("r:Q"), alt.Y2("u:Q"), alt.Color("data:Q", scale=paint, legend=legend), tooltip=tooltip
+            across,
+            up,
+            alt.X2("r:Q"),
+            alt.Y2("u:Q"),
+            alt.Color("data:Q", scale=paint, legend=legend),
+            tooltip=tooltip,
         )
     )
     square = alt.Chart(alt.Data(values=[{"l": -1, "r": 1, "d": -1, "u": 1}])).mark_rect(

@@ -55,7 +55,7 @@ def figures(series: Series) -> list[Figure]:
         for (label, run, record), map_ in list(zip(drawn, maps, strict=True))[:MOST]:
             a, b = map(str, record["tasks"])
             parts = f"{a} – {b}", *((label,) if several else ()), *((f"seed {run.field('seed')}",) if seeds else ())
-            axes = f"α₁, {a}", f"α₂, {b}"
+            axes = f"α of {a}", f"α of {b}"
             panels.append(
                 charts.heat_map(
                     record["coefs"], map_.tolist(), value, title=" · ".join(parts), largest=largest, axes=axes

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
 from tajax.report.runs import Series
-from tajax.report.style import Figure
+from tajax.report.style import Figure, deviations
 from tajax.report.tables import Table, percent
 from tajax.results import Record, find
 
@@ -64,12 +64,12 @@ def figures(series: Series) -> list[Figure]:
         return []
     alpha = Axis("coefficient α", zero=True)
     drawn = (
-        charts.curves(gap, alpha, Axis("‖f − f_lin‖ / ‖f − f(θ₀)‖", ".3f", zero=True)),
+        charts.curves(gap, alpha, Axis("relative gap", ".3f", zero=True)),
         charts.curves(top1, alpha, Axis("test accuracy, %", PERCENT)),
     )
     caption = (
-        "Above: distance of the encoder from its first-order expansion along θ₀ + ατ, by how far it has moved. Below: "
-        "accuracy in % of both. Means over tasks; bands: one standard deviation over seeds, if there are several."
+        "Above: distance of the encoder from its first-order expansion along θ₀ + ατ, by how far it moves. Below: "
+        "accuracy in % of both. Means over tasks." + deviations("Bands", series)
     )
     return [Figure("kernel_gap", "How linear the model is along its task vectors", caption, drawn)]
 

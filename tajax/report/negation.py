@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
 from tajax.report.runs import Series
-from tajax.report.style import Figure
+from tajax.report.style import Figure, deviations
 from tajax.report.tables import Table, percent
 from tajax.results import Record, find
 
@@ -57,7 +57,7 @@ def figures(series: Series) -> list[Figure]:
     if forgetting:
         caption = (
             "Validation accuracy in % of θ₀ − ατ on the task that is to be forgotten and on the control that is to be "
-            "kept, means over tasks. Bands: one sample standard deviation over seeds, where there are several."
+            "kept, means over tasks." + deviations("Bands", series)
         )
         drawn = (charts.curves(forgetting, alpha, top1),)
         made.append(Figure("negation_over_alpha", "Forgetting against the coefficient", caption, drawn))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tajax.report import charts
 from tajax.report.charts import Axis
 from tajax.report.runs import Series
-from tajax.report.style import Figure
+from tajax.report.style import Figure, deviations
 from tajax.report.tables import Table
 from tajax.results import Record, find
 
@@ -89,7 +89,7 @@ def figures(series: Series) -> list[Figure]:
         caption = (
             "The part of the local energy of a task's leading eigenfunctions that new images of the "
             "task have, beside images of the control; ½ is none. Above: by task. Below: mean over tasks, by the number "
-            "of eigenfunctions. Whiskers and bands: one sample standard deviation over seeds, where there are several."
+            "of eigenfunctions." + deviations("Whiskers and bands", series)
         )
         made.append(Figure(f"ntk_{kernel}", f"Locality of the eigenfunctions of {formula}", caption, tuple(drawn)))
     return made

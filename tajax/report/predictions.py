@@ -29,14 +29,12 @@ class Example(NamedTuple):
     """An image with what it is and what three models take it for.
 
     Attributes:
-        task: its task.
         kind: what became of it.
         image: a `data:` address of a PNG; empty where the file is absent or no such picture.
         label: the name of its class.
         predicted: `(model, name of the predicted class, whether that is right)`.
     """
 
-    task: str
     kind: str
     image: str
     label: str
@@ -71,24 +69,26 @@ def figures(series: Series) -> list[Figure]:
         panels.append(_confusion(record, " · ".join(parts)))
     left = f" The first {MOST_MATRICES} of {len(found)}." if len(found) > MOST_MATRICES else ""
     caption = (
-        "Of the test images that the fine-tuned model takes for the class of a row, the share in % that the merged "
-        f"model takes for that of a column; the diagonal is agreement. The {MOST_CLASSES} classes confused most." + left
+        "Of the test images that the fine-tuned model takes for the class of a row, the share in % that the "
+        f"merged model takes for that of a column; the diagonal is agreement. Of more classes the "
+        f"{MOST_CLASSES} confused most." + left
     )
     return [Figure("confusion", "Merged against fine-tuned predictions", caption, tuple(panels), wide=False)]
 
 
-def examples(run: Run) -> list[Example]:
-    """The example images of a run, read with suspicion: small PNG files in its own directory, and nothing else."""
-    made = []
+def examples(run: Run) -> dict[str, tuple[Example, ...]]:
+    """The example images of each task, read with suspicion: small PNG files in the run's directory and nothing else."""
+    made: dict[str, tuple[Example, ...]] = {}
     for record in find(run.records, stage=STAGE):
-        classes = record["classes"]
-        for example in record.get("examples", ()):
+        classes, shown = record["classes"], record.get("examples", ())
+        kinds = list(dict.fromkeys(str(example["kind"]) for example in shown))
+        for example in sorted(shown, key=lambda example: (kinds.index(str(example["kind"])), example["row"])):
             named = tuple(
                 (title, _name(classes, example[key]), example[key] == example["label"]) for title, key in MODELS
             )
-            image = _picture(run.workdir, str(example["file"]))
-            label = _name(classes, example["label"])
-            made.append(Example(str(record["task"]), str(example["kind"]), image, label, named))
+            image, label = _picture(run.workdir, str(example["file"])), _name(classes, example["label"])
+            task = str(record["task"])
+            made[task] = (*made.get(task, ()), Example(str(example["kind"]), image, label, named))
     return made
 
 

@@ -24,7 +24,7 @@ class Section(NamedTuple):
         tables: what it comes to.
         figures: in the order of the page.
         more: tables behind the figures, or of single runs; closed at first.
-        examples: images, by run and task.
+        examples: `(name of the run, (task, its images)…)`.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Section(NamedTuple):
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     more: tuple[Table, ...] = ()
-    examples: tuple[tuple[str, tuple[Example, ...]], ...] = ()
+    examples: tuple[tuple[str, tuple[tuple[str, tuple[Example, ...]], ...]], ...] = ()
 
 
 class Page(NamedTuple):
@@ -136,7 +136,7 @@ def _section(subject: _Subject, labels: Series, alone: bool) -> Section:
         shown = [(run, [*made, *training.cost(run)]) for run, made in shown]
     examples = ()
     if subject.name == "images":
-        examples = tuple((_name(run), tuple(predictions.examples(run))) for run, _ in shown)
+        examples = tuple((_name(run), tuple(predictions.examples(run).items())) for run, _ in shown)
         examples = tuple((name, found) for name, found in examples if found)
     drawn = tuple(subject.figures(labels)) if subject.figures else ()
     if alone:
@@ -218,12 +218,12 @@ def _of_runs(runs: Sequence[Run]) -> tuple[Table, ...]:
             str(run.field("workflow")),
             str(run.field("regime")),
             str(run.field("seed")),
-            duration(results.seconds(run.records)),
+            f"{results.seconds(run.records):.0f}",
             str(run.records[0]["config_hash"]),
         )
         for run in runs
     )
-    made = [Table("Runs", ("run", "workflow", "regime", "seed", "time", "config"), rows)]
+    made = [Table("Runs", ("run", "workflow", "regime", "seed", "seconds", "config"), rows)]
     leaves = [flat(run.config) for run in runs]
     names = [name for name in dict.fromkeys(n for leaf in leaves for n in leaf) if name not in ("data_dir", "variant")]
     differing = [name for name in names if len({str(leaf.get(name, "–")) for leaf in leaves}) > 1]
@@ -237,7 +237,7 @@ def _of_runs(runs: Sequence[Run]) -> tuple[Table, ...]:
 
 def _config(run: Run) -> Table:
     rows = tuple((name, _short(value)) for name, value in flat(run.config).items())
-    return Table("Config", ("field", "value"), rows)
+    return Table(f"Config of {_name(run)}", ("field", "value"), rows)
 
 
 def _short(value: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -102,14 +101,15 @@ def save(figure: Figure, directory: str | Path, *, format: str = "pdf") -> Path:
     return path
 
 
-def slug(text: str) -> str:
-    """A text as a part of a file's name.
+def deviations(of: str, series: Mapping[str, Sequence[object]]) -> str:
+    """What to say of whiskers or bands in a caption: nothing where every series is of one run.
 
     Example:
-        >>> slug("Cosines: a/b <c>")
-        'cosines_a_b_c'
+        >>> deviations("Bands", {"attention": ["run", "run"]}), deviations("Bands", {"attention": ["run"]})
+        (' Bands: one sample standard deviation over seeds.', '')
     """
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:60] or "figure"
+    several = any(len(runs) > 1 for runs in series.values())
+    return f" {of}: one sample standard deviation over seeds." if several else ""
 
 
 def spread(runs: Sequence[float]) -> dict[str, float]:
@@ -152,6 +152,7 @@ CONFIG: Mapping[str, object] = {
         "titleFontWeight": "normal",
         "labelLimit": 220,
         "orient": "top",
+        "columns": 4,
         "symbolStrokeWidth": 2.5,
         "gradientThickness": 10,
     },

@@ -97,6 +97,7 @@ def predict(experiment: Experiment, task: data.Task, features: ThreeModels) -> P
         labels.append(truth)
         predicted.append(seen)
         start += len(truth)
+    examples.sort(key=lambda example: list(KINDS).index(example[1]))
     return Predictions(np.concatenate(labels), np.concatenate(predicted, axis=1), tuple(examples))
 
 

@@ -63,6 +63,7 @@
   const draw = async () => {
     for (const place of document.querySelectorAll("[data-plot]")) {
       const spec = JSON.parse(document.getElementById(`spec-${place.dataset.plot}`).textContent);
+      if (place.clientWidth < 480) spec.config.legend.columns = 2;
       try {
         await vegaEmbed(place, spec, {
           ast: true,
