@@ -1,4 +1,4 @@
-"""Loading CLIPs: the bundled one, Hugging Face directories and hub ids, open_clip safetensors."""
+"""Loading CLIPs: the bundled one, Hugging Face's, open_clip's and OpenAI's formats, local or of the hub."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ def load(
     Args:
         name_or_path: `"tiny"` for the bundled model (`"./tiny"` is a path); a hub id such as
             `openai/clip-vit-base-patch32`, with a revision `openai/clip-vit-base-patch32@3d74acf`; a directory in
-            Hugging Face's or open_clip's format; a `.safetensors` file with its configuration beside it.
+            Hugging Face's or open_clip's format; a `.safetensors` or PyTorch file with its configuration beside it.
+            Nothing in a PyTorch file is run, and safetensors are taken where both are there.
         dtype: Dtype of the computation. The parameters stay float32, whatever the file holds, so that task
             vectors keep their digits; only float64 makes them float64 too.
         revision: Branch, tag or commit of a hub repository, in place of `@revision`. What it stands for now is
@@ -123,7 +124,7 @@ def load(
         remat: Recompute layers in the backward pass, to save memory.
 
     Raises:
-        FileNotFoundError: nothing there, or no safetensors in it, or a hub id without network. Says what to
+        FileNotFoundError: nothing there, or no weights in it, or a hub id without network. Says what to
             do.
         ValueError: a file that is damaged, or tensors that do not fit the configuration; both named.
         TypeError: `dtype` is not a float.

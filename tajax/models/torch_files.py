@@ -25,6 +25,14 @@ from tajax.models.pickled import Named, Plain, Storage, StoredTensor, unpickle
 __all__ = ["TorchFile", "open_torch_file"]
 
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_DAMAGED = (
+    ValueError,
+    OverflowError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    zipfile.BadZipFile,
+)  # all that zipfile raises
 _LARGEST_PICKLE = 1 << 26  # bytes; the pickle of a ViT-L/14 with its optimiser has 2 MB
 _DEEPEST, _LONGEST_NAME, _MOST_VALUES = 64, 1_000, 200_000  # of nested containers, their names, what they hold
 
@@ -53,7 +61,7 @@ class TorchFile(NamedTuple):
         try:
             data = dict(_read_archive(self.path, storages) if self.places is None else self._read_legacy(storages))
             return {name: tensor.view(data[tensor.storage.key]) for name, tensor in chosen.items()}
-        except (ValueError, OverflowError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise ValueError(f"{self.path} is damaged: {error}. Fetch the file again.") from error
 
     def _read_legacy(self, storages: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -87,7 +95,7 @@ def open_torch_file(path: str | Path) -> TorchFile:
         else:
             root, places = _open_legacy(path)
         tensors, classes, texts = _walk(root)
-    except (ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path} ({path.stat().st_size:,} bytes) cannot be read: {error}") from error
     return TorchFile(path, tensors, classes, texts, places)
 
@@ -96,10 +104,10 @@ def _open_archive(path: Path) -> Plain:
     """The object in a zip archive, whose storages were compared with its records."""
     with zipfile.ZipFile(path) as archive:
         records = _records(archive, path.stat().st_size)
-        description = records["data.pkl"]
+        description = _stored(records["data.pkl"])
         if description.file_size > _LARGEST_PICKLE:
             raise ValueError(f"its data.pkl has {description.file_size:,} bytes, more than any model's")
-        if "byteorder" in records and archive.read(records["byteorder"]).strip() != b"little":
+        if "byteorder" in records and archive.read(_stored(records["byteorder"])).strip() != b"little":
             raise ValueError("it was written on a big-endian machine. Save it again on a little-endian one")
         root = unpickle(io.BytesIO(archive.read(description)))
     for storage in _storages(root):
@@ -113,6 +121,8 @@ def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     roots = [name.removesuffix("/data.pkl") for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise ValueError(f"an archive with {len(roots)} data.pkl, where a PyTorch file has one")
+    if any(not 0 <= info.header_offset < size for info in archive.infolist()):
+        raise ValueError("its directory points outside the file: truncated or damaged")
     if len(set(names)) < len(names):
         raise ValueError("a name stands twice in the archive")
     if sum(info.file_size for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED) > size:
@@ -128,10 +138,15 @@ def _record_of(records: Mapping[str, zipfile.ZipInfo], storage: Storage) -> zipf
         if not length:
             return None
         raise ValueError(f"storage {storage.key[:80]!r} is not in the archive: truncated, or made by something else")
-    if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-        raise ValueError(f"{record.filename} is compressed or encrypted, which PyTorch never does")
-    if record.file_size != length:
+    if _stored(record).file_size != length:
         raise ValueError(f"storage {storage.key!r} declares {length:,} bytes, its record has {record.file_size:,}")
+    return record
+
+
+def _stored(record: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    """The record, which takes no more memory than it takes in the file."""
+    if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
+        raise ValueError(f"{record.filename[:80]} is compressed or encrypted, which PyTorch's are not")
     return record
 
 
