@@ -3,8 +3,9 @@
 python -m tajax.main --config=configs/attn.py[:VARIANT] [--workdir=DIR] [--config.FIELD=VALUE ...]
 Fields and their defaults stand in tajax/config/fields.py. This file is kept short: flags to config to workflow.
 
-Exit codes: 0 done; 2 bad input or luck; 75 (SIGTERM), 130 (Ctrl-C) stopped, all is kept and the same command goes on.
-A second signal ends at once (143, 130) and loses what came after the last checkpoint.
+Exit codes: 0 done; 2 bad input or luck; 75 (SIGTERM), 130 (Ctrl-C) stopped, all is kept and the same command goes on;
+6 another process of the run has ended. A second signal ends at once (143, 130), losing all since the last checkpoint.
+Many processes: the same command in each, with --distributed, or --coordinator=HOST:PORT --processes=N --process=I.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from tajax import config as configuration
-from tajax import interrupts
+from tajax import interrupts, processes
+from tajax.workflows.faults import EXPLAINED, explained
 from tajax.workflows.workdir import hold
-
-EXPLAINED = (ValueError, TypeError, OSError, FloatingPointError)  # bad input and luck; a defect keeps its traceback
 
 
 def workflow(name: str) -> Callable[..., object]:
@@ -40,6 +40,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, "The run's directory; runs/CONFIG_VARIANT.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace a finished run in the way.", flag_values=values)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
+    processes.define_flags(values)
     flags.DEFINE_bool("help", False, "Show this text.", short_name="h", flag_values=values)
     return values
 
@@ -65,12 +66,13 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, bool]:
     stem = Path(values["config"].config_filename.split(":")[0]).stem
     chosen = config.workflow if any("config.workflow" in arg for arg in argv) else ""
     named = Path("runs", "_".join(filter(None, (stem, config.variant, chosen))))
+    processes.join(values)
     return config, Path(values.workdir or named).expanduser(), values.overwrite
 
 
 def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     """Runs the workflow of a validated config in a directory that no other process uses meanwhile."""
-    with hold(workdir):
+    with explained(config), hold(workdir):
         workflow(config.workflow)(config, workdir, overwrite=overwrite)
 
 
@@ -87,12 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             run(config, workdir, overwrite=overwrite)
     except KeyboardInterrupt as stop:
         print("\nInterrupted; all that was done is kept. The same command goes on from there.", file=sys.stderr)
-        return interrupts.exit_code(stop)
+        return processes.leave(interrupts.exit_code(stop), str(stop))
     except EXPLAINED as error:
         shown = traceback.format_exc() if "--debug" in argv else "(--debug shows where this was raised)"
         print(f"{type(error).__name__}: {error}\n{shown}", file=sys.stderr)
-        return 2
-    return 0
+        return processes.leave(2, f"{type(error).__name__}: {error}")
+    except Exception as error:
+        if not processes.joined():
+            raise
+        return processes.leave(*processes.lost(error))
+    return processes.leave(0, "done")
 
 
 if __name__ == "__main__":
