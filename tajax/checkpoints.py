@@ -29,6 +29,8 @@ from tajax.trees import check_same_names
 State = TypeVar("State")
 
 _STEP = re.compile(r"step_(\d{8})")
+_TENSORSTORE = re.compile(r" \[tensorstore_spec=.*\]", re.DOTALL)  # two thousand characters that nobody reads
+_LONGEST = 400
 _UNREADABLE = (OSError, ValueError, KeyError, AttributeError, TypeError)  # of Orbax, for files cut off or gone
 
 
@@ -63,7 +65,7 @@ class Writer:
 
     def __init__(self, directory: str | Path, *, config_hash: str, keep: int | None = 2):
         self.directory, self.config_hash, self.keep = Path(directory).resolve(), config_hash, keep
-        self._checkpointer = ocp.StandardCheckpointer()
+        self._checkpointer = _alone()
         self._writing: int | None = None
         for leftover in self.directory.glob("*orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover)
@@ -127,10 +129,12 @@ class Writer:
             self._checkpointer.close()
 
     def _not_written(self, step: int, error: Exception) -> OSError:
+        for unfinished in self.directory.glob("*orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)  # it takes the room that the next one needs
         left = [s for s in _steps(self.directory) if s != step]
         kept = f"The last whole one is of step {left[-1]}." if left else "There is none before it."
         return OSError(
-            f"checkpoint {_path(self.directory, step)} cannot be written: {error}. {kept} "
+            f"checkpoint {_path(self.directory, step)} cannot be written: {_brief(error)}. {kept} "
             "Make room or give another --workdir; the same command goes on from there."
         )
 
@@ -165,13 +169,13 @@ def restore(directory: str | Path, like: State, *, step: int, config_hash: str |
         found = ", ".join(map(str, _steps(directory))) or "none"
         raise FileNotFoundError(f"no checkpoint of step {step} in {directory}. Steps there: {found}.")
     target = {name: _abstract(leaf) for name, leaf in _by_path(like).items()}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _alone() as checkpointer:
         try:
             metadata = checkpointer.metadata(path)
             stored = metadata.item_metadata.tree
             made_by, notes = metadata.custom_metadata["config_hash"], metadata.custom_metadata["notes"]
         except _UNREADABLE as error:
-            raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {error}. Delete it.") from error
+            raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {_brief(error)}. Delete it.") from error
         if config_hash not in (None, made_by):
             raise ValueError(
                 f"checkpoint {path} was made by the config {made_by}, and this is {config_hash}: going on from it "
@@ -181,7 +185,7 @@ def restore(directory: str | Path, like: State, *, step: int, config_hash: str |
         try:
             leaves = checkpointer.restore(path, target)
         except _UNREADABLE as error:
-            raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {error}. Delete it.") from error
+            raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {_brief(error)}. Delete it.") from error
     state = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in target])
     return Checkpoint(state, notes)
 
@@ -199,6 +203,21 @@ def restore_latest(directory: str | Path, like: State, *, config_hash: str | Non
             instead = "anew, because no other is left" if before is None else f"from step {before}"
             print(f"{error} Going on {instead}.", file=sys.stderr)
     return Checkpoint(like, {})
+
+
+def _alone() -> ocp.StandardCheckpointer:
+    """For one process, whatever others there are: Orbax does not wait for them."""
+    index = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
+
+
+def _brief(error: Exception) -> str:
+    """Its end: of a chain of files, the last says what the system said."""
+    said = _TENSORSTORE.sub("", str(error))
+    return said if len(said) <= _LONGEST else f"… {said[-_LONGEST:]}"
 
 
 def _path(directory: Path, step: int) -> Path:

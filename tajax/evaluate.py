@@ -21,7 +21,7 @@ from tajax.types import ApplyFn, Batch, Head, Mask, Params, Trained
 Result = TypeVar("Result")
 
 SweepStep = Callable[[Params, Sequence[Trained], Array, Head, Batch], Tally]
-AffineStep = Callable[[Params, Sequence[Trained], Head, Batch], tuple[Array, Array]]
+AffineStep = Callable[[Params, Sequence[Trained], Head, Batch], tuple[Array, Array, Array]]
 FeaturesStep = Callable[[Params, Sequence[Trained], Array, Batch], Array]
 ResponsesStep = Callable[[Params, Sequence[Trained], Batch], Array]
 
@@ -82,11 +82,13 @@ def make_affine_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None = 
         devices: local devices to use; all by default.
 
     Returns:
-        `step(pretrained, taus, head, batch) -> (scores, gram)`, the leaves of `AffineLogits` that have rows.
+        `step(pretrained, taus, head, batch) -> (scores, gram, labels)`, the leaves of `AffineLogits` that have rows,
+        and the labels, −1 for padding.
     """
 
     def affine(pretrained, taus, head, batch):
-        return _affine_rows(encode, pretrained, taus, head, batch)[:2]
+        scores, gram, _ = _affine_rows(encode, pretrained, taus, head, batch)
+        return scores, gram, jnp.where(batch.mask, batch.label, -1)
 
     rows = parallel.rows_over_devices(affine, devices)
     return lambda *args: rows(*args[:-1], parallel.share_batch(args[-1], devices))
@@ -175,7 +177,7 @@ def sweep(
         taus: T task vectors.
         coefs: one row of T coefficients for each of the G points.
         head: the head of the data set's task.
-        batches: padded, masked batches, each row of the data set once.
+        batches: padded, masked batches, each row of the data set once; with several processes this one's rows.
         devices: those of the step; all local ones by default.
 
     Returns:
@@ -221,7 +223,7 @@ def affine_split(
         pretrained: θ₀.
         taus: T task vectors, at least one.
         head: the head of the data set's task.
-        batches: padded, masked batches, each row of the data set once.
+        batches: padded, masked batches, each row of the data set once; with several processes this one's rows.
         devices: those of the step; all local ones by default.
 
     Returns:
@@ -232,20 +234,14 @@ def affine_split(
             anything is compiled.
     """
     pretrained, taus, head = _place(pretrained, taus, head, devices)
-    labels: list[np.ndarray] = []
-
-    def responses(batch: Batch) -> tuple[Array, Array]:
-        labels.append(np.where(batch.mask, batch.label, -1))
-        return step(pretrained, taus, head, batch)
-
-    parts = list(_paced(map(responses, batches)))  # fetched at the end: the devices do not wait for the host
-    kept = [np.flatnonzero(label >= 0) for label in labels]
+    results = _paced(step(pretrained, taus, head, batch) for batch in batches)
+    parts = jax.device_get(list(results))  # fetched at the end: the devices do not wait for the host
+    kept = [np.flatnonzero(labels >= 0) for _, _, labels in parts]
     if not sum(map(len, kept)):
         raise ValueError("the data set is empty: no image to evaluate")
     classes = int(head.num_classes)
-    rows = [(scores[k, :, :classes], gram[k]) for (scores, gram), k in zip(jax.device_get(parts), kept, strict=True)]
-    scores, gram = (np.concatenate(leaves) for leaves in zip(*rows, strict=True))
-    labels = np.concatenate([label[k] for label, k in zip(labels, kept, strict=True)])
+    rows = [(scores[k, :, :classes], gram[k], labels[k]) for (scores, gram, labels), k in zip(parts, kept, strict=True)]
+    scores, gram, labels = (np.concatenate(leaves) for leaves in zip(*rows, strict=True))
     return AffineSplit(AffineLogits(scores, gram, np.int32(classes)), labels)
 
 

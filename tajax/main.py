@@ -1,11 +1,11 @@
 """tajax: fine-tune CLIP per task, keep the difference as a task vector, add the vectors.
 
 python -m tajax.main --config=configs/attn.py[:VARIANT] [--workdir=DIR] [--config.FIELD=VALUE ...]
-Fields and their defaults stand in tajax/config/fields.py. This file is kept short: flags to config to workflow.
+Fields and their defaults stand in tajax/config/fields.py. On several hosts, the same command on each and --distributed,
+or --coordinator=HOST:PORT --processes=N --process=I where no TPU pod, SLURM or Open MPI tells.
 
-Exit codes: 0 done; 2 bad input or luck; 75 (SIGTERM), 130 (Ctrl-C) stopped, all is kept and the same command goes on;
-6 another process of the run has ended. A second signal ends at once (143, 130), losing all since the last checkpoint.
-Many processes: the same command in each, with --distributed, or --coordinator=HOST:PORT --processes=N --process=I.
+Exit codes: 0 done; 2 bad input or luck; 6 another process of the run has ended; 75 (SIGTERM), 130 (Ctrl-C) stopped, all
+is kept and the same command goes on. A second signal ends at once (143, 130); what came after a checkpoint is lost.
 """
 
 from __future__ import annotations
@@ -34,24 +34,20 @@ def workflow(name: str) -> Callable[..., object]:
 def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     """The command's flags, in a set of their own so that one process can parse several command lines."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file, with a variant after a colon.", flag_values=values, sys_argv=list(argv)
-    )
+    config_flags.DEFINE_config_file("config", None, "FILE or FILE:VARIANT.", flag_values=values, sys_argv=list(argv))
     flags.DEFINE_string("workdir", None, "The run's directory; runs/CONFIG_VARIANT.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace a finished run in the way.", flag_values=values)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
-    processes.define_flags(values)
     flags.DEFINE_bool("help", False, "Show this text.", short_name="h", flag_values=values)
-    return values
+    return processes.define_flags(values)
 
 
 def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, bool]:
     """Config, directory of the run and whether to overwrite it, from the command line; nothing is written."""
-    known = configuration.flatten(configuration.default_config())
     found = ", ".join(sorted(map(str, Path("configs").glob("*.py")))) or "none in ./configs"
     for arg in argv:
         if override := re.match(r"--?config\.([^=]+)", arg):
-            configuration.one_of("config field", override[1], known)
+            configuration.one_of("config field", override[1], configuration.flatten(configuration.default_config()))
         if (file := re.match(r"--?config=([^:]+)", arg)) and not Path(file[1]).is_file():
             raise FileNotFoundError(f"no config file {file[1]!r}. Config files here: {found}.")
     values = define_flags(argv)
@@ -70,7 +66,7 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, bool]:
     return config, Path(values.workdir or named).expanduser(), values.overwrite
 
 
-def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
+def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:
     """Runs the workflow of a validated config in a directory that no other process uses meanwhile."""
     with explained(config), hold(workdir):
         workflow(config.workflow)(config, workdir, overwrite=overwrite)
@@ -85,8 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         with interrupts.handled():
-            config, workdir, overwrite = parse(argv)
-            run(config, workdir, overwrite=overwrite)
+            run(*parse(argv))
     except KeyboardInterrupt as stop:
         print("\nInterrupted; all that was done is kept. The same command goes on from there.", file=sys.stderr)
         return processes.leave(interrupts.exit_code(stop), str(stop))
@@ -95,9 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}\n{shown}", file=sys.stderr)
         return processes.leave(2, f"{type(error).__name__}: {error}")
     except Exception as error:
-        if not processes.joined():
-            raise
-        return processes.leave(*processes.lost(error))
+        return processes.lost(error)
     return processes.leave(0, "done")
 
 

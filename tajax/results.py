@@ -60,8 +60,16 @@ def append(path: str | Path, record: Mapping[str, object]) -> None:
         while left:  # a disk that fills up takes a part, and says so at the next one
             left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
     finally:
         os.close(descriptor)
+
+
+def as_read(record: Mapping[str, object]) -> Record:
+    """The record as `read` would give it back; raises as `append`."""
+    return json.loads(json.dumps(_plain(record, "record"), allow_nan=False))
 
 
 def read(path: str | Path) -> list[Record]:

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, evaluate, metrics, models, parallel, trees
-from tajax.config import Regime, config_hash
+from tajax import data, evaluate, metrics, models, parallel, processes, trees
+from tajax.config import Regime, config_hash, flatten
 from tajax.config import regime as regime_of
 from tajax.data.preprocess import normalize
 from tajax.types import ApplyFn, Batch, Head, Mask, Params
@@ -42,7 +42,7 @@ class Experiment:
         encode: `(image tower's parameters, uint8 images) -> features`, compiled as training wants it.
         encode_eval: the same function as evaluation wants it: nothing is recomputed, and where it is linearised its
             layers are unrolled, because the tangents of a scan keep the residuals of all layers.
-        devices: the local devices to use.
+        devices: the devices to use, of all processes.
         journal: the record of the run.
         imported: the task vectors of `config.checkpoints`, by task; None where there are none.
     """
@@ -66,13 +66,14 @@ class Experiment:
         return self.clip.params["image"]
 
     def batches(self, task: data.Task, split: str) -> Iterable[Batch]:
-        """Every image of a split once, in order, in padded batches."""
+        """Every image of a split once, in order, in padded batches; of several processes each has its rows."""
         return data.load(
             task,
             split,
             batch_size=self.config.evaluate.batch_size,
             preprocessing=self.clip.preprocessing,
             workers=self.config.data_workers,
+            share=processes.share(),
         )
 
     def make_head(self, task: data.Task) -> Head:
@@ -133,7 +134,9 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
         The experiment.
     """
     started = time.monotonic()
-    devices = parallel.local_devices(config.devices)
+    devices = parallel.devices_of_all(config.devices)
+    for field in ("finetune.batch_size", "evaluate.batch_size"):
+        parallel.check_batch_size(flatten(config)[field], devices, what=f"config.{field}")
     clip = models.load(config.model, remat=config.finetune.remat)
     if config.initialization == "random":
         clip = clip.with_random_image_tower(config.seed)
@@ -145,6 +148,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     imported = read_vectors(config, workdir, clip, tasks, overwrite=overwrite) if config.checkpoints else None
     if imported:
         mask = moved_mask(list(imported.values()))
+    processes.check_same(config_hash=config_hash(config), base_sha256=clip.image_sha256)
     claim(config, workdir, overwrite=overwrite)
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
@@ -156,6 +160,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
         "trained_parameters": trained,
         "total_parameters": total,
         "heads": config.heads,
+        "processes": processes.share()[1],
     }
     journal = Journal(workdir / "results.jsonl", origin, facts, started)
     experiment = Experiment(config, workdir, clip, tasks, {}, regime, mask, *encoders, devices, journal, imported)
@@ -165,6 +170,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     print(
         f"{config.regime} on {config.model}: {moving} {trained:,} of the {total:,} parameters of the image tower "
         f"({trained / total:.1%}), {len(tasks)} tasks, {len(devices)} {jax.default_backend()} device(s)"
+        + (f" of {processes.share()[1]} processes" if processes.joined() else "")
     )
     earlier = experiment.find(stage="run")
     if earlier and (base := earlier[0].get("base_sha256", clip.image_sha256)) != clip.image_sha256:

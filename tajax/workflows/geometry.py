@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import report, trees
+from tajax import trees
 from tajax.task_vectors import cosine_matrix, gram_by_module
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
 from tajax.workflows.single_task import finetune_all
+from tajax.workflows.workdir import write_report
 
 WHOLE, LAYERS = "all", "blocks"  # beside the modules: the whole vector, and each layer as a whole
 
@@ -27,7 +28,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     """
     experiment = setup(config, workdir, overwrite=overwrite)
     measure_geometry(experiment, finetune_all(experiment))
-    report.write(workdir)
+    write_report(workdir)
 
 
 def measure_geometry(experiment: Experiment, taus: Mapping[str, Params]) -> None:

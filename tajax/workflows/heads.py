@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from tajax import atomic, data, models, parallel
+from tajax import atomic, data, models, parallel, processes
 from tajax.types import Batch, Head
 
 if TYPE_CHECKING:  # an experiment makes its heads by this module
@@ -35,9 +35,15 @@ def linear_probe_head(experiment: Experiment, task: data.Task) -> Head:
     kept = experiment.workdir / FOLDER / f"{task.name}.safetensors"
     source = experiment.config.task_vectors
     theirs = [Path(source).expanduser() / FOLDER / kept.name] if source is not None else []
-    found = next((path for path in (kept, *theirs) if path.exists()), None)
-    head, facts = _fit(experiment, task) if found is None else _read(found, experiment, task)
-    if found != kept:
+    found = processes.agree(lambda: next((str(path) for path in (kept, *theirs) if path.exists()), None))
+    if found is None:
+        head, facts = _fit(experiment, task)
+    elif processes.is_first():
+        head, facts = _read(Path(found), experiment, task)
+    else:
+        head, facts = Head(jnp.zeros(_shape(experiment, task)), jnp.int32(0)), {}
+    head, facts = parallel.from_first(head), processes.agree(lambda: facts)
+    if processes.is_first() and found != str(kept):
         _write(kept, head, facts)
     if not experiment.find(stage="head", task=task.name):
         experiment.record("head", task=task.name, **facts)
@@ -75,6 +81,7 @@ def _shuffled(experiment: Experiment, task: data.Task) -> Iterator[Batch]:
             seed=ORDER_SEED,
             epochs=None,
             workers=experiment.config.data_workers,
+            share=processes.share(),
         )
     )
 
@@ -86,11 +93,16 @@ def _features(experiment: Experiment, batches: Iterator[Batch], count: int) -> t
     features, labels = [], []
     for batch in batches:
         rows = np.asarray(experiment.features_step(pretrained, parallel.share_batch(batch, devices)))
-        features.append(rows[: len(batch.mask)][batch.mask])
-        labels.append(batch.label[batch.mask])
+        label, mask = parallel.rows_of_all((batch.label, batch.mask))
+        features.append(rows[: len(mask)][mask])
+        labels.append(label[mask])
         if sum(map(len, labels)) >= count:
             break
     return np.concatenate(features)[:count], np.concatenate(labels)[:count]
+
+
+def _shape(experiment: Experiment, task: data.Task) -> tuple[int, int]:
+    return experiment.clip.config.vision.projection_dim, len(task.class_names)
 
 
 def _write(path: Path, head: Head, facts: dict[str, object]) -> None:
@@ -105,7 +117,7 @@ def _read(path: Path, experiment: Experiment, task: data.Task) -> tuple[Head, di
             weights = file.get_tensor("weights")
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is no head of tajax ({error}). Delete it to fit it anew.") from error
-    shape = (experiment.clip.config.vision.projection_dim, len(task.class_names))
+    shape = _shape(experiment, task)
     base = experiment.clip.image_sha256
     if facts.get("base_sha256") != base or weights.shape != shape:
         raise ValueError(

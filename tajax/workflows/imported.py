@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import data, models, vector_files
+from tajax import data, models, processes, vector_files
 from tajax.config import REGIMES, config_hash
 from tajax.models.hub import locate
 from tajax.types import Mask, Params
@@ -66,7 +66,7 @@ def keep_vectors(experiment: Experiment, vectors: Mapping[str, Params]) -> None:
     """Writes those vectors that `workdir/task_vectors` lacks, without the leaves that did not move."""
     for task, place in _places(experiment.config, experiment.tasks).items():
         path = vector_path(experiment.workdir, task)
-        if not path.exists():
+        if processes.is_first() and not path.exists():
             made = vector_files.vector_metadata(
                 model=experiment.config.model,
                 base_sha256=experiment.clip.image_sha256,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tajax import interrupts, results
+from tajax import interrupts, processes, results
 from tajax.results import Record
 
 
@@ -16,13 +16,16 @@ class Journal:
     """Appends to the `results.jsonl` of a run.
 
     Before a process adds its first record it adds one of the stage `run`: versions, devices, revision, time of day.
-    What follows in the file, up to the next of its kind, was made by that process.
+    What follows in the file, up to the next of its kind, was made by that process. Of several processes the first one
+    writes; the others keep in memory what it writes, for all of them come to the same numbers.
 
     Attributes:
         path: of the file.
         origin: fields of every record, `config_hash` among them.
         facts: more fields of the `run` record.
         started: when the process began, seconds of `time.monotonic`.
+        introduced: whether this process has added its record.
+        known: the records as the processes know them that do not read the file.
     """
 
     path: Path
@@ -30,10 +33,17 @@ class Journal:
     facts: Mapping[str, object] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     introduced: bool = False
+    known: list[Record] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """The records so far, where another process reads and writes the file."""
+        if processes.joined():
+            self.known = processes.agree(lambda: results.read(self.path))
 
     def find(self, **fields: object) -> list[Record]:
         """Records of this run's config with these fields."""
-        return results.find(results.read(self.path), config_hash=self.origin["config_hash"], **fields)
+        records = results.read(self.path) if processes.is_first() else self.known
+        return results.find(records, config_hash=self.origin["config_hash"], **fields)
 
     def record(self, stage: str, **fields: object) -> None:
         """Appends a record; if the process has been asked to end, it ends instead, with nothing half done."""
@@ -45,4 +55,8 @@ class Journal:
 
     def _append(self, stage: str, fields: Mapping[str, object]) -> None:
         elapsed = {"elapsed_seconds": round(time.monotonic() - self.started, 1)}
-        results.append(self.path, {"stage": stage, **fields, **self.origin, **elapsed})
+        record = {"stage": stage, **fields, **self.origin, **elapsed}
+        if processes.is_first():
+            results.append(self.path, record)
+        else:
+            self.known.append(results.as_read(record))

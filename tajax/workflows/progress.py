@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from tajax import processes
+
 
 class Progress:
     """Progress of one loop: steps done, the latest metrics, images a second, time left.
@@ -30,7 +32,8 @@ class Progress:
         self.began = self.printed = time.monotonic()
         self.summary: str | None = None
         self.bar: Bar | None = None
-        if sys.stderr.isatty():
+        self.silent = not processes.is_first()  # of many processes all would say the same
+        if sys.stderr.isatty() and not self.silent:
             columns = (
                 TextColumn("{task.description:<18}"),
                 BarColumn(bar_width=24),
@@ -52,7 +55,7 @@ class Progress:
         """Takes the bar away and leaves one line about what was done, if anything was."""
         if self.bar:
             self.bar.stop()
-        if self.summary and failure[0] is None:
+        if self.summary and failure[0] is None and not self.silent:
             seconds = time.monotonic() - self.began
             print(f"{self.title}: {self.summary}  {seconds:.0f} s", file=sys.stderr, flush=True)
 
@@ -71,7 +74,7 @@ class Progress:
         self.summary = f"{done}/{self.total}  {shown}"
         if self.bar:
             self.bar.update(self.row, completed=done, metrics=shown)
-        elif now - self.printed >= self.every:
+        elif now - self.printed >= self.every and not self.silent:
             self.printed = now
             left = (self.total - done) / steps_per_second
             print(f"{self.title}: {self.summary}  {left:.0f} s left", file=sys.stderr, flush=True)

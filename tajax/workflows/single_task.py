@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Mapping
@@ -12,11 +13,12 @@ import optax
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import checkpoints, data, finetune, interrupts, optim, report, vector_files
+from tajax import checkpoints, data, finetune, interrupts, optim, parallel, processes, vector_files
 from tajax.config import config_hash, warmup_steps
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
 from tajax.workflows.progress import Progress
+from tajax.workflows.workdir import read_by_first, write_report
 
 
 def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
@@ -30,7 +32,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     experiment = setup(config, workdir, overwrite=overwrite)
     measure_zero_shot(experiment)
     measure_single_task(experiment, finetune_all(experiment))
-    report.write(workdir)
+    write_report(workdir)
 
 
 def measure_zero_shot(experiment: Experiment) -> None:
@@ -121,8 +123,11 @@ def num_steps(experiment: Experiment, task: data.Task) -> int:
 def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -> Params:
     path = experiment.workdir / "task_vectors" / f"{task.name}.safetensors"
     kept = experiment.workdir / "checkpoints" / task.name
-    if path.exists():
-        tau, _ = vector_files.load_task_vector(path, experiment.pretrained, base_sha256=experiment.clip.image_sha256)
+    if processes.agree(path.exists):
+        base, blank = experiment.clip.image_sha256, tajax.task_vector(experiment.pretrained, experiment.pretrained)
+        tau = read_by_first(
+            lambda: vector_files.load_task_vector(path, experiment.pretrained, base_sha256=base)[0], blank
+        )
     else:
         with interrupts.deferred():  # what was trained is kept, whenever the process is asked to end
             state = _train(experiment, task, training, kept)
@@ -139,8 +144,10 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
                 seed=experiment.config.seed,
                 config_hash=config_hash(experiment.config),
             )
-            vector_files.save_task_vector(path, tau, metadata, mask=experiment.mask)
-    shutil.rmtree(kept, ignore_errors=True)
+            if processes.is_first():
+                vector_files.save_task_vector(path, tau, metadata, mask=experiment.mask)
+    if processes.is_first():
+        shutil.rmtree(kept, ignore_errors=True)
     return tau
 
 
@@ -148,7 +155,10 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
     """The last state of a task's fine-tuning, from the checkpoint in `kept` on; each step is recorded once."""
     settings, made_by = experiment.config.finetune, config_hash(experiment.config)
     blank = finetune.init_state(experiment.pretrained, training.tx)
-    state, notes = checkpoints.restore_latest(kept, blank, config_hash=made_by)
+    found = checkpoints.Checkpoint(blank, {})
+    if processes.is_first():
+        found = checkpoints.restore_latest(kept, blank, config_hash=made_by)
+    state, notes = parallel.from_first(found.state), processes.agree(lambda: found.notes)
     start = int(state.step)
     batches = data.load(
         task,
@@ -160,12 +170,14 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
         epochs=None,
         start_batch=start,
         workers=experiment.config.data_workers,
+        share=processes.share(),
     )
     recorded = {record["step"] for record in experiment.find(stage="finetune", task=task.name)}
     progress = Progress(
         f"finetune {task.name}", total=training.num_steps, start=start, items_per_step=settings.batch_size
     )
-    with progress, checkpoints.Writer(kept, config_hash=made_by) as writer:
+    writing = checkpoints.Writer(kept, config_hash=made_by) if processes.is_first() else contextlib.nullcontext()
+    with processes.leaving_together(), progress, writing as writer:
 
         def on_log(done: int, means: dict[str, float]) -> None:
             progress.update(done, means)
@@ -174,7 +186,8 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
                 experiment.record("finetune", task=task.name, step=done, learning_rate=rate, **means)
 
         def on_checkpoint(state: finetune.TrainState, unlogged: finetune.Unlogged) -> None:
-            writer.save(state, step=int(state.step), notes={"unlogged": unlogged})
+            if writer:
+                writer.save(state, step=int(state.step), notes={"unlogged": unlogged})
 
         return finetune.finetune(
             training.step,

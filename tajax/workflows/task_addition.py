@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, merging, metrics, models, report
+from tajax import data, merging, metrics, models, processes
 from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
 from tajax.metrics import normalized_accuracy
@@ -24,6 +24,7 @@ from tajax.types import Params
 from tajax.workflows.experiment import SPLITS, Experiment, setup
 from tajax.workflows.progress import Progress
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
+from tajax.workflows.workdir import write_report
 
 
 def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
@@ -44,7 +45,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     scaling_coef = add_tasks(experiment, tau)
     if config.save.merged or config.save.open_clip:
         save_merged(experiment, tau, scaling_coef)
-    report.write(workdir)
+    write_report(workdir)
 
 
 def merged_vector(experiment: Experiment, taus: Mapping[str, Params]) -> Params:
@@ -158,7 +159,7 @@ def save_merged(experiment: Experiment, tau: Params, scaling_coef: float) -> Non
     save = experiment.config.save
     formats = {"merged": ("huggingface", save.merged), "merged_open_clip": ("open_clip", save.open_clip)}
     missing = [name for name, (_, wanted) in formats.items() if wanted and not (experiment.workdir / name).exists()]
-    if not missing:
+    if not missing or not processes.is_first():
         return
     # The last to read θ₀, so the merged model takes its memory.
     merge = merging.compiled(merging.task_arithmetic, donate=True)

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, report
+from tajax import data
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
+from tajax.workflows.workdir import write_report
 
 VECTORS = {"analogy": (-1.0, 1.0, 1.0), "c_alone": (0.0, 0.0, 1.0)}
 """What is added to θ₀, as coefficients of (τ_A, τ_B, τ_C): the analogy, and the best guess without it."""
@@ -37,7 +38,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     taus = finetune_all(experiment)
     measure_single_task(experiment, taus)
     add_analogy(experiment, tuple(taus[task.name] for task in experiment.tasks[:3]))
-    report.write(workdir)
+    write_report(workdir)
 
 
 def add_analogy(experiment: Experiment, taus: tuple[Params, Params, Params]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from tajax import data, evaluate, metrics, report
+from tajax import data, evaluate, metrics
 from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
 from tajax.scaling import Negation, exact_negation_coef, select_negation_coef
@@ -20,6 +20,7 @@ from tajax.workflows.control import measure_control, setup_with_control
 from tajax.workflows.experiment import Experiment
 from tajax.workflows.progress import Progress
 from tajax.workflows.single_task import finetune_all, measure_zero_shot
+from tajax.workflows.workdir import write_report
 
 Vectors = Mapping[str, Params]  # by task
 Values = Mapping[str, float]  # top1, loss and count
@@ -38,7 +39,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     measure_zero_shot(experiment)
     required = config.evaluate.control_threshold * measure_control(experiment, control)["val"]
     negate_tasks(experiment, control, finetune_all(experiment), required=required)
-    report.write(workdir)
+    write_report(workdir)
 
 
 def negate_tasks(experiment: Experiment, control: data.Task, taus: Vectors, *, required: float) -> dict[str, Negation]:

@@ -12,14 +12,15 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
 from ml_collections import ConfigDict
 
-from tajax import atomic
+from tajax import atomic, parallel, processes, report
 from tajax.config import config_hash, counts, diff
+from tajax.types import Params
 
 CONTENTS = ("config.json", "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints")
 CONTENTS += ("merged", "merged_open_clip", "model")
@@ -29,13 +30,16 @@ SIGN_OF_LIFE = 20.0  # seconds between those that the owner gives
 SILENCE = 6 * SIGN_OF_LIFE  # after which an owner on another host is taken for dead
 
 
+ONE_PROCESS = ("disentanglement", "kernel_behaviour", "ntk", "pretrain")
+
+
 class BusyDirectoryError(OSError):
     """Another process works in the directory; the message names it."""
 
 
 @contextlib.contextmanager
 def hold(workdir: Path) -> Iterator[None]:
-    """The directory, made if need be, for this process alone as long as the block lasts.
+    """The directory, made if need be, for this process alone, or for this run's alone, as long as the block lasts.
 
     The operating system holds the lock and drops it when the process ends, however it ends, so that none outlives a
     kill or a reboot. `.owner.json` beside it says who holds it, and is touched every now and then: this is what
@@ -46,6 +50,10 @@ def hold(workdir: Path) -> Iterator[None]:
         BusyDirectoryError: another process has it; pid, host, time and command are named, and what to do.
         OSError: the directory cannot be made or written to.
     """
+    if not processes.is_first():
+        processes.meet()  # the first one has it
+        yield
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir) as file:  # no result is computed that cannot be kept
         now = os.fstat(file.fileno()).st_mtime  # by the clock of the file system, as the times it is compared with
@@ -64,6 +72,7 @@ def hold(workdir: Path) -> Iterator[None]:
         alive = threading.Thread(target=_show_life, args=(owner, stop), daemon=True, name="owner of the workdir")
         alive.start()
         try:
+            processes.meet()
             yield
         finally:
             stop.set()
@@ -128,8 +137,15 @@ def claim(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None
 
     Raises:
         FileExistsError: the directory holds a run of another config; the fields that differ are named.
-        ValueError: `config.json` in it cannot be read.
+        ValueError: `config.json` in it cannot be read; or the workflow is one of `ONE_PROCESS`, and there are more.
     """
+    if processes.joined() and config.workflow in ONE_PROCESS:
+        raise ValueError(
+            f"the workflow {config.workflow!r} runs in one process; all of its devices take part. Start it by itself, "
+            "with --config.task_vectors=DIR where a run of many processes has trained what it looks at."
+        )
+    if not processes.is_first():
+        return
     path = workdir / "config.json"
     if overwrite:
         for name in CONTENTS:
@@ -160,3 +176,14 @@ def claim(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None
             f"{workdir} holds results without a config.json. Choose another --workdir, or --overwrite."
         )
     atomic.write(path, config.to_json(indent=1) + "\n")
+
+
+def read_by_first(read: Callable[[], Params], like: Params) -> Params:
+    """What `read` gives in the process that reads the directory, for all of them; `like` has its shapes and dtypes."""
+    return parallel.from_first(read() if processes.is_first() else like)
+
+
+def write_report(workdir: Path) -> None:
+    """The report of the run, by the process that writes."""
+    if processes.is_first():
+        report.write(workdir)

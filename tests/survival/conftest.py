@@ -1,5 +1,6 @@
 """Processes that are really killed, and the comparison of what they leave with what an undisturbed one leaves."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -26,9 +27,9 @@ FIELDS = {
 }
 
 
-@pytest.fixture(scope="session")
-def server():
-    """Forks processes; all of them share one cache of compiled programs."""
+@contextlib.contextmanager
+def serving():
+    """What forks processes, one at a time."""
     environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "ignore", str(HERE / "server.py")]
     with subprocess.Popen(
@@ -36,6 +37,13 @@ def server():
     ) as process:
         yield process
         process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Forks processes; all of them share one cache of compiled programs."""
+    with serving() as process:
+        yield process
 
 
 @pytest.fixture(scope="session")
@@ -48,20 +56,24 @@ def start(server, programs_on_disk, tmp_path):
     """`start(arguments, **prepare)`: a process; `end()` of what is returned waits for its exit code and messages."""
 
     def start(arguments, *, devices=1, **prepare):
-        log = tmp_path / "messages.txt"
-        job = {
-            "arguments": [str(argument) for argument in arguments],
-            "environment": {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
-            "log": str(log),
-            "cache": str(programs_on_disk),
-            "prepare": prepare,
-        }
-        server.stdin.write(json.dumps(job) + "\n")
-        server.stdin.flush()
-        pid = json.loads(server.stdout.readline())
-        return SimpleNamespace(pid=pid, end=lambda: (json.loads(server.stdout.readline()), log.read_text()))
+        return begin(server, arguments, tmp_path / "messages.txt", programs_on_disk, devices, prepare)
 
     return start
+
+
+def begin(server, arguments, log, cache, devices, prepare):
+    """A process of the server, to be ended before the next one."""
+    job = {
+        "arguments": [str(argument) for argument in arguments],
+        "environment": {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+        "log": str(log),
+        "cache": str(cache),
+        "prepare": prepare,
+    }
+    server.stdin.write(json.dumps(job) + "\n")
+    server.stdin.flush()
+    pid = json.loads(server.stdout.readline())
+    return SimpleNamespace(pid=pid, end=lambda: (json.loads(server.stdout.readline()), log.read_text()))
 
 
 @pytest.fixture
