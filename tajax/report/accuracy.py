@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
-from tajax.report.runs import Run, Series
-from tajax.report.style import Figure, deviations
+from tajax.report.runs import Run, Series, deviations
+from tajax.report.style import Figure
 from tajax.report.tables import Table, percent, spread
 from tajax.results import Record, by_config, find, seconds
 
@@ -135,7 +135,7 @@ def by_task(series: Series) -> list[Table]:
                 if measured := _of_tasks(runs, stage, split, metric):
                     columns[f"{split} {title}"] = measured
         tasks = list(dict.fromkeys(task for measured in columns.values() for task in measured))
-        if len(runs) < 2 or not tasks:
+        if len(runs) < 2 or all(title.endswith("zero-shot") for title in columns):
             continue
         rows = [
             (task, *("–" if task not in m else spread([100 * v for v in m[task]], 1) for m in columns.values()))

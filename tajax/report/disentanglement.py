@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tajax.disentanglement import relative_terms
 from tajax.report import charts
 from tajax.report.charts import Axis
-from tajax.report.runs import Series
+from tajax.report.runs import Series, several_seeds
 from tajax.report.style import Figure
 from tajax.report.tables import Table
 from tajax.results import Record, find
@@ -37,36 +37,65 @@ def tables(records: Sequence[Record]) -> list[Table]:
 def figures(series: Series) -> list[Figure]:
     """The maps ξ(α₁, α₂) / 2 of all pairs, and the matrix of their means where there are many pairs."""
     made = []
-    for distance, (title, caption, value) in MAPS.items():
-        drawn = [
-            (label, run, record)
-            for label, runs in series.items()
-            for run in runs
-            for record in find(run.records, stage="disentanglement", distance=distance)
-            if len(record["coefs"]) > 2 and (distance == "prediction" or min(record["own"]) > 0)
-        ]
-        if not drawn:
-            continue
-        maps = [_map(record) for _, _, record in drawn]
-        # One scale for all; the last percents of the far corners would take the contrast from all the rest.
-        largest = 1.0 if distance == "prediction" else float(max(np.quantile(map_, 0.95) for map_ in maps)) or 1.0
-        several, seeds = len(series) > 1, any(len(runs) > 1 for runs in series.values())
-        panels = []
-        for (label, run, record), map_ in list(zip(drawn, maps, strict=True))[:MOST]:
-            a, b = map(str, record["tasks"])
-            parts = f"{a} – {b}", *((label,) if several else ()), *((f"seed {run.field('seed')}",) if seeds else ())
-            axes = f"α of {a}", f"α of {b}"
-            panels.append(
-                charts.heat_map(
-                    record["coefs"], map_.tolist(), value, title=" · ".join(parts), largest=largest, axes=axes
-                )
-            )
-        left = f" The first {MOST} of {len(drawn)} maps." if len(drawn) > MOST else ""
-        made.append(Figure(f"disentanglement_{distance}", title, caption + left, tuple(panels), wide=False))
+    for distance in MAPS:
+        matrices = list(_matrices(series, distance))
+        made += [*matrices, *_maps(series, distance, points=FINE if matrices else 3)]
     return made
 
 
-MOST = 36  # maps on a page
+def _maps(series: Series, distance: str, *, points: int) -> Iterator[Figure]:
+    title, caption, value = MAPS[distance]
+    drawn = [
+        (label, run, record, _map(record))
+        for label, runs in series.items()
+        for run in runs
+        for record in find(run.records, stage="disentanglement", distance=distance)
+        if len(record["coefs"]) >= points and (distance == "prediction" or min(record["own"]) > 0)
+    ]
+    if not drawn:
+        return
+    # One scale for all; the last percents of the far corners would take the contrast from all the rest.
+    largest = 1.0 if distance == "prediction" else float(max(np.quantile(map_, 0.95) for *_, map_ in drawn)) or 1.0
+    several, seeds = len(series) > 1, any(map(several_seeds, series.values()))
+    panels = []
+    for label, run, record, map_ in drawn[:MOST]:
+        a, b = map(str, record["tasks"])
+        parts = f"{a} – {b}", *((label,) if several else ()), *((f"seed {run.field('seed')}",) if seeds else ())
+        heading, axes = " · ".join(parts), (f"α of {a}", f"α of {b}")
+        panels.append(charts.heat_map(record["coefs"], map_.tolist(), value, title=heading, largest=largest, axes=axes))
+    left = f" The first {MOST} of {len(drawn)} maps." if len(drawn) > MOST else ""
+    yield Figure(f"disentanglement_{distance}", title, caption + left, tuple(panels), wide=False)
+
+
+def _matrices(series: Series, distance: str) -> Iterator[Figure]:
+    """Of each regime the mean ξ/2 of every pair, over seeds; where there are so many pairs that a table is tiring."""
+    panels = []
+    for label, runs in series.items():
+        found = [r for run in runs for r in find(run.records, stage="disentanglement", distance=distance)]
+        names = list(dict.fromkeys(str(name) for r in found for name in r["tasks"]))
+        pairs: dict[frozenset[int], list[float]] = {}
+        for record in found:
+            pair = frozenset(names.index(str(name)) for name in record["tasks"])
+            pairs.setdefault(pair, []).append(record["summary"])
+        if len(pairs) > 3:
+            cells = [(i, j, statistics.fmean(v)) for pair, v in pairs.items() for i in pair for j in pair if i != j]
+            heading = label if len(series) > 1 else ""
+            shown = Axis("ξ/2", ".0%" if distance == "prediction" else ".2f")
+            panels.append(
+                charts.matrix(
+                    (names, names), cells, shown, titles=("task", "task"), title=heading, step=34, numbers=True
+                )
+            )
+    if panels:
+        title = f"Disentanglement error of every pair, {'heads' if distance == 'prediction' else 'features'}"
+        caption = "Mean of ξ/2 over |α| ≤ 1; " + (
+            "predictions that change." if distance == "prediction" else "in nats."
+        )
+        yield Figure(f"disentanglement_{distance}_pairs", title, caption, tuple(panels), wide=False)
+
+
+MOST = 24  # maps on a page
+FINE = 9  # points a side, of maps that are shown beside the matrix of their means
 MAPS = {
     "prediction": (
         "Disentanglement maps through the heads",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tajax.report import charts
 from tajax.report.charts import Axis
-from tajax.report.runs import Series
+from tajax.report.runs import Series, several_seeds
 from tajax.report.style import Figure
 from tajax.report.tables import Table, percent
 from tajax.results import Record, find
@@ -65,7 +65,7 @@ def figures(series: Series) -> list[Figure]:
             found = {str(r["module"]): r for r in find(run.records, stage="geometry")}
             if whole := found.get(WHOLE):
                 parts = [label] if len(series) > 1 else []
-                parts += [f"seed {run.field('seed')}"] if len(runs) > 1 else []
+                parts += [f"seed {run.field('seed')}"] if several_seeds(runs) else []
                 panels.append(_cosine_panel(whole, ", ".join(parts)))
             if layers := found.get(LAYERS):
                 rows = zip(zip(*layers["layer_norms"], strict=True), layers["layer_cosines"], strict=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
-from tajax.report.runs import Series
-from tajax.report.style import Figure, deviations
+from tajax.report.runs import Series, deviations
+from tajax.report.style import Figure
 from tajax.report.tables import Table, percent
 from tajax.results import Record, find
 
@@ -45,33 +45,32 @@ def curves(records: Sequence[Record]) -> list[Table]:
 
 def figures(series: Series) -> list[Figure]:
     """The gap between model and linearisation, and the accuracy of both, along the task vectors."""
-    gap: dict[str, dict[float, list[float]]] = {}
-    top1: dict[str, dict[float, list[float]]] = {}
+    kinds = {"relative_gap": ("", 1), "top1": ("model", 100), "linearized_top1": ("linearised", 100)}
+    found: dict[str, dict[str, dict[float, list[float]]]] = {key: {} for key in kinds}
     for label, runs in series.items():
-        prefix = f"{label}: " if len(series) > 1 else ""
         for run in runs:
-            found = find(run.records, stage=STAGE)
-            for coef in sorted({float(r["scaling_coef"]) for r in found}):
-                chosen = find(found, scaling_coef=coef)
-                for points, name, key, times in (
-                    (gap, label, "relative_gap", 1),
-                    (top1, f"{prefix}model", "top1", 100),
-                    (top1, f"{prefix}linearised", "linearized_top1", 100),
-                ):
+            records = find(run.records, stage=STAGE)
+            for coef in sorted({float(r["scaling_coef"]) for r in records}):
+                chosen = find(records, scaling_coef=coef)
+                for key, (_, times) in kinds.items():
                     mean = times * statistics.fmean(float(r[key]) for r in chosen)
-                    points.setdefault(name, {}).setdefault(coef, []).append(mean)
+                    found[key].setdefault(label, {}).setdefault(coef, []).append(mean)
+    gap, *both = found.values()
     if not gap:
         return []
-    alpha = Axis("coefficient α", zero=True)
-    drawn = (
-        charts.curves(gap, alpha, Axis("relative gap", ".3f", zero=True)),
-        charts.curves(top1, alpha, Axis("test accuracy, %", PERCENT)),
-    )
+    alpha, accuracy = Axis("coefficient α", zero=True), Axis("test accuracy, %", PERCENT)
+    drawn = [charts.curves(gap, alpha, Axis("relative gap", ".3f", zero=True))]
+    names = [name for name, _ in kinds.values() if name]
+    if len(gap) == 1:
+        lines = {name: next(iter(points.values())) for name, points in zip(names, both, strict=True)}
+        drawn.append(charts.curves(lines, alpha, accuracy))
+    else:
+        drawn += [charts.curves(p, alpha, accuracy).properties(title=n) for n, p in zip(names, both, strict=True)]
     caption = (
-        "Above: distance of the encoder from its first-order expansion along θ₀ + ατ, by how far it moves. Below: "
-        "accuracy in % of both. Means over tasks." + deviations("Bands", series)
+        "First: distance of the encoder from its first-order expansion along θ₀ + ατ, by how far it moves. Then: "
+        "accuracy in % of the encoder and of its expansion. Means over tasks." + deviations("Bands", series)
     )
-    return [Figure("kernel_gap", "How linear the model is along its task vectors", caption, drawn)]
+    return [Figure("kernel_gap", "How linear the model is along its task vectors", caption, tuple(drawn))]
 
 
 COLUMNS = ("gap", "movement", "model top1", "linearised top1", "agreement")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
-from tajax.report.runs import Series
-from tajax.report.style import Figure, deviations
+from tajax.report.runs import Series, deviations
+from tajax.report.style import Figure
 from tajax.report.tables import Table, percent
 from tajax.results import Record, find
 
 SPLITS = ("test", "val")
+Curves: TypeAlias = dict[str, dict[float, list[float]]]  # of each regime at each coefficient the values of its runs
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -38,37 +40,42 @@ def curves(records: Sequence[Record]) -> list[Table]:
 
 def figures(series: Series) -> list[Figure]:
     """What negation forgets against what it keeps, and the curves of analogies."""
-    many = len(series) > 1
-    forgetting: dict[str, dict[float, list[float]]] = {}
-    analogies: dict[str, dict[float, list[float]]] = {}
+    task, control = "task, mean", "control, mean"
+    forgetting: dict[str, Curves] = {task: {}, control: {}}
+    analogies: dict[str, Curves] = {"c + (b − a)": {}, "c alone": {}}
     for label, runs in series.items():
-        prefix = f"{label}: " if many else ""
         for run in runs:
             sweep = find(run.records, stage="negation_sweep")
-            for name, group in (
-                ("task, mean", [r for r in sweep if r["measured_on"] == r["task"]]),
-                ("control, mean", [r for r in sweep if r["measured_on"] != r["task"]]),
-            ):
-                _add_means(forgetting, prefix + name, group)
-            for name, vector in (("c + (b − a)", "analogy"), ("c alone", "c_alone")):
-                _add_means(analogies, prefix + name, find(run.records, stage="analogy_sweep", vector=vector))
-    alpha, top1 = Axis("coefficient α", zero=True), Axis("validation accuracy, %", PERCENT, zero=True)
+            _add_means(forgetting[task], label, [r for r in sweep if r["measured_on"] == r["task"]])
+            _add_means(forgetting[control], label, [r for r in sweep if r["measured_on"] != r["task"]])
+            for name, vector in zip(analogies, ("analogy", "c_alone"), strict=True):
+                _add_means(analogies[name], label, find(run.records, stage="analogy_sweep", vector=vector))
     made = []
-    if forgetting:
+    if forgetting[task]:
         caption = (
             "Validation accuracy in % of θ₀ − ατ on the task that is to be forgotten and on the control that is to be "
             "kept, means over tasks." + deviations("Bands", series)
         )
-        drawn = (charts.curves(forgetting, alpha, top1),)
+        drawn = _panels(forgetting)
         made.append(Figure("negation_over_alpha", "Forgetting against the coefficient", caption, drawn))
-    if analogies:
-        caption = "Validation accuracy in % on the fourth task, which nothing was trained on, of θ₀ + ατ."
-        drawn = (charts.curves(analogies, alpha, top1),)
+    if analogies["c alone"]:
+        caption = "Validation accuracy in % on the fourth task, which nothing was trained on, of θ₀ + ατ." + deviations(
+            "Bands", series
+        )
+        drawn = _panels(analogies)
         made.append(Figure("analogy_over_alpha", "Analogies against the coefficient", caption, drawn))
     return made
 
 
-def _add_means(points: dict[str, dict[float, list[float]]], name: str, group: Sequence[Record]) -> None:
+def _panels(kinds: dict[str, Curves]) -> tuple:
+    """One panel with a line of each kind for one regime; for several a panel of each kind with a line for each."""
+    alpha, top1 = Axis("coefficient α", zero=True), Axis("validation accuracy, %", PERCENT, zero=True)
+    if all(len(lines) == 1 for lines in kinds.values()):
+        return (charts.curves({kind: next(iter(lines.values())) for kind, lines in kinds.items()}, alpha, top1),)
+    return tuple(charts.curves(lines, alpha, top1).properties(title=kind) for kind, lines in kinds.items())
+
+
+def _add_means(points: Curves, name: str, group: Sequence[Record]) -> None:
     """Adds a run's mean accuracy in % at each coefficient."""
     for coef in sorted({float(r["scaling_coef"]) for r in group}):
         mean = statistics.fmean(100 * float(r["top1"]) for r in find(group, scaling_coef=coef))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from tajax.report import charts
 from tajax.report.charts import Axis
-from tajax.report.runs import Series
-from tajax.report.style import Figure, deviations
+from tajax.report.runs import Series, deviations
+from tajax.report.style import Figure
 from tajax.report.tables import Table
 from tajax.results import Record, find
 

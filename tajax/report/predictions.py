@@ -13,7 +13,7 @@ from PIL import Image
 
 from tajax.report import charts
 from tajax.report.charts import Axis
-from tajax.report.runs import Run, Series
+from tajax.report.runs import Run, Series, several_seeds
 from tajax.report.style import Figure
 from tajax.report.tables import Table
 from tajax.results import Record, find
@@ -65,7 +65,7 @@ def figures(series: Series) -> list[Figure]:
     panels = []
     for label, run, record in found[:MOST_MATRICES]:
         parts = [str(record["task"]), *([label] if len(series) > 1 else [])]
-        parts += [f"seed {run.field('seed')}"] if any(len(runs) > 1 for runs in series.values()) else []
+        parts += [f"seed {run.field('seed')}"] if any(map(several_seeds, series.values())) else []
         panels.append(_confusion(record, " · ".join(parts)))
     left = f" The first {MOST_MATRICES} of {len(found)}." if len(found) > MOST_MATRICES else ""
     caption = (

@@ -101,6 +101,16 @@ def series(runs: Iterable[Run]) -> Series:
     return together
 
 
+def several_seeds(runs: Sequence[Run]) -> bool:
+    """Whether runs of one label are there to be averaged, and not parts of one experiment."""
+    return len({run.field("seed") for run in runs}) > 1
+
+
+def deviations(of: str, together: Series) -> str:
+    """What to say of whiskers or bands in a caption: nothing where no series is of several seeds."""
+    return f" {of}: one sample standard deviation over seeds." if any(map(several_seeds, together.values())) else ""
+
+
 SETTINGS = ("regime", "model", "heads", "initialization", "layers")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from tajax import results
@@ -133,7 +133,8 @@ def _section(subject: _Subject, labels: Series, alone: bool) -> Section:
         for run in runs
     ]
     if subject.name == "training":
-        shown = [(run, [*made, *training.cost(run)]) for run, made in shown]
+        costs = shown if alone else behind
+        costs[:] = [(run, [*made, *training.cost(run)]) for run, made in costs]
     examples = ()
     if subject.name == "images":
         examples = tuple((_name(run), tuple(predictions.examples(run).items())) for run, _ in shown)
@@ -148,20 +149,31 @@ def _section(subject: _Subject, labels: Series, alone: bool) -> Section:
 
 
 def _over_seeds(subject: _Subject, labels: Series, made: dict[int, list[Table]]) -> list[Table]:
-    """One table for each regime, or for all; of a regime with one run its own."""
+    """Regimes side by side in one table where they have a row of means; after it a table for each."""
     if subject.name == "accuracy":
         return [*accuracy.compared(labels), *accuracy.by_task(labels)]
-    found = []
+    found: dict[str, list[tuple[str, int, Table]]] = {}
     for label, runs in labels.items():
-        groups = [group for group in zip(*(made[id(run)] for run in runs), strict=False)]
-        for group in groups:
-            title = f"{label}: {re.sub(', seed [^:]*', '', group[0].title)}"
+        for group in zip(*(made[id(run)] for run in runs if made[id(run)]), strict=False):
+            title = re.sub(", seed [^:]*", "", group[0].title).replace(f"{runs[0].field('regime')} on ", "on ")
             shapes = {(table.columns, tuple(row[0] for row in table.rows)) for table in group}
-            if len(group) == 1:
-                found.append(group[0]._replace(title=title))
-            elif len(shapes) == 1:
-                found.append(averaged(group, f"{title}, {len(group)} seeds"))
-    return found
+            if len(shapes) == 1:
+                whole = averaged(group, title) if len(group) > 1 else group[0]
+                found.setdefault(title, []).append((label, len(group), whole))
+    return [*_side_by_side(found), *(_titled(*one) for of_title in found.values() for one in of_title)]
+
+
+def _titled(label: str, seeds: int, table: Table) -> Table:
+    return table._replace(title=f"{label}: {table.title}" + (f", {seeds} seeds" if seeds > 1 else ""))
+
+
+def _side_by_side(found: dict[str, list[tuple[str, int, Table]]]) -> Iterator[Table]:
+    for title, group in found.items():
+        _, _, first = group[0]
+        if len(group) > 1 and first.means and len({table.columns for _, _, table in group}) == 1:
+            rows = tuple((label, str(n), *table.rows[len(table.rows) - table.means][1:]) for label, n, table in group)
+            columns = ("regime", "seeds", *first.columns[1:])
+            yield Table(f"{title}: means", columns, rows, ("± is the deviation over seeds.",))
 
 
 def _facts(run: Run) -> tuple[tuple[str, str], ...]:

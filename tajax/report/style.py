@@ -101,17 +101,6 @@ def save(figure: Figure, directory: str | Path, *, format: str = "pdf") -> Path:
     return path
 
 
-def deviations(of: str, series: Mapping[str, Sequence[object]]) -> str:
-    """What to say of whiskers or bands in a caption: nothing where every series is of one run.
-
-    Example:
-        >>> deviations("Bands", {"attention": ["run", "run"]}), deviations("Bands", {"attention": ["run"]})
-        (' Bands: one sample standard deviation over seeds.', '')
-    """
-    several = any(len(runs) > 1 for runs in series.values())
-    return f" {of}: one sample standard deviation over seeds." if several else ""
-
-
 def spread(runs: Sequence[float]) -> dict[str, float]:
     """Mean of a number over runs and, of more than one, what lies one sample standard deviation below and above."""
     import statistics

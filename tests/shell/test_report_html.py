@@ -213,9 +213,9 @@ def test_runs_side_by_side(opened, tmp_path):
     (tmp_path / "compared.html").write_bytes(page.html(sections.compose(made)))
     tab = opened(tmp_path / "compared.html", 360)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
-    (body,) = [t for t in tab.locator("table").all_inner_texts() if "seeds" in t]
-    assert [line.split("\t")[0] for line in body.splitlines() if line[:8] in ("attentio", "standard")] == [
-        "attention",
-        "standard",
+    rows = tab.locator("#accuracy table").first.locator("tbody tr").all()
+    assert [row.locator("th, td").all_text_contents()[:3] for row in rows] == [
+        ["attention", "3", "2"],
+        ["standard", "3", "2"],
     ]
     assert tab.locator(".panel[data-drawn=yes]").count() == tab.locator(".panel").count()

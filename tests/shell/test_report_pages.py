@@ -1,0 +1,145 @@
+"""Pages, figures for papers and LaTeX without a browser: what they hold, what they refuse, what they cost."""
+
+import base64
+import hashlib
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tajax import report
+from tajax.report import Table, latex, page, predictions, runs, sections, style
+from tajax.report.__main__ import main
+from tajax.report.tables import averaged
+from tests.shell.test_report_html import every_kind, write_run
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Two regimes of two seeds."""
+    home = tmp_path_factory.mktemp("places")
+    return [
+        write_run(home / f"{regime}_{seed}", every_kind(seed=seed, regime=regime, config_hash=f"{regime}{seed}"))
+        for regime in ("attention", "linear")
+        for seed in (0, 1)
+    ]
+
+
+def compose(*directories):
+    return sections.compose([run for directory in directories for run in runs.read(directory)])
+
+
+def test_importing_the_report_imports_nothing_that_draws():
+    code = "import sys, tajax.report; print({'altair', 'jinja2', 'vl_convert', 'matplotlib'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_the_page_is_small_the_same_each_time_and_runs_its_own_scripts_alone(places):
+    report.write(places[0], file=io.StringIO())
+    first = (places[0] / "report.html").read_text()
+    report.write(places[0], file=io.StringIO())
+    assert (places[0] / "report.html").read_text() == first
+    assert len(first) < 2e6
+    allowed = set(re.findall(r"'sha256-([^']+)'", first.split("<style>")[0].replace("&#39;", "'")))
+    scripts = re.findall(r"<script>(.*?)</script>", first, flags=re.DOTALL)
+    assert {base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts} == allowed
+    assert "default-src &#39;none&#39;" in first or "default-src 'none'" in first
+
+
+def test_every_stage_has_its_figures(places):
+    names = {figure.name for figure in sections.figures(compose(places[0]))}
+    assert names >= {
+        *("accuracy_by_task", "accuracy_over_alpha", "accuracy_over_alpha_by_task", "confusion", "negation_over_alpha"),
+        *("disentanglement_prediction", "disentanglement_symmetric_kl", "cosines", "geometry_by_layer", "kernel_gap"),
+        *("ntk_plain", "finetune_loss"),
+    }
+    for figure in sections.figures(compose(*places)):
+        assert figure.title and figure.caption.endswith(".") and figure.panels
+
+
+@pytest.mark.parametrize("format, begins", [("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF")])
+def test_figures_for_papers(places, tmp_path, format, begins):
+    by_name = {figure.name: figure for figure in sections.figures(compose(places[0]))}
+    for name in ("accuracy_over_alpha", "disentanglement_prediction"):
+        content = style.save(by_name[name], tmp_path / "new", format=format).read_bytes()
+        assert content.startswith(begins) and b"currentColor" not in content
+
+
+def test_regimes_are_averaged_over_seeds_by_hand(places):
+    (negation,) = [s for s in compose(*places).sections if s.name == "accuracy"]
+    assert [row[:3] for row in negation.tables[0].rows] == [("attention", "3", "2"), ("linear", "3", "2")]
+    one, two = (Table("t", ("task", "top1", "α"), (("a", n, "0.1"), ("b", "–", "x"))) for n in ("50.0", "53.0"))
+    whole = averaged([one, two], "both")
+    assert whole.rows == (("a", "51.5±2.1", "0.1"), ("b", "–", "x"))
+
+
+def test_what_sets_runs_apart_is_in_their_names(places, tmp_path):
+    assert list(runs.series(runs.read(places[0]))) == ["attention"]
+    other = write_run(tmp_path / "few_0", every_kind(seed=0, config_hash="other"))
+    both = runs.series([*runs.read(places[0]), *runs.read(other)])
+    assert list(both) == ["attention (attention)", "attention (few)"]
+    with pytest.raises(ValueError, match="more than once with the same seed: .*attention_0, .*attention_0"):
+        runs.series(runs.read(places[0]) * 2)
+
+
+def test_examples_are_read_with_suspicion(places):
+    """One is a large picture, one absent, one no picture, one outside of the run."""
+    (run,) = runs.read(places[0])
+    found = predictions.examples(run)
+    images = [example.image for example in next(iter(found.values()))]
+    assert [bool(image) for image in images] == [True, False, False, False]
+    content = base64.b64decode(images[0].removeprefix("data:image/png;base64,"))
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.size == (128, 9)
+    assert found["shapes"][0].predicted == (
+        ("pre-trained", "colors", False),
+        ("fine-tuned", "shapes", True),
+        ("merged", "colors", False),
+    )
+
+
+def test_latex_is_text_whatever_the_names():
+    hostile = r"a_b & 50% #1 \input{x} $y$ {z} ~ ^" + "\u202e<b>\n|"
+    written = latex.latex([Table(hostile, ("task", "‖τ‖"), ((hostile, "1.0±0.5"), ("mean", "2.0")), (), 1)])
+    body = written.replace(r"\toprule", "").replace(r"\midrule", "").replace(r"\bottomrule", "")
+    assert r"a\_b \& 50\% \#1 \textbackslash{}input\{x\} \$y\$ \{z\}" in body
+    assert r"1.0$\pm$0.5 \\" in body and r"$\|$$\tau$$\|$" in body
+    assert "\u202e" not in written and written.count(r"\midrule") == 2
+    (row,) = [line for line in written.splitlines() if "1.0" in line]
+    assert len(re.findall(r"(?<!\\)&", row)) == 1
+
+
+def test_markdown_names_are_text():
+    (line,) = [r for r in report.markdown([Table("t", ("a", "b"), (("<b>|\n", "1"),))]).splitlines() if "1" in r]
+    assert line == r"| &lt;b>\| | 1 |"
+
+
+def test_command_line(places, tmp_path, capsys):
+    out = tmp_path / "new" / "compared.html"
+    figures = tmp_path / "figures"
+    assert main([*map(str, places), "--out", str(out), "--figures", str(figures), "--format", "svg", "--latex"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count(r"\begin{table}") == printed.out.count(r"\end{table}") > 3
+    assert out.read_bytes().startswith(b"<!doctype html>")
+    assert str(out) in printed.err
+    assert {path.stem for path in figures.iterdir()} == {f.name for f in sections.figures(compose(*places))}
+    assert main([str(places[1])]) == 0
+    assert (places[1] / "report.html").exists()
+
+
+def test_bad_input_is_refused_and_nothing_written(places, tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "page.html")]) == 2
+    assert "nowhere/results.jsonl is absent or empty" in capsys.readouterr().err
+    assert main([str(places[0]), str(places[0]), "--out", str(tmp_path / "page.html")]) == 2
+    assert not (tmp_path / "page.html").exists()
+    with pytest.raises(SystemExit) as ended:
+        main([str(places[0]), "--format", "gif"])
+    assert ended.value.code == 2
+
+
+def test_json_in_a_script_ends_no_script():
+    written = page.script_json({"name": "</script><!--<script>&"})
+    assert not set("<>&") & set(written)
