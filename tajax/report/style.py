@@ -127,6 +127,7 @@ CONFIG: Mapping[str, object] = {
         **_TEXT,
         "titleFontWeight": "normal",
         "titlePadding": 8,
+        "titleLimit": 240,
         "domainColor": INK,
         "domainOpacity": 0.4,
         "tickColor": INK,
