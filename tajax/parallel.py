@@ -138,7 +138,7 @@ def _on_each(step: Callable, devices: Sequence[jax.Device], reduced: Callable, *
         return reduced(step(*constants, batch))
 
     mapped = jax.pmap(share, axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=devices)
-    return lambda *args: mapped(args[:-1], args[-1])
+    return lambda *args: on_this_process(mapped(args[:-1], args[-1]))
 
 
 def share_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Batch:
@@ -214,7 +214,7 @@ def on_this_process(tree):
 
 
 def rows_of_all(tree):
-    """The rows of every process, in order: arrays on the host with the rows of this one first."""
+    """Arrays on the host with the rows of every process, in order; `tree` has those of this one."""
     return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else tree
 
 

@@ -71,12 +71,14 @@ def join(values: flags.FlagValues) -> None:
         raise ValueError(f"--process={index} is none of the {count} processes; choose 0 to {count - 1}.")
     if not missing and not explicit["coordinator"].rpartition(":")[2].isdigit():
         raise ValueError(f"--coordinator={explicit['coordinator']} has no port; write HOST:PORT.")
+    where, patience = explicit["coordinator"] or "those that the cluster names", _START * values.patience
+    print(f"Waiting for the other processes ({where}), {patience} s at most.", file=sys.stderr, flush=True)
     _end_quietly_where_jax_aborts()
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself
     try:
         jax.distributed.initialize(
             *explicit.values(),
-            initialization_timeout=_START * values.patience,
+            initialization_timeout=patience,
             heartbeat_timeout_seconds=values.patience,
             shutdown_timeout_seconds=24 * 3600,  # for the first to write what is left; its death is noticed earlier
         )
@@ -162,7 +164,11 @@ def leave(code: int, reason: str) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     if code == 0:
-        jax.distributed.shutdown()
+        try:
+            jax.distributed.shutdown()  # when all are here
+        except jax.errors.JaxRuntimeError as error:
+            print(f"This process is done; another has ended before its time: {error}", file=sys.stderr, flush=True)
+            os._exit(ENDED_WITH_ANOTHER)
         return code
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first process has gone already
         note = json.dumps({"code": code, "reason": reason})

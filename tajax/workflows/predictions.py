@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from tajax import atomic, data, evaluate, parallel, trees
+from tajax import atomic, data, evaluate, parallel, processes, trees
 from tajax.losses import head_logits
 from tajax.task_vectors import apply_task_vector
 from tajax.types import Batch, Params
@@ -86,6 +87,7 @@ def predict(experiment: Experiment, task: data.Task, features: ThreeModels) -> P
     wanted = {kind: count for kind, (_, count) in KINDS.items()}
     for batch in experiment.batches(task, "test"):
         rows = features(parallel.share_batch(batch, devices))
+        batch = parallel.rows_of_all(batch)
         seen = np.stack([np.asarray(jnp.argmax(head_logits(one, head), axis=-1)) for one in rows])
         seen, truth = seen[:, : len(batch.mask)][:, batch.mask], np.asarray(batch.label)[batch.mask]
         images = np.asarray(batch.image)[batch.mask]
@@ -159,9 +161,10 @@ def _keep(experiment: Experiment, task: data.Task, found: Predictions) -> list[d
     """Writes the examples of a task, all of them or none, and gives what is recorded of each."""
     folder = experiment.workdir / FOLDER / task.name
     kept = []
-    with atomic.directory(folder) as partial:
+    with atomic.directory(folder) if processes.is_first() else contextlib.nullcontext() as partial:
         for number, (row, kind, image) in enumerate(found.examples):
-            (partial / f"{number}.png").write_bytes(thumbnail(image))
+            if partial:
+                (partial / f"{number}.png").write_bytes(thumbnail(image))
             seen = dict(zip(MODELS, found.predicted[:, row].tolist(), strict=True))
             file = f"{FOLDER}/{task.name}/{number}.png"
             kept.append({"file": file, "kind": kind, "row": row, "label": int(found.labels[row])} | seen)

@@ -1,6 +1,7 @@
 """The loops on 1, 2, 4 and 8 virtual devices, in a process of its own; prints one JSON object.
 
 XLA reads the number of virtual devices when JAX starts, so this cannot run inside pytest. Used by test_parallel.py.
+With the flags of `tajax.processes` it is one of several processes, and measures on all of their devices.
 """
 
 import functools
@@ -19,7 +20,17 @@ def measure():
     import numpy as np
     import optax
 
-    from tajax import affine, apply_task_vector, combine, disentanglement, evaluate, finetune, parallel, trees
+    from tajax import (
+        affine,
+        apply_task_vector,
+        combine,
+        disentanglement,
+        evaluate,
+        finetune,
+        parallel,
+        processes,
+        trees,
+    )
     from tajax.types import Batch, Head
 
     rng = np.random.default_rng(20230522)
@@ -45,15 +56,22 @@ def measure():
 
     def cut(sizes):
         ends = np.cumsum(sizes)
-        return [Batch(*(a[end - size : end] for a in rows)) for size, end in zip(sizes, ends, strict=True)]
+        return [own(Batch(*(a[end - size : end] for a in rows))) for size, end in zip(sizes, ends, strict=True)]
+
+    def own(batch):
+        """The rows of this process, of a batch that the devices of several divide."""
+        index, count = processes.share()
+        batch = parallel.pad_batch(batch, len(jax.devices()) if count > 1 else 1)
+        size = len(batch.mask) // count
+        return Batch(*(a[index * size : (index + 1) * size] for a in batch))
 
     def tallies(count, sizes, linearized):
-        devices = parallel.local_devices(count)
+        devices = parallel.devices_of_all(count)
         step = evaluate.make_sweep_step(encode, linearized=linearized, devices=devices)
         return [leaf.tolist() for leaf in evaluate.sweep(step, params, taus, coefs, head, cut(sizes), devices=devices)]
 
     def correct_from_rows(count):
-        devices = parallel.local_devices(count)
+        devices = parallel.devices_of_all(count)
         step = evaluate.make_affine_step(encode, devices=devices)
         split = evaluate.affine_split(step, params, taus, head, cut(RAGGED), devices=devices)
         return affine.tally_at(*split, np.ones(27, bool), coefs).correct.tolist(), split.labels.tolist()
@@ -78,10 +96,10 @@ def measure():
     mask, tx = trees.param_mask(params, "all"), optax.sgd(0.1)
 
     def trained(count, accumulation_steps):
-        devices = parallel.local_devices(count)
+        devices = parallel.devices_of_all(count)
         step = finetune.make_train_step(encode, tx, mask, accumulation_steps=accumulation_steps)
         state = finetune.init_state(params, tx)
-        batches = [Batch(*(a[k : k + 14] for a in rows)) for k in (0, 6, 13)]  # 14 rows: padded for 4 and 8 devices
+        batches = [own(Batch(*(a[k : k + 14] for a in rows))) for k in (0, 6, 13)]  # padded for 4 and 8 devices
         losses = []
         state = finetune.finetune(
             step, state, params, head, batches, num_steps=3, log_every=1, devices=devices,
@@ -104,6 +122,18 @@ def measure():
         except ValueError as error:
             return str(error)
 
+    if processes.joined():
+        stopped = parallel.largest_of_all(jax.devices())
+        return {
+            "present": jax.device_count(),
+            "finetune": {parts: trained(4, parts) for parts in (1, 2)},
+            "standard": tallies(4, RAGGED, linearized=False),
+            "linear": tallies(4, RAGGED, linearized=True),
+            "rows": correct_from_rows(4),
+            "of the first": parallel.from_first(np.float32([processes.share()[0], -0.0])).tolist(),
+            "in order": parallel.rows_of_all(np.array(processes.share()[:1])).tolist(),
+            "asked": [stopped(number) for number in (0, 15 * processes.share()[0], 0, 0, 0)],
+        }
     found = {"present": jax.local_device_count(), "refusals": {count: refusal(count) for count in (0, 9)}}
     found["transfers"] = {parts: transfers(parts) for parts in (1, 2)}
     found["finetune"] = {1: {1: trained(1, 1)}, 8: {parts: trained(8, parts) for parts in (1, 2)}}
@@ -117,5 +147,19 @@ def measure():
 
 
 if __name__ == "__main__":
-    os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    json.dump(measure(), sys.stdout)
+    alone = len(sys.argv) == 1
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 if alone else 4}",
+    }
+    if not alone:
+        from absl import flags
+
+        from tajax import processes
+
+        values = processes.define_flags(flags.FlagValues())
+        values(sys.argv)
+        processes.join(values)
+    print(json.dumps(measure()))  # after what Gloo prints
+    if not alone:
+        processes.leave(0, "done")

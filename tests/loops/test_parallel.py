@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,48 @@ def measured():
     found = json.loads(done.stdout)
     assert found["present"] == 8
     return found
+
+
+@pytest.fixture(scope="module")
+def measured_by_two():
+    """What two processes with four devices each print."""
+    script, environment = Path(__file__).with_name("on_devices.py"), os.environ | {"PYTHONPATH": str(ROOT)}
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    flags = [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+    started = [
+        subprocess.Popen(
+            [sys.executable, script, *flags, f"--process={index}"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+
+
+def test_two_processes_count_as_one_does(measured, measured_by_two):
+    """And both of them know all of it: sums, rows in order, what the first has to the sign of zero, who was asked."""
+    first, second = measured_by_two
+    assert first == second
+    assert first["present"] == 8
+    for kind in ("standard", "linear"):
+        correct, losses, counts = measured[kind]["whole"]
+        hits, loss_sums, rows = first[kind]
+        assert (hits, rows) == (correct, counts)
+        np.testing.assert_allclose(loss_sums, losses, rtol=1e-6)  # order of 27 float32 sums
+    assert first["rows"] == measured["rows"]["1"]
+    assert str(first["of the first"]) == "[0.0, -0.0]"
+    assert first["in order"] == [0, 1]
+    assert first["asked"] == [0, 0, 0, 15, 0]  # two calls later
+
+
+def test_two_processes_train_as_one_does(measured, measured_by_two):
+    """The same tolerance as between devices, for the same reason: only the order of sums differs."""
+    for parts, got in measured_by_two[0]["finetune"].items():
+        assert_same_training(got, measured["finetune"]["1"]["1"], f"in {parts} parts by two processes")
 
 
 @pytest.mark.parametrize("kind", ["standard", "linear"])
@@ -57,12 +100,15 @@ def test_device_count_does_not_change_training(measured):
     for count, runs in measured["finetune"].items():
         for parts, got in runs.items():
             assert got["devices"] == int(count)
-            for leaf, params in want["params"].items():
-                what = f"{leaf} after {parts} parts on {count} devices"
-                np.testing.assert_allclose(got["params"][leaf], params, rtol=2e-6, atol=2e-6, err_msg=what)
-            for values, expected in zip(got["log"], want["log"], strict=True):
-                assert values["top1"] == expected["top1"]
-                np.testing.assert_allclose(values["loss"], expected["loss"], rtol=1e-6)
+            assert_same_training(got, want, f"in {parts} parts on {count} devices")
+
+
+def assert_same_training(got, want, what):
+    for leaf, params in want["params"].items():
+        np.testing.assert_allclose(got["params"][leaf], params, rtol=2e-6, atol=2e-6, err_msg=f"{leaf} {what}")
+    for values, expected in zip(got["log"], want["log"], strict=True):
+        assert values["top1"] == expected["top1"]
+        np.testing.assert_allclose(values["loss"], expected["loss"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("parts", ["1", "2"])
