@@ -88,6 +88,11 @@ def ask(number: int = signal.SIGTERM) -> None:
     _Received.first = _Received.first or number
 
 
+def put_off() -> bool:
+    """Whether the main thread holds work that it would keep first."""
+    return _Received.deferrals > 0
+
+
 def leave() -> None:
     """Raises `Interrupted` if the process has been asked to end: for a loop that has just kept what it has."""
     if _Received.first is not None:

@@ -30,7 +30,7 @@ Value = TypeVar("Value")
 
 ENDED_WITH_ANOTHER = 6  # exit code, and the number of SIGABRT: what JAX raises where it is the first to notice
 _POLL = 0.5  # seconds between looks at what the others say
-_GRACE = 30.0  # seconds for a process to end by itself after another was stopped
+_GRACE = 30.0  # seconds for the first process to keep what it holds after another was stopped
 _START = 3  # times `patience`, for all to come
 _NOTES, _SHARED = "tajax/ended/", "tajax/agreed/"
 _numbers = itertools.count()
@@ -173,7 +173,7 @@ def leave(code: int, reason: str) -> int:
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first process has gone already
         note = json.dumps({"code": code, "reason": reason})
         global_state.client.key_value_set(f"{_NOTES}{global_state.process_id}", note)
-        time.sleep(4 * _POLL if is_first() else 0)  # the note goes with the first process: time to read it
+        time.sleep(6 * _POLL if is_first() else 0)  # the note goes with the first process: time to read it
     os._exit(code)  # JAX would wait for the others, and they for this one
 
 
@@ -214,7 +214,10 @@ def _end_with(other: str, code: int, reason: str) -> None:
         if not interrupts.requested():
             print(f"process {other} was asked to end ({reason}); so does this one.", file=sys.stderr, flush=True)
         interrupts.ask()
-        time.sleep(_GRACE)
+        patient_until = time.monotonic() + _GRACE
+        while is_first() and interrupts.put_off() and time.monotonic() < patient_until:
+            time.sleep(_POLL)
+        time.sleep(2 * _POLL)  # for the main thread, unless it waits for a result that will never come
         os._exit(code)
     print(f"process {other} has ended with code {code}: {reason}\nThis one cannot go on alone.", file=sys.stderr)
     sys.stderr.flush()

@@ -71,6 +71,23 @@ def test_training_reads_every_example_once_an_epoch_and_drops_none(npz, preproce
     assert orders[0] != orders[1] and orders[0] != list(range(36))
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_shares_of_a_batch_make_the_batch(task, parts, preprocessing):
+    """In training and at the ragged end of a split, where some shares are nothing but padding."""
+    for split, options in (("train", {"epochs": None, "augment": True, "start_batch": 2}), ("test", {})):
+        options = {"batch_size": 8, "preprocessing": preprocessing, "memory_bytes": 0} | options
+        streams = [data.load(task, split, share=(part, parts), **options) for part in range(parts)]
+        shares = itertools.islice(zip(*streams, strict=True), 4)
+        together = [Batch(*map(np.concatenate, zip(*each, strict=True))) for each in shares]
+        assert_same(together, itertools.islice(data.load(task, split, **options), 4))
+
+
+@pytest.mark.parametrize("share", [(2, 2), (-1, 2), (0, 3)])
+def test_shares_that_are_none_are_refused(npz, preprocessing, share):
+    with pytest.raises(ValueError, match=r"share is \(.* of a batch of 8; give \(i, n\)"):
+        data.load(data.open_task(npz), "test", batch_size=8, preprocessing=preprocessing, share=share)
+
+
 def test_order_and_crops_follow_the_seed_and_nothing_else(npz, preprocessing):
     def images(**changes):
         options = {"batch_size": 8, "seed": 0, "augment": True} | changes

@@ -85,6 +85,21 @@ def signal_at_step(step, number):
     interrupts.requested_by = requested_by_or_now
 
 
+def signal_at_record(count, number):
+    """Before so many records, in a process that writes them or one that keeps them in mind."""
+    from tajax.workflows.journal import Journal
+
+    record, done = Journal.record, []
+
+    def signal_and_record(self, stage, **fields):
+        done.append(stage)
+        if len(done) == count:
+            os.kill(os.getpid(), number)
+        record(self, stage, **fields)
+
+    Journal.record = signal_and_record
+
+
 def pretrain_on_few_scenes():
     import numpy as np
 
@@ -101,7 +116,14 @@ def pretrain_on_few_scenes():
 
 PREPARATIONS = {
     function.__name__: function
-    for function in (die_at_record, die_at_rename, die_in_save, signal_at_step, pretrain_on_few_scenes)
+    for function in (
+        die_at_record,
+        die_at_rename,
+        die_in_save,
+        signal_at_step,
+        signal_at_record,
+        pretrain_on_few_scenes,
+    )
 }
 
 

@@ -114,6 +114,14 @@ def test_one_asked_to_end_stops_both_after_the_same_step(both, lines, tmp_path):
     assert_same(run, whole)
 
 
+def test_one_asked_to_end_outside_training_ends_both_at_once(both, lines):
+    """There is nothing to keep that is not on disk already."""
+    stop = {"signal_at_record": {"count": 2, "number": signal.SIGTERM}}
+    (first, messages), (second, _) = both(lines("run"), {}, stop)
+    assert (first, second) == (STOPPED, STOPPED)
+    assert "process 1 was asked to end (ended by SIGTERM); so does this one." in messages
+
+
 def test_what_ends_the_first_is_told_by_the_others(both, lines, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.jsonl").touch()
