@@ -97,7 +97,15 @@ PROTOCOL: dict[str, TaskSpec] = {
         hint="The download link of cars196 is dead.",
     ),
     "dtd": _row("dtd", "dtd", 76, train=3_760, test=1_880, splits={"train": "train+validation", "test": "test"}),
-    "eurosat": _row("eurosat", "eurosat/rgb", 12, train=24_300, test=2_700, splits=_ONE_SPLIT, manifest=_EUROSAT),
+    "eurosat": _row(
+        *("eurosat", "eurosat/rgb", 12),
+        train=24_300,
+        test=2_700,
+        splits=_ONE_SPLIT,
+        manifest=_EUROSAT,
+        hint="Its host's certificate has expired (pytorch/vision#8563); torchvision fetches the same EuroSAT.zip from "
+        "https://huggingface.co/datasets/torchgeo/eurosat.",
+    ),
     # TFDS has GTSRB only in visual_domain_decathlon, at 72 pixels and with test labels of −1.
     "gtsrb": _row("gtsrb", "tajax_gtsrb", 11, train=26_640, test=12_630),
     "mnist": _row("mnist", "mnist", 5, train=60_000, test=10_000),
