@@ -149,10 +149,9 @@ def _analogy(records: Sequence[Record]) -> Iterator[Table]:
     rows = []
     for name, group in measured:
         by_split = {r["split"]: r for r in group}
-        coef = by_split["test"].get("scaling_coef")
-        rows.append(
-            (name, "–" if coef is None else f"{coef:g}", *(percent(by_split[split]["top1"]) for split in SPLITS))
-        )
+        coef = next((r["scaling_coef"] for r in group if "scaling_coef" in r), None)
+        top1 = (percent(by_split.get(split, {}).get("top1")) for split in SPLITS)
+        rows.append((name, "–" if coef is None else f"{coef:g}", *top1))
     first = found[0]
     title = f"Accuracy on {d}, {first.get('regime')} on {first.get('model')}, seed {first.get('seed')}"
     note = f"α is tuned on validation images of {d}; no image of it was trained on but in the last row."

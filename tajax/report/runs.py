@@ -42,6 +42,11 @@ class Run(NamedTuple):
         """How the vectors were merged."""
         return next((str(r["method"]) for r in self.records if "method" in r), "task_arithmetic")
 
+    @property
+    def seconds(self) -> float:
+        """Time over all processes that worked on it; 0 where no record has a clock."""
+        return results.seconds(self.records) if any("elapsed_seconds" in r for r in self.records) else 0.0
+
 
 Series: TypeAlias = dict[str, list[Run]]
 """Runs by label. Those of a label differ in their seed alone and are averaged."""

@@ -195,7 +195,7 @@ def _facts(run: Run) -> tuple[tuple[str, str], ...]:
         trained, total = about["trained_parameters"], about["total_parameters"]
         facts.append(("trained", f"{trained:,} of {total:,} parameters of the image tower ({trained / total:.1%})"))
     facts += [("command", str(about.get("command", ""))), ("begun", str(about.get("time", about.get("started", ""))))]
-    facts += [("time", duration(results.seconds(records))), *_machine(about)]
+    facts += [("time", duration(run.seconds)), *_machine(about)]
     facts += [("base sha256", str(about.get("base_sha256", ""))), ("config", str(records[0]["config_hash"]))]
     facts.append(("directory", str(run.workdir)))
     return tuple((name, value) for name, value in facts if value)
@@ -219,7 +219,7 @@ def _machine(about: Record) -> list[tuple[str, str]]:
 def _common_facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
     each = [dict(_facts(run)) for run in runs]
     common = tuple((name, value) for name, value in each[0].items() if all(f.get(name) == value for f in each))
-    total = duration(sum(results.seconds(run.records) for run in runs))
+    total = duration(sum(run.seconds for run in runs))
     return ("runs", str(len(runs))), *common, ("time of all", total)
 
 
@@ -230,7 +230,7 @@ def _of_runs(runs: Sequence[Run]) -> tuple[Table, ...]:
             str(run.field("workflow")),
             str(run.field("regime")),
             str(run.field("seed")),
-            f"{results.seconds(run.records):.0f}",
+            f"{run.seconds:.0f}",
             str(run.records[0]["config_hash"]),
         )
         for run in runs

@@ -10,7 +10,7 @@ from tajax.report.charts import Axis
 from tajax.report.runs import Run, Series
 from tajax.report.style import Figure
 from tajax.report.tables import Table
-from tajax.results import find, seconds
+from tajax.results import find
 
 MOST = 400  # points of a curve
 
@@ -53,7 +53,7 @@ def cost(run: Run) -> list[Table]:
         stage = str(record["stage"])
         spent[stage] = spent.get(stage, 0.0) + (now - then if now >= then else now)  # a new process starts at 0
         counts[stage] = counts.get(stage, 0) + 1
-    total = seconds(run.records)
+    total = run.seconds
     if not total:
         return []
     rows = [

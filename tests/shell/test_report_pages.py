@@ -143,3 +143,21 @@ def test_bad_input_is_refused_and_nothing_written(places, tmp_path, capsys):
 def test_json_in_a_script_ends_no_script():
     written = page.script_json({"name": "</script><!--<script>&"})
     assert not set("<>&") & set(written)
+
+
+def test_a_run_that_was_interrupted_anywhere_has_a_page(places):
+    """With the first of its records alone and beside a finished run: the page says what there is."""
+    (run,) = runs.read(places[0])
+    (other,) = runs.read(places[2])
+    for end in range(1, len(run.records), 13):
+        part = run._replace(records=run.records[:end])
+        assert page.html(sections.compose([part])).startswith(b"<!doctype html>")
+        assert sections.compose([part, other]).sections
+
+
+def test_an_analogy_without_its_test_accuracy_yet_has_a_dash():
+    base = {"config_hash": "c", "split": "val", "top1": 0.5}
+    made = [base | {"stage": "zero_shot", "task": task} for task in "abcd"]
+    made.append(base | {"stage": "task_analogy", "task": "d", "vector": "analogy", "scaling_coef": 0.3})
+    (table,) = report.negation.tables(made)
+    assert table.rows[2] == ("c + (b − a)", "0.3", "–", "50.0")
