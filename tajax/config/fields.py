@@ -45,6 +45,7 @@ OPERATIONAL = (
     "evaluate.batch_size",
     "ntk.batch_size",
     "save.merged",
+    "save.examples",
     "save.open_clip",
     "pretrain.checkpoint_every",
     "pretrain.eval_every",
@@ -134,6 +135,7 @@ def default_config() -> ConfigDict:
 
     config.save = save = ConfigDict()
     save.merged = True  # write the merged model as a Hugging Face directory; workflows
+    save.examples = True  # keep some test images, as the models see them, for the report; workflows.task_addition
     save.open_clip = False  # write it for open_clip, too, to `merged_open_clip`; workflows
 
     config.pretrain = pretrain = ConfigDict()  # read by workflows.pretrain alone
