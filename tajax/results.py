@@ -21,7 +21,9 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -121,7 +123,7 @@ def seconds(records: Sequence[Record]) -> float:
 
 
 def provenance() -> Record:
-    """Versions, machine, devices and, in a git checkout of tajax, the revision: what a number depends on.
+    """Command, versions, machine, devices and, in a git checkout of tajax, the revision: what a number depends on.
 
     Returns:
         JSON values, to be merged into a record.
@@ -131,6 +133,7 @@ def provenance() -> Record:
     devices = jax.local_devices()
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     record: Record = {
+        "command": shlex.join(sys.argv),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"tajax": tajax.__version__, "python": platform.python_version(), **versions},
         "platform": platform.platform(),

@@ -44,6 +44,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     size = path.stat().st_size
+    if not path.is_file():
+        raise ValueError(f"{path} is no file but a directory, a pipe or a device.")  # which may never end
     with path.open("rb") as file:
         start = file.read(8)
         (length,) = struct.unpack("<Q", start) if len(start) == 8 else (0,)

@@ -83,6 +83,8 @@ def open_torch_file(path: str | Path) -> TorchFile:
         ValueError: another format, a damaged file, or a pickle that asks for something that is not read here.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file but a directory, a pipe or a device.")
     with path.open("rb") as file:
         start = file.read(64)
     try:

@@ -22,6 +22,7 @@ from tajax.models.open_clip import to_open_clip
 from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.types import Params
 from tajax.workflows.experiment import SPLITS, Experiment, setup
+from tajax.workflows.predictions import record_predictions
 from tajax.workflows.progress import Progress
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
 from tajax.workflows.workdir import write_report
@@ -43,6 +44,8 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     measure_single_task(experiment, taus)
     tau = merged_vector(experiment, taus)
     scaling_coef = add_tasks(experiment, tau)
+    if config.save.examples:
+        record_predictions(experiment, taus, tau, scaling_coef)
     if config.save.merged or config.save.open_clip:
         save_merged(experiment, tau, scaling_coef)
     write_report(workdir)

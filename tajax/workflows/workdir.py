@@ -23,7 +23,7 @@ from tajax.config import config_hash, counts, diff
 from tajax.types import Params
 
 CONTENTS = ("config.json", "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints")
-CONTENTS += ("merged", "merged_open_clip", "model")
+CONTENTS += ("merged", "merged_open_clip", "model", "report.html", "examples")
 
 LOCK, OWNER = ".lock", ".owner.json"
 SIGN_OF_LIFE = 20.0  # seconds between those that the owner gives

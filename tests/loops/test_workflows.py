@@ -80,6 +80,7 @@ def test_every_config_runs_and_records_every_stage_once(config, finished):
     expected = [("run", None, None, None)]
     expected += [(stage, *where, None) for stage in ("zero_shot", "single_task") for where in both]
     expected += [("task_addition", *where, coef) for where in both]
+    expected += [("predictions", task, "test", None) for task in TASKS]
     expected += [("sweep", task, "val", point) for task in TASKS for point in GRID]
     if config != "posthoc":  # it takes the vectors of the standard run
         expected += [("finetune", task, None, step) for task in TASKS for step in (1, 2, 3)]
@@ -184,10 +185,10 @@ def test_open_clips_copy_of_the_merged_model_can_be_asked_for_later(finished, ru
 
 def test_second_run_trains_and_measures_nothing_and_prints_the_same(finished, run):
     first = finished("attn")
-    before = {name: file for name, file in contents(first.workdir).items() if name != "report.md"}
+    before = {name: file for name, file in contents(first.workdir).items() if not name.startswith("report.")}
     again = run("attn", first.workdir)
     assert (again.code, again.out) == (0, first.out)
-    assert {name: file for name, file in contents(first.workdir).items() if name != "report.md"} == before
+    assert {name: file for name, file in contents(first.workdir).items() if not name.startswith("report.")} == before
 
 
 def test_operational_fields_may_change_in_a_finished_run(finished, run):
