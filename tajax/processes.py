@@ -30,7 +30,7 @@ Value = TypeVar("Value")
 
 ENDED_WITH_ANOTHER = 6  # exit code, and the number of SIGABRT: what JAX raises where it is the first to notice
 _POLL = 0.5  # seconds between looks at what the others say
-_GRACE = 30.0  # seconds for the first process to keep what it holds after another was stopped
+_GRACE = 5.0  # seconds for the first process to keep what it holds, if it does not wait for the one that stopped
 _START = 3  # times `patience`, for all to come
 _NOTES, _SHARED = "tajax/ended/", "tajax/agreed/"
 _numbers = itertools.count()
