@@ -105,7 +105,7 @@ def clean(directory: str | Path) -> list[str]:
 
 def _name(error: BaseException, path: Path) -> None:
     """A full disk is found out in the middle of a file, where Python does not say of which."""
-    if isinstance(error, OSError) and error.filename is None:
+    if isinstance(error, OSError) and error.errno and error.filename is None:
         error.filename = str(path)
 
 

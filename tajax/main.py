@@ -11,6 +11,7 @@ is kept and the same command goes on. A second signal ends at once (143, 130); w
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 import traceback
@@ -63,7 +64,7 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, bool]:
     chosen = config.workflow if any("config.workflow" in arg for arg in argv) else ""
     named = Path("runs", "_".join(filter(None, (stem, config.variant, chosen))))
     processes.join(values)
-    return config, Path(values.workdir or named).expanduser(), values.overwrite
+    return config, Path(os.path.expanduser(values.workdir or named)), values.overwrite
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False) -> None:

@@ -63,7 +63,7 @@ def append(path: str | Path, record: Mapping[str, object]) -> None:
             left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
     except OSError as error:
-        error.filename = error.filename or os.fspath(path)
+        error.filename = error.filename or (os.fspath(path) if error.errno else None)
         raise
     finally:
         os.close(descriptor)

@@ -8,6 +8,7 @@ vector was made (`vector_metadata`). Under the names of a PyTorch model, `naming
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -170,7 +171,7 @@ def load_task_vector(
     if base_sha256 is not None and not force:
         _check_base(file, metadata, base_sha256)
     tensors, texts = tensor_files.read(file)
-    check_same_names(what, json.loads(texts.get("trained", "[]")), tensors, "the list in its metadata")
+    check_same_names(what, _listed(texts.get("trained", "[]"), what), tensors, "the list in its metadata")
     leaves = trees.flatten_paths(like)
     shapes = {name: np.shape(leaf) for name, leaf in leaves.items()}
     if (naming := str(metadata.get("naming", "tajax"))) != "tajax":
@@ -226,7 +227,7 @@ def is_task_vector(path: str | Path) -> bool:
 
 
 def _located(path: str | Path) -> Path:
-    local = Path(path).expanduser()
+    local = Path(os.path.expanduser(path))
     if local.is_file():
         return local
     if isinstance(path, str) and path.partition("@")[0].count("/") > 1 and not local.parent.is_dir():
@@ -277,13 +278,23 @@ def _plain(value: object) -> object:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def _listed(text: str, what: str) -> list[str]:
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{what}: the list of tensors in its metadata is {text[:80]!r}, want a list of names.")
+    return names
+
+
 def _decoded(texts: Mapping[str, str], what: str) -> dict[str, object]:
     fields: dict[str, object] = dict(texts)
     for key, holds in _JSON.items():
         if key in texts:
             try:
                 fields[key] = json.loads(texts[key])
-            except ValueError:
+            except (ValueError, RecursionError):
                 fields[key] = None
             if not holds(fields[key]):
                 raise ValueError(f"{what}: the metadata say {key} = {texts[key]!r}, which cannot be.")

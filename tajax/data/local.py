@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,10 @@ from tajax.data.sources import ArraySource, FileSource, Source
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _FOREIGN = (".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".heic", ".avif", ".npy")  # images that would be left out
 _LAYOUT = "Expected: train/class name/*.png|jpg|jpeg|webp|bmp, the same under test/, and if you like under val/."
+_LARGEST, _TIGHTEST = 2**28, 200  # bytes of a member, and how many times less it may take in the file
+# NumPy reads a header with Python's own tokenizer, takes the memory that it promises, and unpacks with zlib.
+_DAMAGE = (ValueError, OSError, EOFError, RuntimeError, SyntaxError, MemoryError, ArithmeticError, LookupError)
+_DAMAGE += (zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 _REQUIRED = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
 
 
@@ -189,11 +195,12 @@ def open_npz(path: Path) -> Contents:
         raise missing(path, "file")
     try:
         archive = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path} is not an .npz archive: {error}") from error
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError(f"{path} holds a single array, not an .npz archive with the keys {', '.join(_REQUIRED)}")
     with archive:
+        _check_sizes(archive.zip, path)
         lacking = [key for key in _REQUIRED if key not in archive]
         if lacking:
             raise ValueError(f"{path} lacks {', '.join(lacking)}. It has: {', '.join(archive.files) or 'nothing'}")
@@ -207,6 +214,15 @@ def open_npz(path: Path) -> Contents:
     contents = Contents(class_names, splits, templates)
     check_splits(contents, str(path))
     return contents
+
+
+def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
+    for member in archive.infolist():
+        if member.file_size > max(_LARGEST, _TIGHTEST * member.compress_size):
+            raise ValueError(
+                f"{path} is refused: {member.filename!r} takes {member.compress_size:,} bytes in it and "
+                f"{member.file_size / 1e9:.1f} GB in memory. If it is no bomb, save it with numpy.savez, uncompressed."
+            )
 
 
 def _npz_split(archive: np.lib.npyio.NpzFile, split: str, class_names: Sequence[str], path: Path) -> ArraySource:
@@ -235,7 +251,7 @@ def _array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
         raise ValueError(f"{path} lacks {key}. It has: {', '.join(archive.files)}")
     try:
         return archive[key]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         pickled = "holds pickled objects, which are never loaded: store plain numbers or strings"
         reason = pickled if "pickle" in str(error) else f"cannot be read: {error}"
         raise ValueError(f"{key} of {path} {reason}") from error

@@ -77,7 +77,7 @@ def open_task(entry: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
         FileNotFoundError: a path that does not exist.
     """
     entry = os.fspath(entry)
-    place = Path(entry).expanduser()
+    place = Path(os.path.expanduser(entry))
     data_dir = data_directory(data_dir)
     if entry in TASKS:
         return _from_table(entry, data_dir)
@@ -128,7 +128,7 @@ def open_tasks(
 
 def data_directory(data_dir: str | os.PathLike[str] | None) -> Path:
     """The data directory meant by an argument that may be left out: then $TFDS_DATA_DIR, or TFDS's own default."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return Path(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
 
 
 def _from_place(name: str, contents: Contents, entry: str) -> Task:

@@ -167,7 +167,7 @@ def read_json(path: Path) -> dict:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}.")
@@ -185,7 +185,8 @@ def _find_weights(directory: Path) -> Path:
         for name in names:
             if (directory / name).is_file():
                 return directory / name
-        held = sorted(f for f in directory.iterdir() if f.suffix in kinds and not f.name.startswith(_NO_WEIGHTS))
+        files = (f for f in directory.iterdir() if f.suffix in kinds and f.is_file())
+        held = sorted(f for f in files if not f.name.startswith(_NO_WEIGHTS))
         if len(held) > 1:
             listed = few([file.name for file in held])
             raise ValueError(f"{directory} holds several files of weights ({listed}): pass one of them.")
@@ -210,8 +211,8 @@ def _open_file(path: Path) -> Checkpoint:
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
     """The tensors of a checkpoint split over files, each taken from the file that the index names."""
     where = read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not where:
-        raise ValueError(f"{index} has no weight_map.")
+    if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
+        raise ValueError(f"{index} has no weight_map from tensors to files.")
     tensors: dict[str, np.ndarray] = {}
     for name in sorted(set(where.values())):
         if Path(name).name != name:
@@ -233,4 +234,8 @@ def describe(path: Path, describe: Callable[[], _T]) -> _T:
     try:
         return describe()
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from error
+        if str(path) in str(error):
+            raise
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{path}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError) as error:
+        raise ValueError(f"{path} holds values of another kind than it should: {error}") from error

@@ -7,6 +7,7 @@ file: `owner/name/digits.safetensors@v1`. `HF_HUB_OFFLINE`, `HF_HOME` and `HF_EN
 from __future__ import annotations
 
 import importlib.resources
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,7 @@ def hub_name(name: str) -> HubName | None:
     """
     path, at, revision = name.partition("@")
     parts = path.split("/")
-    plain = all(part not in ("", ".", "..") for part in parts) and "\\" not in path and "\0" not in path
+    plain = all(part not in ("", ".", "..") for part in parts) and "\\" not in path and "\0" not in name
     if len(parts) < 2 or not plain or path.startswith((".", "~")) or (at and not revision):
         return None
     if len(parts) > 2 and (not path.endswith(_FILES) or re.search(r"[*?\[\]]", path)):  # no pattern, one file
@@ -85,7 +86,7 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
         if not directory.is_dir():
             raise FileNotFoundError(f"The bundled model {name!r} is not installed: {directory} is missing.")
         return directory
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     if path.exists():
         if revision is not None:
             raise ValueError(f"revision={revision!r} is for hub ids; {name!r} is a local path.")

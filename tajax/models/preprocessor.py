@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from tajax.models.files import read_json
+from tajax.models.files import describe, read_json
 from tajax.types import Preprocessing
 
 __all__ = ["OPENAI_MEAN", "OPENAI_STD", "preprocessor_config", "read_preprocessing"]
@@ -45,8 +46,15 @@ def read_preprocessing(directory: Path, *, image_size: int) -> Preprocessing:
             deviation", which alone is implemented.
     """
     huggingface, open_clip = directory / "preprocessor_config.json", directory / "open_clip_config.json"
-    if huggingface.is_file():
-        path, found = huggingface, read_json(huggingface)
+    path = huggingface if huggingface.is_file() else open_clip
+    if not path.is_file():
+        return Preprocessing(size=image_size, mean=OPENAI_MEAN, std=OPENAI_STD)
+    return describe(path, lambda: _read(path, image_size, open_clip=path == open_clip))
+
+
+def _read(path: Path, image_size: int, *, open_clip: bool) -> Preprocessing:
+    found = read_json(path)
+    if not open_clip:
         mean, std = found.get("image_mean", OPENAI_MEAN), found.get("image_std", OPENAI_STD)
         sizes = _sides(found.get("size", image_size)) | _sides(found.get("crop_size", image_size))
         bicubic = found.get("resample", _BICUBIC) == _BICUBIC
@@ -54,19 +62,18 @@ def read_preprocessing(directory: Path, *, image_size: int) -> Preprocessing:
         whole = all(found.get(step, True) for step in steps)
         shorter_side = "height" not in found["size"] if isinstance(found.get("size"), Mapping) else True
         scaled = abs(found.get("rescale_factor", 1 / 255) * 255 - 1) < 1e-6
-    elif open_clip.is_file():
-        path, found = open_clip, read_json(open_clip).get("preprocess_cfg") or {}
+    else:
+        found = found.get("preprocess_cfg") or {}
         mean, std = found.get("mean", OPENAI_MEAN), found.get("std", OPENAI_STD)
         sizes = _sides(found.get("size", image_size))
         bicubic, whole, scaled = found.get("interpolation", "bicubic") == "bicubic", True, True
         shorter_side = found.get("resize_mode", "shortest") == "shortest"
-    else:
-        return Preprocessing(size=image_size, mean=OPENAI_MEAN, std=OPENAI_STD)
     if sizes != {image_size}:
-        raise ValueError(f"{path} makes images of {sorted(sizes)} pixels, but the image tower takes {image_size}.")
-    if not (bicubic and whole and shorter_side and scaled and len(mean) == len(std) == 3):
+        raise ValueError(f"it makes images of {sorted(sizes, key=str)} pixels, but the image tower takes {image_size}.")
+    usable = len(mean) == len(std) == 3 and all(map(math.isfinite, [*mean, *std])) and min(std) > 0
+    if not (bicubic and whole and shorter_side and scaled and usable):
         raise ValueError(
-            f"{path} asks for other preprocessing than CLIP's (bicubic resize of the shorter side, centre crop, "
+            "it asks for other preprocessing than CLIP's (bicubic resize of the shorter side, centre crop, "
             f"1/255, mean and deviation of 3 channels), which alone can be done: {found}."
         )
     return Preprocessing(size=image_size, mean=tuple(map(float, mean)), std=tuple(map(float, std)))

@@ -110,6 +110,7 @@ def load_tokenizer(directory: str | Path, *, context_length: int) -> ClipTokeniz
 
     Raises:
         FileNotFoundError: neither file is there.
+        ValueError: a damaged file, or another kind of tokenizer.
     """
     directory = Path(directory)
     whole, parts = directory / "tokenizer.json", (directory / "vocab.json", directory / "merges.txt")
@@ -119,7 +120,10 @@ def load_tokenizer(directory: str | Path, *, context_length: int) -> ClipTokeniz
             "Copy those of openai/clip-vit-base-patch32 there: OpenAI's and LAION's English models share "
             "them."
         )
-    backend = _backend_class().from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    try:
+        backend = _backend_class().from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of the tokenizers library, which has no type of its own for a damaged file
+        raise ValueError(f"the tokenizer in {directory} cannot be read: {type(error).__name__}: {error}") from error
     return ClipTokenizer(backend, context_length)
 
 

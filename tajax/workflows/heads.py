@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ def linear_probe_head(experiment: Experiment, task: data.Task) -> Head:
     """
     kept = experiment.workdir / FOLDER / f"{task.name}.safetensors"
     source = experiment.config.task_vectors
-    theirs = [Path(source).expanduser() / FOLDER / kept.name] if source is not None else []
+    theirs = [Path(os.path.expanduser(source)) / FOLDER / kept.name] if source is not None else []
     found = processes.agree(lambda: next((str(path) for path in (kept, *theirs) if path.exists()), None))
     if found is None:
         head, facts = _fit(experiment, task)

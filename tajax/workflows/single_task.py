@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ def finetune_all(experiment: Experiment) -> dict[str, Params]:
         return experiment.imported
     source = experiment.config.task_vectors
     if source is not None:
-        return {t.name: _reused_vector(experiment, Path(source).expanduser(), t) for t in experiment.tasks}
+        return {t.name: _reused_vector(experiment, Path(os.path.expanduser(source)), t) for t in experiment.tasks}
     make_training = _training_factory(experiment)
     # All of them before the first is trained: a task without epochs is an error at once.
     trainings = [make_training(num_steps(experiment, task)) for task in experiment.tasks]

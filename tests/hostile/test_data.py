@@ -1,0 +1,254 @@
+"""Data sets from strangers: .npz files, folders, manifests and tables are read, or refused by their names."""
+
+import contextlib
+import io
+import itertools
+import os
+import struct
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from tajax import data
+from tajax.data import manifests
+from tajax.data.archives import fer2013, gtsrb, stores
+from tajax.types import Preprocessing
+from tests.data_pipeline.conftest import encoded as drawn
+from tests.data_pipeline.conftest import picture
+from tests.hostile.conftest import attack, little_memory
+from tests.hostile.inputs import DEEP, JSON, NAMES, encoded, meddled
+
+PREPROCESSING = Preprocessing(8, (0.5,) * 3, (0.3,) * 3)
+
+
+class Payload:
+    def __reduce__(self):
+        return os.system, ("touch was_run",)
+
+
+def good():
+    labels = np.arange(24) % 2
+    images = np.arange(24 * 48, dtype=np.uint8).reshape(24, 4, 4, 3)
+    parts = {
+        f"{split}_{what}": value
+        for split in ("train", "test")
+        for what, value in (("images", images), ("labels", labels))
+    }
+    return parts | {"class_names": np.array(["owl", "hare"]), "templates": np.array(["a {}"])}
+
+
+def strange():
+    """Arrays of every kind that do not belong there, objects that would run something among them."""
+    shapes = st.lists(st.integers(0, 5), max_size=5)
+    kinds = st.sampled_from(["u1", "i8", "<f4", ">i2", "?", "c8", "M8[s]", "S3", "U2", "V4", "u1,f4"])
+    plain = st.tuples(shapes, kinds).map(lambda pair: np.zeros(pair[0], pair[1]))
+    names = st.lists(NAMES.filter(lambda name: "\ud800" not in name), min_size=1, max_size=3).map(np.array)
+    return st.one_of(plain, names, st.sampled_from([np.array([Payload()], object), np.array([["a"]], object)]))
+
+
+def use(path):
+    """Open it, and read every image."""
+    task = data.open_task(path)
+    for split in task.splits:
+        for batch in data.load(task, split, batch_size=8, preprocessing=PREPROCESSING):
+            assert batch.image.shape == (8, 8, 8, 3)
+    return task
+
+
+@attack(120, content=st.data())
+def test_npz_files(content, attempt, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, parts = tmp_path / "task.npz", good()
+    for key in content.draw(st.lists(st.sampled_from(sorted(parts)), max_size=2, unique=True)):
+        parts[key] = content.draw(strange())
+    for name in content.draw(st.lists(NAMES, max_size=2)):
+        if name.isprintable() and "file" != name:
+            parts[name] = np.zeros(2)
+    file = io.BytesIO()
+    np.savez(file, **parts)
+    whole = file.getvalue()
+    path.write_bytes(content.draw(st.one_of(st.just(whole), meddled(whole))))
+    with little_memory():
+        attempt(".npz files", lambda: use(path), path)
+    assert not (tmp_path / "was_run").exists()
+
+
+@attack(60, shape=st.lists(st.sampled_from([0, 1, 8, 2**20, 2**31, 2**40, 2**62, -1]), max_size=4), data=st.data())
+def test_headers_in_npz_files(shape, data, attempt, tmp_path):
+    """A header that promises more than follows, or is no header."""
+    path, parts = tmp_path / "task.npz", good()
+    descr = data.draw(
+        st.sampled_from(["'|u1'", "'<f8'", "'O'", "'<U1000000'", "'|V2000000000'", "[('a', 'O')]", "__import__('os')"])
+    )
+    text = data.draw(
+        st.one_of(
+            st.just(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {tuple(shape)}, }}"),
+            st.integers(1, 3000).map(lambda depth: "(" * depth),
+            st.text(max_size=20),
+        )
+    ).encode("utf-8", "replace")
+    header = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(text) + 1) + text + b"\n"
+    np.savez(path, **{key: value for key, value in parts.items() if key != "train_images"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("train_images.npy", header + bytes(64))
+    with little_memory():
+        attempt(".npz files, headers", lambda: use(path), path)
+
+
+def test_a_zip_bomb_is_refused_before_it_is_read(attempt, tmp_path):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, **{key: value for key, value in good().items() if key != "train_images"})
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("train_images.npy", "w", force_zip64=True) as out,
+    ):
+        np.lib.format.write_array_header_1_0(
+            out, {"descr": "|u1", "fortran_order": False, "shape": (5, 1 << 13, 1 << 13, 1)}
+        )
+        for _ in range(5 << 6):
+            out.write(bytes(1 << 20))
+    assert path.stat().st_size < 4 << 20
+    with little_memory(), pytest.raises(ValueError, match=r"bomb.npz.*0\.3 GB"):
+        use(path)
+
+
+PLACES = st.lists(
+    st.tuples(
+        st.sampled_from(["train", "test", "val", "..", "TRAIN"]),
+        NAMES,
+        st.sampled_from(
+            ["1.png", "2.png", "x.PNG", ".hidden.png", "é.png", "a" * 200 + ".png", "x.txt", "\x1b[2J.png"]
+        ),
+        st.sampled_from(["image", "empty", "text", "cut", "loop", "outside", "pipe", "directory", "up", "absent"]),
+    ),
+    max_size=8,
+)
+IMAGE = drawn(picture(1))
+
+
+@attack(80, places=PLACES, names=st.one_of(st.none(), st.lists(NAMES, max_size=3)), number=st.integers(0, 10**9))
+def test_folders_of_images(places, names, number, attempt, tmp_path):
+    folder = tmp_path / f"{number}-{next(_COUNT)}"
+    for split, name in itertools.product(("train", "test"), ("owl", "hare")):
+        (folder / split / name).mkdir(parents=True)
+        for index in range(12):
+            (folder / split / name / f"{index}.png").write_bytes(IMAGE)
+    for split, name, file, kind in places:
+        path = folder / split.replace("..", "train") / name.replace("/", "∕").replace("\0", "")[:80] / file
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() or path.is_symlink() or name in (".", "..", ""):
+                continue
+            if kind in ("image", "empty", "text", "cut"):
+                path.write_bytes(
+                    {"image": IMAGE, "empty": b"", "text": b"<svg onload=alert(1)>", "cut": IMAGE[:40]}[kind]
+                )
+            elif kind == "pipe":
+                os.mkfifo(path)
+            elif kind == "directory":
+                path.mkdir()
+            else:
+                where = {"loop": path, "outside": "/etc/passwd", "up": folder, "absent": "nowhere"}[kind]
+                path.symlink_to(where)
+        except (OSError, UnicodeEncodeError):
+            continue  # no such name on this file system
+    if names is not None:
+        (folder / "class_names.txt").write_bytes("\n".join(names).encode("utf-8", "surrogatepass"))
+    with little_memory():
+        task = attempt("folders of images", lambda: use(folder), folder)
+    if task is not None:
+        assert len(set(task.class_names)) == len(task.class_names)
+
+
+_COUNT = itertools.count()
+
+
+@attack(100, content=st.data())
+def test_manifests(content, attempt, tmp_path):
+    name = content.draw(st.sampled_from(manifests.OWN))
+    (tmp_path / manifests.OWN[name == manifests.OWN[0]]).unlink(missing_ok=True)
+    splits = st.sampled_from(["train", "test", "val", "unused", "Train", ""])
+    files = st.lists(NAMES, max_size=3)
+    good = b'{"train": ["a.jpg"], "test": ["b.jpg"]}' if name.endswith("json") else b"train a.jpg\ntest b.jpg\n"
+    lines = st.lists(st.tuples(splits, NAMES).map(" ".join), max_size=5)
+    text = lines.map(lambda found: "\n".join(found).encode("utf-8", "surrogatepass"))
+    objects = st.one_of(st.dictionaries(splits, files), JSON).map(encoded)
+    (tmp_path / name).write_bytes(content.draw(st.one_of(text, objects, meddled(good), DEEP)))
+    found = attempt("manifests", lambda: manifests.read(tmp_path), tmp_path / name)
+    if found is not None:
+        assert not any("/" in file for files in found.files.values() for file in files)
+
+
+ROW = "0,{},Training\n".format(" ".join("7" for _ in range(48 * 48)))
+
+
+@attack(
+    100,
+    cells=st.lists(
+        st.lists(st.one_of(NAMES, st.sampled_from(["0", "6", "7", "-1", "1e9", "Training"])), max_size=4), max_size=4
+    ),
+    data=st.data(),
+)
+def test_tables(cells, data, attempt, tmp_path):
+    """The CSV files of FER2013 and GTSRB."""
+    lines = "".join(",".join(f'"{cell}"' if data.draw(st.booleans()) else cell for cell in row) + "\n" for row in cells)
+    text = data.draw(st.one_of(st.just(f"emotion,pixels,Usage\n{ROW}{lines}"), st.just(lines)))
+    content = text.encode("utf-8", "surrogatepass")
+    content = data.draw(st.one_of(st.just(content), meddled(content)))
+
+    def faces():
+        for line, row in fer2013._rows(content, "faces.csv", usage=True):
+            fer2013.check_label(row["emotion"], 7, f"faces.csv line {line}")
+            assert fer2013._pixels(row["pixels"], f"faces.csv line {line}").shape == (48, 48)
+
+    path = tmp_path / "GT.csv"
+    path.write_bytes(
+        data.draw(st.one_of(st.just(content.replace(b",", b";")), st.just(b"Filename;ClassId\n" + content)))
+    )
+    store = stores.Unpacked(tmp_path, [path])
+
+    def signs():
+        for place, row in gtsrb._rows(store, "GT.csv"):
+            stores.check_plain(row["Filename"], place)
+            gtsrb.check_label(row["ClassId"], 43, place)
+
+    with little_memory():
+        attempt("tables, FER2013", faces, "faces.csv")
+        attempt("tables, GTSRB", signs, "GT.csv")
+
+
+@attack(80, names=st.lists(NAMES, min_size=1, max_size=4), data=st.data())
+def test_archives(names, data, attempt, tmp_path):
+    path = tmp_path / data.draw(st.sampled_from(["a.zip", "a.tar", "a.tar.gz"]))
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                try:
+                    archive.writestr(zipfile.ZipInfo(name or "x"), b"content")
+                except (ValueError, UnicodeEncodeError):
+                    continue
+    else:
+        with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                member.size = 7 if name.isprintable() else 0
+                member.type = data.draw(
+                    st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+                )
+                member.linkname = "/etc/passwd"
+                with contextlib.suppress(UnicodeEncodeError, ValueError):
+                    archive.addfile(member, io.BytesIO(b"content"))
+    if data.draw(st.booleans()):
+        path.write_bytes(data.draw(meddled(path.read_bytes())))
+
+    def read():
+        store = stores.open_archive(path)
+        return dict(store.stream(store.names))
+
+    with little_memory():
+        found = attempt("archives", read, path)
+    for name in found or ():
+        assert not {"..", ""} & set(name.split("/")[:1]) and ".." not in name.replace("\\", "/").split("/")
