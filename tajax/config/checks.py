@@ -121,6 +121,7 @@ _RANGES = {  # by the last part of a field's name
     "clip_norm": (lambda v: v > 0, "a number above 0, or inf for no clipping"),
     "control_threshold": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     "control": (bool, "a task: a name, a folder or an .npz file"),
+    "variant": (re.compile(r"\w[\w.-]*|").fullmatch, "a name, which becomes part of a directory's"),
     "density": (lambda v: 0 < v <= 1, "a share above 0, at most 1"),
     "drop_rate": (lambda v: 0 <= v < 1, "a share below 1"),
     "natural_fraction": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),

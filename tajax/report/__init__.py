@@ -50,6 +50,11 @@ def write(workdir: str | Path, *, file: TextIO | None = None) -> None:
         ValueError: there is nothing to report.
     """
     workdir = Path(workdir)
+    with runs.understood([workdir]):
+        _write(workdir, file)
+
+
+def _write(workdir: Path, file: TextIO | None) -> None:
     records = runs.legible(results.read(workdir / "results.jsonl"))
     groups = list(results.by_config(records).values())
     shown, written = ([t for tables in kind for group in groups for t in tables(group)] for kind in (SHOWN, WRITTEN))

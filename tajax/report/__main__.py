@@ -43,14 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=style.FORMATS, default="pdf", help="of --figures (default: %(default)s)")
     parser.add_argument("--latex", action="store_true", help="print the tables as LaTeX (booktabs) instead of as text")
     options = parser.parse_args(arguments)
+    out = options.out or (options.runs[0] if len(options.runs) == 1 else Path()) / "report.html"
     try:
-        composed = sections.compose([run for workdir in options.runs for run in runs.read(workdir)])
+        with runs.understood(options.runs):
+            composed = sections.compose([run for workdir in options.runs for run in runs.read(workdir)])
+            tables, content = sections.tables(composed), page.html(composed)
+        atomic.write(out, content)
     except (ValueError, OSError) as error:
         print(f"python -m tajax.report: {error}", file=sys.stderr)
         return 2
-    out = options.out or (options.runs[0] if len(options.runs) == 1 else Path()) / "report.html"
-    atomic.write(out, page.html(composed))
-    tables = sections.tables(composed)
     if options.latex:
         print(latex.latex(tables))
     else:

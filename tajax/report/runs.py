@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -13,6 +14,25 @@ from tajax.results import Record
 
 _BREAK = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _ILLEGIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # no character of any text
+
+
+@contextlib.contextmanager
+def understood(workdirs: Iterable[str | Path]) -> Iterator[None]:
+    """For what is made of records that somebody changed: their fields may be absent, or of any kind.
+
+    Raises:
+        ValueError: in place of what that leads to; the directories are named.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+        places = ", ".join(map(str, workdirs))
+        if isinstance(error, ValueError) and any(str(place) in str(error) for place in workdirs):
+            raise
+        raise ValueError(
+            f"{places}: results.jsonl or config.json holds a record that no run writes "
+            f"({type(error).__name__}: {error})."
+        ) from error
 
 
 class Run(NamedTuple):
@@ -66,7 +86,7 @@ def read(workdir: str | Path) -> list[Run]:
         config = legible(json.loads((workdir / "config.json").read_text()))
     except FileNotFoundError:
         config = {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{workdir / 'config.json'} is no config ({error}).") from error
     groups = results.by_config(records)
     config = config if isinstance(config, dict) and len(groups) == 1 else {}

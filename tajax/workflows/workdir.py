@@ -156,7 +156,7 @@ def claim(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None
             earlier = json.loads(path.read_text())
             if not isinstance(earlier, dict):
                 raise ValueError(f"it holds {earlier!r}, not an object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} is no config ({error}). Choose another --workdir, or pass --overwrite."
             ) from error
