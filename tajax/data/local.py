@@ -177,7 +177,11 @@ def _images(folder: Path) -> list[Path]:
     nested = [path for path in paths if path.is_dir()]
     if nested:
         raise ValueError(f"{nested[0]} is a directory inside a class directory. {_LAYOUT}")
-    return [path for path in paths if path.suffix.lower() in SUFFIXES]
+    images = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    endless = [path for path in images if path.exists() and not path.is_file()]
+    if endless:
+        raise ValueError(f"{endless[0]} is no file but a pipe or a device, which may never end. Remove it.")
+    return images
 
 
 def open_npz(path: Path) -> Contents:

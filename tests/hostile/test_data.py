@@ -163,6 +163,14 @@ def test_folders_of_images(places, names, number, attempt, tmp_path):
         assert len(set(task.class_names)) == len(task.class_names)
 
 
+def test_a_pipe_among_the_images_is_not_waited_for(attempt, tmp_path):
+    for split, name in itertools.product(("train", "test"), ("owl", "hare")):
+        (tmp_path / split / name).mkdir(parents=True)
+        (tmp_path / split / name / "0.png").write_bytes(IMAGE)
+    os.mkfifo(tmp_path / "train" / "owl" / "1.png")
+    assert attempt("pipes", lambda: use(tmp_path), tmp_path / "train" / "owl" / "1.png") is None
+
+
 _COUNT = itertools.count()
 
 
