@@ -51,8 +51,8 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, bool]:
             configuration.one_of("config field", override[1], configuration.flatten(configuration.default_config()))
         if (file := re.match(r"--?config=([^:]+)", arg)) and not Path(file[1]).is_file():
             raise FileNotFoundError(f"no config file {file[1]!r}. Config files here: {found}.")
-    values = define_flags(argv)
     try:
+        values = define_flags(argv)
         rest = values(argv)
     except flags.Error as error:  # an error inside a config file arrives with its traceback in the text
         raise ValueError(re.split(r"\n\s*\w+Error: ", str(error))[-1].strip()) from error

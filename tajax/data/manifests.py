@@ -151,7 +151,7 @@ def _json_pairs(text: str, path: Path) -> list[tuple[str, str | None]]:
     """(split, file name) of each entry, and (split, None) for each split."""
     try:
         content = json.loads(text, object_pairs_hook=list)  # pairs, so that no repeated split is swallowed
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"manifest {path} is not JSON: {error}") from error
     wanted = 'expected an object such as {"train": ["a.jpg"], "test": ["b.jpg"]}'
     if not isinstance(content, list) or not all(isinstance(pair, tuple) for pair in content):
@@ -259,7 +259,7 @@ def _cached(source: RecordSource, cache: Path) -> tuple[list[str], list[int]] | 
         names, labels = list(content["names"]), list(content["labels"])
         if content["origin"] != source.origin or not len(names) == len(labels) == len(source):
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # none yet, or damaged: read anew
     probes = sorted({len(source) * probe // _PROBES for probe in range(_PROBES)})
     same = _read_records(source, probes) == ([names[row] for row in probes], [labels[row] for row in probes])

@@ -76,6 +76,7 @@ def attack(examples, **strategies):
         deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=False,
+        phases=[phase for phase in hypothesis.Phase if FACTOR == 1 or phase.name != "shrink"],
     )
     return lambda test: settings(hypothesis.given(**strategies)(test))
 
