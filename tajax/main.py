@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> tuple[ConfigDict, Path, bool]:
     try:
         values = define_flags(argv)
         rest = values(argv)
-    except flags.Error as error:  # an error inside a config file arrives with its traceback in the text
+    except (flags.Error, SyntaxError) as error:  # an error inside a config file arrives with its traceback in the text
         raise ValueError(re.split(r"\n\s*\w+Error: ", str(error))[-1].strip()) from error
     if rest[1:] or values.config is None:
         problem = f"unexpected argument {rest[1]!r}" if rest[1:] else "no config given"

@@ -18,7 +18,16 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
-_DAMAGE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError)
+_DAMAGE = (
+    UnicodeDecodeError,
+    OSError,
+    EOFError,
+    zlib.error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    NotImplementedError,
+    RuntimeError,
+)
 _LARGEST = 2**30  # bytes of one member; the largest real one is fer2013.csv with 2**28.2
 
 
