@@ -115,8 +115,8 @@ def test_a_run_that_was_cut_short_measures_what_is_missing(mapped, tmp_path):
     *whole, last = log.read_text().splitlines(keepends=True)
     log.write_text("".join(whole))
     assert mapped("standard", tmp_path / "run").code == 0
-    *again, new = log.read_text().splitlines(keepends=True)
-    assert again == whole
+    *again, process, new = log.read_text().splitlines(keepends=True)
+    assert again == whole and json.loads(process)["stage"] == "run"
     timeless = [{k: v for k, v in json.loads(line).items() if k != "elapsed_seconds"} for line in (last, new)]
     assert timeless[0] == timeless[1]
 
