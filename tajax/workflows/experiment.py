@@ -152,32 +152,12 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     claim(config, workdir, overwrite=overwrite)
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
-    trained, total = trees.count_params(clip.params["image"], mask), trees.count_params(clip.params["image"])
-    origin = {"regime": config.regime, "model": config.model, "seed": config.seed, "config_hash": config_hash(config)}
-    facts = {
-        "base_sha256": clip.image_sha256,
-        "revision": clip.revision,
-        "trained_parameters": trained,
-        "total_parameters": total,
-        "heads": config.heads,
-        "processes": processes.share()[1],
-    }
-    journal = Journal(workdir / "results.jsonl", origin, facts, started)
+    journal = _journal(config, workdir, clip, tasks, mask, started)
     experiment = Experiment(config, workdir, clip, tasks, {}, regime, mask, *encoders, devices, journal, imported)
+    _check_base(experiment)
     if imported:
         keep_vectors(experiment, imported)
-    moving = "imported vectors move" if imported else "training"
-    print(
-        f"{config.regime} on {config.model}: {moving} {trained:,} of the {total:,} parameters of the image tower "
-        f"({trained / total:.1%}), {len(tasks)} tasks, {len(devices)} {jax.default_backend()} device(s)"
-        + (f" of {processes.share()[1]} processes" if processes.joined() else "")
-    )
-    earlier = experiment.find(stage="run")
-    if earlier and (base := earlier[0].get("base_sha256", clip.image_sha256)) != clip.image_sha256:
-        raise ValueError(
-            f"{workdir} was begun with an image tower of sha256 {base}, but {config.model} now holds "
-            f"{clip.image_sha256}. Choose another --workdir, or pass --overwrite to replace that run."
-        )
+    _announce(experiment)
     most_classes = max(len(task.class_names) for task in tasks)
     heads = {task.name: models.pad_head(experiment.make_head(task), most_classes) for task in tasks}
     return dataclasses.replace(experiment, heads=heads)
@@ -185,3 +165,46 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
 
 def _encoder(clip: models.LoadedClip) -> ApplyFn:
     return lambda params, images: clip.encode_image(params, normalize(images, clip.preprocessing))
+
+
+def _journal(
+    config: ConfigDict,
+    workdir: Path,
+    clip: models.LoadedClip,
+    tasks: tuple[data.Task, ...],
+    mask: Mask,
+    started: float,
+) -> Journal:
+    origin = {"regime": config.regime, "model": config.model, "seed": config.seed, "config_hash": config_hash(config)}
+    facts = {
+        "base_sha256": clip.image_sha256,
+        "revision": clip.revision,
+        "trained_parameters": trees.count_params(clip.params["image"], mask),
+        "total_parameters": trees.count_params(clip.params["image"]),
+        "heads": config.heads,
+        "manifests": {task.name: task.manifest for task in tasks if task.manifest},
+        "processes": processes.share()[1],
+    }
+    return Journal(workdir / "results.jsonl", origin, facts, started)
+
+
+def _check_base(experiment: Experiment) -> None:
+    """Raises `ValueError` if the run was begun with another image tower under the same name."""
+    earlier, present = experiment.find(stage="run"), experiment.clip.image_sha256
+    if earlier and (base := earlier[0].get("base_sha256", present)) != present:
+        raise ValueError(
+            f"{experiment.workdir} was begun with an image tower of sha256 {base}, but {experiment.config.model} now "
+            f"holds {present}. Choose another --workdir, or pass --overwrite to replace that run."
+        )
+
+
+def _announce(experiment: Experiment) -> None:
+    config, facts = experiment.config, experiment.journal.facts
+    trained, total = facts["trained_parameters"], facts["total_parameters"]
+    moving = "imported vectors move" if experiment.imported else "training"
+    of_processes = f" of {facts['processes']} processes" if processes.joined() else ""
+    print(
+        f"{config.regime} on {config.model}: {moving} {trained:,} of the {total:,} parameters of the image tower "
+        f"({trained / total:.1%}), {len(experiment.tasks)} tasks, {len(experiment.devices)} "
+        f"{jax.default_backend()} device(s){of_processes}"
+    )
