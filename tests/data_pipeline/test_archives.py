@@ -2,6 +2,7 @@
 
 import shutil
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -383,3 +384,10 @@ def test_downloads_are_checked_by_their_published_sum(manual, tmp_path, monkeypa
     sound = official.Part(part.what, part.patterns, part.file, part.url, stores.md5_of(fetched))
     monkeypatch.setitem(builder.PARTS, "labels", sound)
     assert builder._fetch(["labels"], Downloads({part.url: fetched}))["labels"].name == "GT-final_test.csv"
+
+
+def test_member_without_a_name_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("\0"), b"content")  # a name ends at its first NUL
+    with pytest.raises(archives.BadArchiveError, match="holds '', a path that leads out of it"):
+        _ = stores.Zip(tmp_path / "a.zip").names

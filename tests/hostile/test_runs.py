@@ -50,7 +50,7 @@ def test_command_lines(fields, data, attempt, tmp_path, monkeypatch):
         *(f"--config.{name}={value}" for name, value in fields.items()),
         *more,
     ]
-    if any("--debug" in argument or "help" in argument for argument in line):
+    if any("--debug" in argument or "help" in argument or "\0" in argument for argument in line):  # no argv has a NUL
         return
     named = [a.partition("=")[2] for a in more if "workdir" in a]  # a place of the user's own choice
     code = attempt("command lines", lambda: said(lambda: main.main(["tajax", *line])), allowed=named, explained=())
@@ -93,7 +93,9 @@ class Elements(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag, attributes):
-        self.found.append((tag, tuple(name for name, _ in attributes)))
+        element = (tag, tuple(name for name, _ in attributes))
+        if element != ("span", ("class", "title")):  # around a name that is too long for its column
+            self.found.append(element)
 
 
 def elements(directory, names):

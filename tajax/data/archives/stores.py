@@ -112,7 +112,7 @@ class Zip:
         """As in `Store`; directories and hidden files are left out."""
         try:
             with zipfile.ZipFile(self.path) as archive:
-                members = [member for member in archive.infolist() if not member.is_dir()]
+                members = [member for member in archive.infolist() if not member.filename.endswith("/")]
         except _DAMAGE as error:
             raise _damaged(self.path, None, error) from error
         for member in members:
