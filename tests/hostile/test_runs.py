@@ -57,6 +57,8 @@ def test_command_lines(fields, data, attempt, tmp_path, monkeypatch):
     if not whole or any("--debug" in argument or "help" in argument for argument in line):
         return  # no system gives a program such arguments; or other words are printed
     named = [a.partition("=")[2] for a in more if "workdir" in a]  # a place of the user's own choice
+    if any(".." in place for place in named):
+        return  # which may lie anywhere
     code = attempt("command lines", lambda: said(lambda: main.main(["tajax", *line])), allowed=named, explained=())
     assert code in (0, 2)
 
