@@ -50,17 +50,9 @@ class TajaxCars(OfficialArchives):
     MANUAL_DOWNLOAD_INSTRUCTIONS = SOURCE
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(num_classes=NUM_CLASSES),  # names come from cars_meta.mat
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=("image", "label"),
-            homepage="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
-        )
+        image = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
+        label = tfds.features.ClassLabel(num_classes=NUM_CLASSES)  # names come from cars_meta.mat
+        return self.described(image, label, homepage="https://ai.stanford.edu/~jkrause/cars/car_dataset.html")
 
     def _splits(self, found: Mapping[str, Found]) -> dict[str, Examples]:
         names = _class_names(found["names"])

@@ -68,14 +68,10 @@ class TajaxFer2013(OfficialArchives):
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Image(shape=(SIZE, SIZE, 1), encoding_format="png")
         label = tfds.features.ClassLabel(names=CLASSES)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict({"image": image, "label": label}),
-            supervised_keys=("image", "label"),
-            homepage=(
-                "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge"
-            ),
+        return self.described(
+            image,
+            label,
+            homepage="https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge",
         )
 
     def _splits(self, found: Mapping[str, Found]) -> dict[str, Examples]:

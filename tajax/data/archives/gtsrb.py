@@ -75,13 +75,7 @@ class TajaxGtsrb(OfficialArchives):
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
         label = tfds.features.ClassLabel(names=CLASSES)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict({"image": image, "label": label}),
-            supervised_keys=("image", "label"),
-            homepage="https://benchmark.ini.rub.de/",
-        )
+        return self.described(image, label, homepage="https://benchmark.ini.rub.de/")
 
     def _splits(self, found: Mapping[str, Found]) -> dict[str, Examples]:
         train, test, labels = found["train"], found["test"], found["labels"]

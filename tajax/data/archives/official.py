@@ -83,6 +83,18 @@ class OfficialArchives(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     RELEASES: str = ""
     _located: dict[str, Found | None] | None = None
 
+    def described(
+        self, image: tfds.features.Image, label: tfds.features.ClassLabel, *, homepage: str
+    ) -> tfds.core.DatasetInfo:
+        """What `_info` returns: images with one label each."""
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict({"image": image, "label": label}),
+            supervised_keys=("image", "label"),
+            homepage=homepage,
+        )
+
     @classmethod
     def parts_in(cls, manual: Path) -> dict[str, Found | None]:
         """Which parts a directory holds; reads names of files, and of compressed archives the whole.

@@ -49,13 +49,7 @@ class TajaxRenderedSst2(OfficialArchives):
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
         label = tfds.features.ClassLabel(names=CLASSES)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict({"image": image, "label": label}),
-            supervised_keys=("image", "label"),
-            homepage="https://github.com/openai/CLIP/blob/main/data/rendered-sst2.md",
-        )
+        return self.described(image, label, homepage="https://github.com/openai/CLIP/blob/main/data/rendered-sst2.md")
 
     def _splits(self, found: Mapping[str, Found]) -> dict[str, Examples]:
         labels = {split: _labels(found[split]) for split in _SPLITS}
