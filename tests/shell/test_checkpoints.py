@@ -24,16 +24,6 @@ class State(NamedTuple):
 
 
 @pytest.fixture
-def params(key):
-    a, b = jax.random.split(key)
-    return {
-        "blocks": {"kernel": jax.random.normal(a, (3, 4)), "bias": jnp.zeros(4)},
-        "scale": jax.random.normal(b, (2,)).astype(jnp.bfloat16),
-        "logit_scale": jnp.float32(4.6),
-    }
-
-
-@pytest.fixture
 def state(params):
     labels = {"blocks": {"kernel": "train", "bias": "freeze"}, "scale": "train", "logit_scale": "freeze"}
     tx = optax.partition({"train": optax.adamw(1e-3), "freeze": optax.set_to_zero()}, labels)

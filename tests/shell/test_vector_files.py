@@ -20,16 +20,6 @@ from tajax.vector_files import (
 )
 
 
-@pytest.fixture
-def params(key):
-    a, b = jax.random.split(key)
-    return {
-        "blocks": {"kernel": jax.random.normal(a, (3, 4)), "bias": jnp.zeros(4)},
-        "scale": jax.random.normal(b, (2,)).astype(jnp.bfloat16),
-        "logit_scale": jnp.float32(4.6),
-    }
-
-
 def assert_identical(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
