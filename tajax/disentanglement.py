@@ -169,7 +169,7 @@ def disentanglement_terms(
 
 
 def mean_over_square(terms: Float[np.ndarray, "T=2 A A"], coefs: Sequence[float] | Float[np.ndarray, " A"]) -> float:
-    """A map in one number: the mean of ξ / 2 over the points of the grid with |α₁| ≤ 1 and |α₂| ≤ 1.
+    """A map in one number: the mean of ξ / 2 over the points of the grid with `|α₁| ≤ 1` and `|α₂| ≤ 1`.
 
     The square is the one that the tangent paper marks in its maps. Points on the axes count, where one of the terms is
     zero whatever the model: compare numbers of the same grid alone.

@@ -21,7 +21,7 @@ class TaskSpec:
     """A row of the table.
 
     Attributes:
-        tfds: name in the TFDS catalogue, with its config, or of a builder of ours ("tajax_…").
+        tfds: name in the TFDS catalogue, with its config, or of a builder of ours (`tajax_…`).
         epochs: of the protocol; None: not given (bundled tasks, and the control).
         templates: prompts, each with one {}.
         class_names: name of a class in prompts by its stored name, K pairs in the order of the labels.

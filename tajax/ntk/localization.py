@@ -121,7 +121,7 @@ def make_ntk_operator(
     """`inputs -> Operator` of the full NTK, E×E matrices Θ(x, x′) = J(x) J(x′)ᵀ; compiled once for many sets of inputs.
 
     It multiplies by vectors alone: no kernel, no Jacobian. Its eigenfunctions have values in ℝᴱ, one for each output,
-    and the energy |φ_ρ(x)|² is summed over them. One product costs a backward and a tangent pass over the inputs; R
+    and the energy `|φ_ρ(x)|²` is summed over them. One product costs a backward and a tangent pass over the inputs; R
     eigenfunctions take some 3R to 6R of them.
 
     Args:

@@ -157,7 +157,7 @@ def extend(
 
 
 def energies(values: Float[ArrayLike, " N *outputs R"]) -> Float[np.ndarray, "N R"]:
-    """|φ_ρ(x)|² of each input and eigenfunction; the local energy E_loc(x) is its sum over ρ.
+    """`|φ_ρ(x)|²` of each input and eigenfunction; the local energy E_loc(x) is its sum over ρ.
 
     Example:
         >>> energies(np.array([[[1.0, 2.0], [0.0, 1.0]]])).tolist()  # one input, two outputs, two eigenfunctions
