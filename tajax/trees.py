@@ -40,6 +40,8 @@ __all__ = [
 def flatten_paths(tree: Params) -> dict[str, ArrayLike]:
     """The leaves of a tree by path, in the order of `jax.tree.leaves`.
 
+    The attribute `value`, in which variables of `flax.nnx` and boxes of linen hold an array, is no part of its path.
+
     Raises:
         ValueError: two leaves have the same path, as in `{"a/b": x, "a": {"b": y}}`.
 
@@ -49,6 +51,8 @@ def flatten_paths(tree: Params) -> dict[str, ArrayLike]:
     """
     flat: dict[str, ArrayLike] = {}
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if len(key_path) > 1 and key_path[-1] == jax.tree_util.GetAttrKey("value"):
+            key_path = key_path[:-1]
         path = jax.tree_util.keystr(key_path, simple=True, separator="/")
         if path in flat:
             raise ValueError(f"two leaves share the path {path!r}; rename one of them")

@@ -222,3 +222,13 @@ def test_not_finite_entries_are_found_and_counted():
 def test_a_leaf_that_is_no_array_says_what_to_do():
     with pytest.raises(TypeError, match=r"not an array. Keep the arrays apart first.*equinox.filter"):
         trees.param_mask({"activation": jax.nn.relu, "w": jnp.ones(1)}, "all")
+
+
+def test_rules_see_through_boxes_around_arrays():
+    # As variables of flax.nnx: an object whose attribute `value` is the array.
+    box = collections.namedtuple("Box", ["value"])
+    params = {"attn": {"key": {"kernel": box(jnp.ones(2)), "bias": box(jnp.ones(1))}}, "value": jnp.ones(3)}
+    assert list(trees.flatten_paths(params)) == ["attn/key/bias", "attn/key/kernel", "value"]
+    assert trees.count_params(params, trees.param_mask(params, "attention")) == 2
+    tau = tajax.task_vector(params, jax.tree.map(jnp.zeros_like, params))
+    assert jax.tree.structure(tau) == jax.tree.structure(params)
