@@ -39,13 +39,13 @@ _numbers = itertools.count()
 def define_flags(values: flags.FlagValues) -> flags.FlagValues:
     """The set given, with the flags of `join` in it."""
     flags.DEFINE_bool(
-        "distributed", False, "One of many processes that a TPU pod, SLURM or Open MPI has started.", flag_values=values
+        "distributed", False, "one of many processes that a TPU pod, SLURM or Open MPI has started", flag_values=values
     )
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 where nothing tells.", flag_values=values)
-    flags.DEFINE_integer("processes", None, "How many there are; with --coordinator.", flag_values=values)
-    flags.DEFINE_integer("process", None, "Which of them this is, from 0; with --coordinator.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "address of process 0 where nothing tells", flag_values=values)
+    flags.DEFINE_integer("processes", None, "how many there are; with --coordinator", flag_values=values)
+    flags.DEFINE_integer("process", None, "which of them this is, from 0; with --coordinator", flag_values=values)
     flags.DEFINE_integer(
-        "patience", 100, "Seconds of silence after which a process counts as dead; to start, three times as many.",
+        "patience", 100, "of silence after which a process counts as dead; to start, three times as many",
         lower_bound=1, flag_values=values,
     )  # fmt: skip
     return values

@@ -6,6 +6,7 @@ any work starts. `workflows` unpack it: nothing below them sees a `ConfigDict`.
 """
 
 from tajax.config.checks import one_of, regime, validate, warmup_steps
+from tajax.config.comments import field_comments
 from tajax.config.fields import (
     BUNDLED_TASKS,
     HEADS,
@@ -35,6 +36,7 @@ __all__ = [
     "counts",
     "default_config",
     "diff",
+    "field_comments",
     "flatten",
     "one_of",
     "regime",

@@ -24,14 +24,22 @@ from tajax.config.identity import flatten
 from tajax.config.regimes import REGIMES, Regime
 
 
-def one_of(what: str, value: object, choices: Iterable[str]) -> str:
-    """`value` if it is one of `choices`, else a `ValueError` that names the nearest and all of them."""
+def one_of(what: str, value: object, choices: Iterable[str], *, way_out: str = "") -> str:
+    """`value` if it is one of `choices`, else a `ValueError` that names the nearest, all of them, and a way out.
+
+    Example:
+        >>> one_of("config field", "steps", ("seed", "finetune.steps"))
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown config field 'steps'. Did you mean 'finetune.steps'? Choices: seed, finetune.steps.
+    """
     choices = tuple(choices)
     if isinstance(value, str) and value in choices:
         return value
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {what} {value!r}.{hint} Choices: {', '.join(choices)}.")
+    near = [choice for choice in choices if choice.rpartition(".")[2] == value]
+    near = near or difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(f"unknown {what} {value!r}.{hint} Choices: {', '.join(choices)}.{way_out and ' ' + way_out}")
 
 
 def regime(config: ConfigDict) -> Regime:
@@ -125,6 +133,7 @@ _RANGES = {  # by the last part of a field's name
     "density": (lambda v: 0 < v <= 1, "a share above 0, at most 1"),
     "drop_rate": (lambda v: 0 <= v < 1, "a share below 1"),
     "natural_fraction": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+    "wandb": (lambda v: re.fullmatch(r"([\w.-]+/)?[\w.-]+", v), "PROJECT or ENTITY/PROJECT of Weights & Biases"),
     "model": (
         lambda v: v and not v.endswith("@"),
         "'tiny', a hub id such as 'openai/clip-vit-base-patch32', with '@revision' if it is pinned, or a directory",

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict, config_dict
 
-WORKFLOWS = (  # each a module in tajax/workflows
-    "single_task",
-    "task_addition",
-    "task_negation",
-    "task_analogy",
-    "disentanglement",
-    "kernel_behaviour",
-    "geometry",
-    "ntk",
-    "pretrain",
-)
+WORKFLOWS: Mapping[str, str] = {  # each a module in tajax/workflows, and the question it answers
+    "single_task": "how good one fine-tuned model is at each task",
+    "task_addition": "how much of every task one merged model keeps: θ₀ + α Σ τ, α tuned on validation",
+    "task_negation": "how much of a task θ₀ − ατ forgets before a control task suffers",
+    "task_analogy": "whether C + (B − A) knows D, of which it has seen no image; the tasks are the four",
+    "disentanglement": "where two task vectors disturb each other: maps of ξ(α₁, α₂)",
+    "kernel_behaviour": "how far each fine-tuned model is from its linearisation",
+    "geometry": "how long the task vectors are, where in the model, and at which angles",
+    "ntk": "on whose images the leading eigenfunctions of the NTK live, at θ₀",
+    "pretrain": "makes the bundled small CLIP from scratch",
+}
 INITIALIZATIONS = ("pretrained", "random")
 HEADS = ("zero_shot", "linear_probe")
 SPLITS = ("train", "val", "test")
@@ -47,6 +48,8 @@ OPERATIONAL = (
     "save.merged",
     "save.examples",
     "save.open_clip",
+    "track.tensorboard",
+    "track.wandb",
     "pretrain.checkpoint_every",
     "pretrain.eval_every",
     "pretrain.log_every",
@@ -137,6 +140,10 @@ def default_config() -> ConfigDict:
     save.merged = True  # write the merged model as a Hugging Face directory; workflows
     save.examples = True  # keep some test images, as the models see them, for the report; workflows.task_addition
     save.open_clip = False  # write it for open_clip, too, to `merged_open_clip`; workflows
+
+    config.track = track = ConfigDict()  # where results are shown while they come; tracking
+    track.tensorboard = True  # keep event files in the workdir, for `tensorboard --logdir`
+    track.wandb = config_dict.placeholder(str)  # PROJECT or ENTITY/PROJECT of Weights & Biases; None: not sent
 
     config.pretrain = pretrain = ConfigDict()  # read by workflows.pretrain alone
     pretrain.steps = 4000  # optimiser steps

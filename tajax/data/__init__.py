@@ -6,7 +6,7 @@ from tajax.data.preprocess import normalize
 from tajax.data.readiness import Readiness, check
 from tajax.data.sources import BadImageError
 from tajax.data.table import BUNDLED, PROTOCOL, SUITE, TASKS, TaskSpec
-from tajax.data.tasks import Task, open_task, open_tasks
+from tajax.data.tasks import Task, check_entry, open_task, open_tasks
 
 __all__ = [
     "BUNDLED",
@@ -20,6 +20,7 @@ __all__ = [
     "Task",
     "TaskSpec",
     "check",
+    "check_entry",
     "check_images",
     "find_overlap",
     "load",

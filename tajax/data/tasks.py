@@ -87,10 +87,22 @@ def open_task(entry: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
         return _from_place(re.sub(r"\W+", "_", entry), catalog.open_tfds(entry, data_dir), entry)
     if place.exists() or entry.startswith((".", "~", os.sep)):
         return _from_place(place.resolve().name, local.open_folder(place), entry)
+    raise _unknown(entry)
+
+
+def check_entry(entry: str, *, data_dir: str | os.PathLike[str] | None = None) -> None:
+    """Raises `ValueError` if `open_task` would know neither a data set nor a place of that name; opens nothing."""
+    place = Path(os.path.expanduser(entry))
+    named = entry in TASKS or place.suffix == ".npz" or entry.startswith((".", "~", os.sep))
+    if not named and not place.exists() and not catalog.exists(entry, data_directory(data_dir)):
+        raise _unknown(entry)
+
+
+def _unknown(entry: str) -> ValueError:
     near = difflib.get_close_matches(entry.lower(), TASKS, n=2)
     near += [name for name in catalog.near(entry) if name not in TASKS]
     meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise ValueError(
+    return ValueError(
         f"unknown task {entry!r}. {meant}Choose a name of the table ({', '.join(TASKS)}), the name of a TFDS data set, "
         f"or the path of a folder or .npz file (none is at {entry!r})."
     )

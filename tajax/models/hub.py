@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from tajax.rules import nearest
+
 __all__ = ["BUNDLED", "HubName", "commit_of", "hub_name", "locate", "reason"]
 
 BUNDLED = {"tiny": "tiny-clip"}
@@ -93,18 +95,28 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
         return path
     hub = None if isinstance(name_or_path, Path) else hub_name(name)
     if hub is None or (hub.file and path.parent.is_dir()):
-        choices = ", ".join(repr(bundled) for bundled in BUNDLED)
-        error = FileNotFoundError if "/" in name or isinstance(name_or_path, Path) else ValueError
-        raise error(
-            f"No model {name!r}: it is not a bundled name ({choices}), no such path exists, and a hub id has the "
-            "form 'owner/name' or 'owner/name@revision', such as 'openai/clip-vit-base-patch32'; of one file "
-            "'owner/name/file.safetensors'."
-        )
+        raise _no_model(name_or_path)
     if revision is not None and hub.revision not in (None, revision):
         raise ValueError(
             f"{name!r} names the revision {hub.revision!r}, and revision={revision!r} is another: give one."
         )
     return _download(hub._replace(revision=hub.revision or revision))
+
+
+def check_name(name: str) -> None:
+    """Raises as `locate` if a name is neither bundled, nor a path that exists, nor formed like a hub name."""
+    if name not in BUNDLED and not Path(os.path.expanduser(name)).exists() and hub_name(name) is None:
+        raise _no_model(name)
+
+
+def _no_model(name_or_path: str | Path) -> Exception:
+    name = str(name_or_path)
+    error = FileNotFoundError if "/" in name or isinstance(name_or_path, Path) else ValueError
+    return error(
+        f"No model {name!r}{nearest(name, BUNDLED, '. Did you mean ', count=1, end='?', quote=True) or '.'} It is no "
+        f"bundled name ({', '.join(map(repr, BUNDLED))}), no such path exists, and a hub id has the form 'owner/name' "
+        "or 'owner/name@revision', such as 'openai/clip-vit-base-patch32'; of one file 'owner/name/file.safetensors'."
+    )
 
 
 def commit_of(path: Path) -> str | None:

@@ -1,7 +1,8 @@
-"""From a command line to a workflow: what is run where, and how bad input ends."""
+"""From a command line to a workflow: what is run where, how bad input ends, and what the pages of help say."""
 
 import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tajax import config as tc
+from tajax import interrupts, processes
 from tajax import main as entry
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +48,27 @@ def test_workdir_and_overwrite(runs, tmp_path):
     ]
 
 
+def test_a_name_means_the_file_in_configs_here_and_else_the_one_that_comes_with_tajax(runs, tmp_path):
+    assert run("--config=attn") == run("--config", "attn:b16") == 0
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "attn.py").write_text("from tajax.config import default_config as get_config\n")
+    assert run("--config=attn") == run("--config=configs/attn.py") == run("--config=linear") == 0
+    found = [(config.regime, workdir) for config, workdir, _ in runs]
+    assert found == [
+        ("attention", Path("runs/attn_tiny")),
+        ("attention", Path("runs/attn_b16")),
+        ("standard", Path("runs/attn")),
+        ("standard", Path("runs/attn")),
+        ("linear", Path("runs/linear_tiny")),
+    ]
+
+
+def test_flags_may_stand_in_a_file(runs, tmp_path):
+    (tmp_path / "flags").write_text("--config=attn:tiny\n--config.seed=3\n")
+    assert run("--flagfile=flags") == 0
+    assert runs[0][0].seed == 3
+
+
 def test_own_config_file_without_variant_gives_its_name_to_the_run(runs, tmp_path):
     (tmp_path / "mine.py").write_text("from tajax.config import default_config as get_config\n")
     assert run("--config=mine.py") == 0
@@ -67,11 +90,29 @@ BAD = {
     (): "no config given",
     (ATTN, "more"): "unexpected argument 'more'",
     ("--config=nofile.py",): "no config file 'nofile.py'",
-    (ATTN + ":b31",): "unknown variant 'b31'. Did you mean 'b32'?",
+    ("--config=atn",): "no config file 'atn'. Did you mean 'attn'? Configs here: attn, linear,",
+    ("--config=configs/atn.py",): "no config file 'configs/atn.py'. Did you mean 'attn'?",
+    ("--config",): "Missing value for flag --config",
+    (ATTN + ":b31",): "unknown variant 'b31'. Did you mean 'b32'? Choices: tiny, b32,",
+    ("--config", "attn:b31"): "unknown variant 'b31'. Did you mean 'b32'?",
     (ATTN, "--config.finetune.stps=1"): "unknown config field 'finetune.stps'. Did you mean 'finetune.steps'?",
+    (ATTN, "--noconfig.save.megred"): "unknown config field 'save.megred'. Did you mean 'save.merged'?",
+    (ATTN, "--config.remat=1"): "unknown config field 'remat'. Did you mean 'finetune.remat'?",
     (ATTN, "--config.finetune.steps=many"): "--config.finetune.steps=many",
     (ATTN, "--config.regime=atention"): "unknown regime 'atention'. Did you mean 'attention'?",
-    (ATTN, "--wrokdir=x"): "Unknown command line flag 'wrokdir'",
+    (ATTN, "--config.workflow=task_adition"): "unknown workflow 'task_adition'. Did you mean 'task_addition'?",
+    (ATTN, "--config.heads=zeroshot"): "unknown heads 'zeroshot'. Did you mean 'zero_shot'?",
+    (ATTN, "--config.merging.method=tie"): "unknown merging.method 'tie'. Did you mean 'ties'?",
+    (ATTN, "--config.ntk.split=tset"): "unknown ntk.split 'tset'. Did you mean 'test'?",
+    (ATTN, "--config.model=tniy"): "No model 'tniy'. Did you mean 'tiny'?",
+    (ATTN, "--config.tasks=('digts',)"): "unknown task 'digts'. Did you mean 'digits'",
+    (
+        ATTN,
+        "--config.workflow=task_negation",
+        "--config.control=objcts",
+    ): "unknown task 'objcts'. Did you mean 'objects'",
+    (ATTN, "--config.trainable=atention"): "Did you mean 'attention'?\nNamed rules: all, attention",
+    (ATTN, "--wrokdir=x"): "unknown flag '--wrokdir'. Did you mean '--workdir'? Choices: --config, --workdir",
     (ATTN, "--workdir=file/inside"): "file",
 }
 
@@ -124,14 +165,101 @@ def test_signals_have_codes_of_their_own_and_leave_no_handler_behind(tmp_path, m
     assert run(ATTN) == 75
     assert "goes on" in capsys.readouterr().err
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    assert run("--help") == 0
-    assert "75 (SIGTERM), 130 (Ctrl-C)" in capsys.readouterr().out
+
+
+BROKEN = {
+    "x = 1": "has no attribute 'get_config'",
+    "def get_config(): return None": "gives None, and no config. Let its get_config() start from",
+    "def get_config(): return 1 / 0": "ZeroDivisionError",
+    "def get_config(): open('absent')": "absent",
+    "def get_config(": "was never closed",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("text", "message"), BROKEN.items())
+def test_broken_config_file_ends_in_one_message(runs, tmp_path, capsys, monkeypatch, text, message):
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # ml_collections reads a file into the last one
+    (tmp_path / "broken.py").write_text(text)
+    for more in [], ["--help"]:
+        assert run("--config=broken.py", *more) == 2
+        shown = capsys.readouterr().err
+        assert message in shown and "Traceback" not in shown
+
+
+def page(capsys, monkeypatch, *arguments, columns=110):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run(*arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_help_names_all_there_is_and_nothing_of_this_machine(runs, capsys, monkeypatch):
+    monkeypatch.setenv("TAJAX_DATA_DIR", "/of/this/machine")
+    shown = page(capsys, monkeypatch, "--help")
+    for name in (*tc.WORKFLOWS, *tc.VARIANTS, *tc.REGIMES, *(path.stem for path in (ROOT / "configs").glob("*.py"))):
+        assert re.search(rf"\b{name}\b", shown), name
+    for flag in ("--workdir=DIR", "--overwrite", "--debug", "-h, --help", "--coordinator=HOST:PORT"):
+        assert flag in shown
+    for absent in (str(ROOT), "/of/this/machine", "flagfile", "undefok", "tajax.processes"):
+        assert absent not in shown
+    assert page(capsys, monkeypatch, "-h") == shown
+    assert not runs
+
+
+def test_full_help_has_every_field_and_flag(runs, capsys, monkeypatch):
+    shown = page(capsys, monkeypatch, "--helpfull")
+    fields = [f"--config.{name}" for name in tc.flatten(tc.default_config()) if name not in ("workflow", "variant")]
+    assert not [name for name in (*fields, "--flagfile=FILE") if name not in shown]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_help_keeps_to_the_width_of_the_terminal(runs, capsys, monkeypatch, columns):
+    lines = page(capsys, monkeypatch, "--config=attn", "--help", columns=columns).splitlines()[3:]
+    assert max(map(len, lines)) <= min(columns, 110)
+    assert lines == [line.rstrip() for line in lines]
+
+
+def test_exit_codes_of_the_help_are_those_of_the_program(runs, capsys, monkeypatch):
+    shown = page(capsys, monkeypatch, "--help")
+    codes = re.findall(r"^  (\d+)  ", shown[shown.index("exit codes") :], re.M)
+    meant = {0, 1, 2, processes.ENDED_WITH_ANOTHER, *interrupts.EXIT_CODES.values(), 128 + signal.SIGTERM}
+    assert {int(code) for code in codes} == meant
+
+
+def test_help_of_a_config_has_every_field_with_its_value_and_comment(runs, capsys, monkeypatch):
+    shown = page(capsys, monkeypatch, "--config=linear:b32", "--config.finetune.remat=True", "--help", columns=200)
+    rows = {line[2:].split()[0]: line for line in shown.splitlines()[3:] if line[2:3].strip()}
+    assert set(rows) >= set(tc.flatten(tc.default_config()))
+    changed = {name for name, line in rows.items() if line.startswith("* ")}
+    assert {"regime", "variant", "model", "finetune.remat", "finetune.warmup_steps"} <= changed
+    assert "seed" not in changed
+    assert re.search(r"finetune.remat +True +recompute activations", rows["finetune.remat"])
+
+
+def test_variants_of_a_config_with_what_each_holds(runs, tmp_path, capsys, monkeypatch):
+    for given in ("attn:help", f"{ROOT / 'configs' / 'attn.py'}:help"):
+        shown = page(capsys, monkeypatch, f"--config={given}", columns=200)
+        for name, fill in tc.VARIANTS.items():
+            fill(config := tc.default_config())
+            assert re.search(rf"^{name} +model: {config.model}\n", shown, re.M)
+            assert f"{len(config.tasks)} tasks: {', '.join(config.tasks)}" in " ".join(shown.split())
+    assert "200 steps a task, batches of 32" in shown
+    only = page(capsys, monkeypatch, "--config=pretrain:help")
+    assert "3000 steps" in only and "b32" not in only
+    (tmp_path / "mine.py").write_text("from tajax.config import default_config as get_config\n")
+    assert "takes no variant" in page(capsys, monkeypatch, "--config=mine.py:help")
+    assert not runs and not (tmp_path / "runs").exists()
+
+
+def test_every_field_has_a_comment():
+    assert set(tc.field_comments()) >= set(tc.flatten(tc.default_config()))
+    assert "WORKFLOWS" not in "".join(tc.field_comments().values())
 
 
 def test_command_helps_and_fails_with_its_codes(tmp_path):
     """One real process each: the module, from another directory."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for arguments, code, text in (["--help"], 0, "--config=configs/attn.py"), ([], 2, "no config given"):
+    for arguments, code, text in (["--help"], 0, "python -m tajax.main --config=attn:b32"), ([], 2, "no config given"):
         command = [sys.executable, "-m", "tajax.main", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
         assert (done.returncode, text in done.stdout + done.stderr) == (code, True)

@@ -1,0 +1,38 @@
+"""Names in a config that only the models and the data sets know, checked before any of them is loaded."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from tajax import config as configuration
+from tajax import trees
+from tajax.types import Params
+
+
+def check_names(config: ConfigDict) -> None:
+    """Refuses a model, a task or a trainable pattern that does not exist; nothing is loaded, fetched or written.
+
+    Raises:
+        ValueError: the name, the nearest ones, the choices, and what else can be given.
+    """
+    from tajax import data
+    from tajax.models.hub import check_name
+
+    if config.workflow == "pretrain":
+        return
+    check_name(config.model)
+    control = (config.control,) if config.control and configuration.counts("control", config.workflow) else ()
+    for entry in (*config.tasks, *control):
+        data.check_entry(entry, data_dir=Path(config.data_dir).expanduser())
+    trees.param_mask(_image_tower(), configuration.regime(config).trainable)
+
+
+@functools.cache
+def _image_tower() -> Params:
+    """An image tower in outline; all have the same paths."""
+    from tajax.models.clip import ClipConfig, abstract_params
+
+    return abstract_params(ClipConfig())["image"]

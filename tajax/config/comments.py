@@ -1,0 +1,43 @@
+"""What the fields of a config are for: the comments in `fields.py`, by field."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import io
+import re
+import tokenize
+from collections.abc import Mapping
+
+from tajax.config import fields
+from tajax.config.regimes import REGIMES
+
+
+@functools.cache
+def field_comments() -> Mapping[str, str]:
+    """The comment beside each field and section of `default_config`, by dotted name: unit, choices, reader.
+
+    A name in capitals that is a table of choices is replaced by the choices.
+
+    Example:
+        >>> field_comments()["finetune.batch_size"]
+        'images an optimiser step, all devices together; data.load'
+        >>> field_comments()["ntk.split"], field_comments()["heads"].partition(":")[0]
+        ('whose images', 'one of zero_shot, linear_probe')
+    """
+    source = inspect.getsource(fields.default_config)
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    by_line = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    comments = {}
+    for node in ast.walk(ast.parse(source)):
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and node.end_lineno in by_line:
+            section = "" if target.value.id == "config" else f"{target.value.id}."
+            comments[section + target.attr] = re.sub(r"\b[A-Z]{2,}[A-Z_]+\b", _choices, by_line[node.end_lineno])
+    return comments
+
+
+def _choices(name: re.Match[str]) -> str:
+    table = {"REGIMES": REGIMES, **vars(fields)}.get(name[0])
+    return ", ".join(table) if isinstance(table, tuple | Mapping) else name[0]
