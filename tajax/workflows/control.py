@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tajax import data
+from tajax import data, progress
 from tajax.workflows.experiment import SPLITS, Experiment, setup
 
 
@@ -28,23 +27,19 @@ def setup_with_control(config: ConfigDict, workdir: Path, *, overwrite: bool = F
     Raises:
         ValueError: the control cannot be read, or has the name of one of the tasks.
     """
-    control = data.open_task(config.control, data_dir=config.data_dir)
-    data.check_images(control)
-    experiment = setup(config, workdir, overwrite=overwrite)
-    if control.name in experiment.heads:
-        raise ValueError(
-            f"control {config.control!r} and one of the tasks are both called {control.name!r}: their results could "
-            "not be told apart. Rename one of the files or folders."
-        )
-    heads = experiment.heads | {control.name: experiment.make_head(control)}
-    return dataclasses.replace(experiment, heads=heads), control
+    experiment = setup(config, workdir, overwrite=overwrite, with_control=True)
+    return experiment, experiment.control
 
 
 def measure_control(experiment: Experiment, control: data.Task) -> dict[str, float]:
     """Records the pre-trained model's accuracy on the control, validation and test; returns it by split."""
     step = experiment.sweep_steps[False]
-    for split in SPLITS:
-        if not experiment.find(stage="control", split=split):
+    units = {split: len(control.split(split)) for split in SPLITS}
+    done = [split for split in SPLITS if experiment.find(stage="control", split=split)]
+    with progress.stage("control", units, done=done) as running:
+        for split in running.each([split for split in SPLITS if split not in done], str):
             (values,) = experiment.evaluate(step, control, split, (), [[]])
             experiment.record("control", task=control.name, split=split, **values)
-    return {record["split"]: record["top1"] for record in experiment.find(stage="control")}
+        reached = {record["split"]: record["top1"] for record in experiment.find(stage="control")}
+        running.note(f"{control.name} test top1 {reached['test']:.3f}")
+    return reached

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, evaluate, parallel, report, trees
+from tajax import data, evaluate, parallel, progress, trees
 from tajax.config import one_of
 from tajax.data.sources import rows_of
 from tajax.disentanglement import (
@@ -30,8 +30,8 @@ from tajax.disentanglement import (
 )
 from tajax.types import Batch, Params
 from tajax.workflows.experiment import Experiment, setup
-from tajax.workflows.progress import Progress
 from tajax.workflows.single_task import finetune_all
+from tajax.workflows.workdir import write_report
 
 STAGE = "disentanglement"
 DISTANCES = tuple(MODULES.values())  # D of them
@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     pairs = pairs_of(experiment)
     mean_over_square(np.zeros((2, *2 * (len(config.disentanglement.coefs),))), config.disentanglement.coefs)
     measure_pairs(experiment, finetune_all(experiment), pairs)
-    report.write(workdir)
+    write_report(workdir)
 
 
 def pairs_of(experiment: Experiment) -> list[tuple[str, str]]:
@@ -93,42 +93,52 @@ def measure_pairs(experiment: Experiment, taus: Mapping[str, Params], pairs: lis
         return all(experiment.find(stage=STAGE, tasks=list(pair), distance=name) for name in MODULES)
 
     missing = [pair for pair in pairs if not measured(pair)]
-    if not missing:
-        return
+    done = [_named(pair) for pair in pairs if pair not in missing]
+    with progress.stage(STAGE, dict.fromkeys(map(_named, pairs), 1), done=done) as running:
+        if missing:
+            _measure_pairs(experiment, taus, missing, running)
+
+
+def _named(pair: tuple[str, str]) -> str:
+    return " and ".join(pair)
+
+
+def _measure_pairs(
+    experiment: Experiment, taus: Mapping[str, Params], missing: list[tuple[str, str]], running: progress.Running
+) -> None:
     settings = experiment.config.disentanglement
     names = [task.name for task in experiment.tasks if any(task.name in pair for pair in missing)]
     images = {task.name: _images(experiment, task) for task in experiment.tasks if task.name in names}
     make = _tangent_disturbances if experiment.regime.evaluate_linearized else _model_disturbances
     disturbance = make(experiment, images, {name: taus[name] for name in names})
-    with Progress("disentanglement", total=len(missing)) as progress:
-        for done, (a, b) in enumerate(missing, start=1):
-            first, second = disturbance(a, b), disturbance(b, a)
-            terms = np.stack([first.term, second.term.swapaxes(1, 2)], axis=1)  # [D, 2, A, A]
-            own = np.stack([first.own, second.own], axis=1)  # [D, 2, A+1]
-            if not np.isfinite(terms).all():
-                raise FloatingPointError(
-                    f"with the vectors of {a!r} and {b!r} the model gives outputs that are not finite, somewhere "
-                    f"between {settings.coefs[0]} and {settings.coefs[-1]}: narrow disentanglement.coefs."
+    for a, b in running.each(missing, _named):
+        first, second = disturbance(a, b), disturbance(b, a)
+        terms = np.stack([first.term, second.term.swapaxes(1, 2)], axis=1)  # [D, 2, A, A]
+        own = np.stack([first.own, second.own], axis=1)  # [D, 2, A+1]
+        if not np.isfinite(terms).all():
+            raise FloatingPointError(
+                f"with the vectors of {a!r} and {b!r} the model gives outputs that are not finite, somewhere "
+                f"between {settings.coefs[0]} and {settings.coefs[-1]}: narrow disentanglement.coefs."
+            )
+        counts = [sum(int(batch.mask.sum()) for batch in images[name]) for name in (a, b)]
+        for name, map_, curves in zip(MODULES, terms, own, strict=True):
+            if not experiment.find(stage=STAGE, tasks=[a, b], distance=name):
+                whole = curves[:, -1]
+                ratio = relative_terms(map_, whole, degree=DEGREES[name]) if whole.all() else None
+                experiment.record(
+                    STAGE,
+                    tasks=[a, b],
+                    split=settings.split,
+                    distance=name,
+                    summary=mean_over_square(map_, settings.coefs),
+                    relative=None if ratio is None else mean_over_square(ratio, settings.coefs),
+                    own=whole,
+                    images=counts,
+                    coefs=settings.coefs,
+                    own_curve=np.round(curves[:, :-1], 6),
+                    terms=np.round(map_, 6),
                 )
-            counts = [sum(int(batch.mask.sum()) for batch in images[name]) for name in (a, b)]
-            for name, map_, curves in zip(MODULES, terms, own, strict=True):
-                if not experiment.find(stage=STAGE, tasks=[a, b], distance=name):
-                    whole = curves[:, -1]
-                    ratio = relative_terms(map_, whole, degree=DEGREES[name]) if whole.all() else None
-                    experiment.record(
-                        STAGE,
-                        tasks=[a, b],
-                        split=settings.split,
-                        distance=name,
-                        summary=mean_over_square(map_, settings.coefs),
-                        relative=None if ratio is None else mean_over_square(ratio, settings.coefs),
-                        own=whole,
-                        images=counts,
-                        coefs=settings.coefs,
-                        own_curve=np.round(curves[:, :-1], 6),
-                        terms=np.round(map_, 6),
-                    )
-            progress.update(done, {f"{a} and {b}, ξ/2": mean_over_square(terms[0], settings.coefs)})
+        progress.note({"ξ/2": mean_over_square(terms[0], settings.coefs)})
 
 
 def _images(experiment: Experiment, task: data.Task) -> list[Batch]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, evaluate, metrics, models, parallel, processes, trees
+from tajax import data, evaluate, metrics, models, parallel, processes, progress, tracking, trees
 from tajax.config import Regime, config_hash, flatten
 from tajax.config import regime as regime_of
 from tajax.data.preprocess import normalize
@@ -21,7 +23,7 @@ from tajax.types import ApplyFn, Batch, Head, Mask, Params
 from tajax.workflows.heads import linear_probe_head
 from tajax.workflows.imported import keep_vectors, moved_mask, read_vectors
 from tajax.workflows.journal import Journal
-from tajax.workflows.progress import Progress
+from tajax.workflows.stages import announce, expect
 from tajax.workflows.workdir import claim
 
 SPLITS = ("val", "test")
@@ -45,6 +47,7 @@ class Experiment:
         devices: the devices to use, of all processes.
         journal: the record of the run.
         imported: the task vectors of `config.checkpoints`, by task; None where there are none.
+        control: a task that is not one of `tasks`, for the workflows that want one.
     """
 
     config: ConfigDict
@@ -59,6 +62,7 @@ class Experiment:
     devices: list[jax.Device]
     journal: Journal
     imported: dict[str, Params] | None = None
+    control: data.Task | None = None
 
     @property
     def pretrained(self) -> Params:
@@ -67,7 +71,7 @@ class Experiment:
 
     def batches(self, task: data.Task, split: str) -> Iterable[Batch]:
         """Every image of a split once, in order, in padded batches; of several processes each has its rows."""
-        return data.load(
+        batches = data.load(
             task,
             split,
             batch_size=self.config.evaluate.batch_size,
@@ -75,6 +79,7 @@ class Experiment:
             workers=self.config.data_workers,
             share=processes.share(),
         )
+        return progress.counted(batches, self.config.evaluate.batch_size)
 
     def make_head(self, task: data.Task) -> Head:
         """The frozen head of a task, of the kind that `config.heads` names; a fitted one is kept and recorded."""
@@ -90,15 +95,33 @@ class Experiment:
         """Appends a record to `results.jsonl`, with what says where it came from."""
         self.journal.record(stage, **fields)
 
-    def measure(self, stage: str, measure: Callable[[data.Task, str], dict[str, float]]) -> None:
-        """Records `measure(task, split)` under a stage, for every task and split that has no such record yet."""
-        pairs = [(task, split) for task in self.tasks for split in SPLITS]
-        with Progress(stage.replace("_", " "), total=len(pairs)) as progress:
-            for done, (task, split) in enumerate(pairs, start=1):
-                if not self.find(stage=stage, task=task.name, split=split):
-                    measured = measure(task, split)
-                    self.record(stage, task=task.name, split=split, **measured)
-                    progress.update(done, {f"{task.name} {split} top1": measured["top1"]})
+    def measure(
+        self,
+        stage: str,
+        measure: Callable[[data.Task, str], dict[str, float]],
+        *,
+        more: Mapping[str, int] = MappingProxyType({}),
+        note: str = "",
+    ) -> None:
+        """Records `measure(task, split)` under a stage, for every task and split that has no such record yet.
+
+        Args:
+            stage: of the records.
+            measure: gives what is recorded, `top1` among it.
+            more: images that are looked at beside those of the split, by "task split".
+            note: said of the stage when it is done, before the mean accuracy.
+        """
+        pairs = {f"{task.name} {split}": (task, split) for task in self.tasks for split in SPLITS}
+        units = {name: len(task.split(split)) + more.get(name, 0) for name, (task, split) in pairs.items()}
+        done = [n for n, (task, split) in pairs.items() if self.find(stage=stage, task=task.name, split=split)]
+        with progress.stage(stage, units, done=done) as running:
+            for name in running.each([name for name in pairs if name not in done], str):
+                task, split = pairs[name]
+                measured = measure(task, split)
+                self.record(stage, task=task.name, split=split, **measured)
+                progress.note({"top1": measured["top1"]})
+            reached = [record["top1"] for record in self.find(stage=stage, split="test")]
+            running.note(f"{note}mean test top1 {statistics.fmean(reached):.3f}")
 
     @functools.cached_property
     def features_step(self) -> Callable[[Params, Batch], jax.Array]:
@@ -122,29 +145,43 @@ class Experiment:
         return metrics.compute_each(tallies)
 
 
-def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Experiment:
+def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_control: bool = False) -> Experiment:
     """Loads model and tasks, builds the heads and claims the directory; bad input ends here, before any training.
 
     Args:
         config: a validated config.
         workdir: an existing directory.
         overwrite: replace an earlier run in it.
+        with_control: open `config.control`, too.
 
     Returns:
         The experiment.
+
+    Raises:
+        ValueError: bad input; among it a control that has the name of one of the tasks.
     """
     started = time.monotonic()
-    devices = parallel.devices_of_all(config.devices)
-    for field in ("finetune.batch_size", "evaluate.batch_size"):
-        parallel.check_batch_size(flatten(config)[field], devices, what=f"config.{field}")
-    clip = models.load(config.model, remat=config.finetune.remat)
-    if config.initialization == "random":
-        clip = clip.with_random_image_tower(config.seed)
-    regime = regime_of(config)
-    mask = trees.param_mask(clip.params["image"], regime.trainable, layers=config.layers)
-    tasks = tuple(data.open_tasks(config.tasks, data_dir=config.data_dir))
-    for task in tasks:
-        data.check_images(task)
+    announce(config, workdir)
+    tracking.check(config.track.wandb)
+    with progress.stage("setup"):
+        control = data.open_task(config.control, data_dir=config.data_dir) if with_control else None
+        devices = parallel.devices_of_all(config.devices)
+        for field in ("finetune.batch_size", "evaluate.batch_size"):
+            parallel.check_batch_size(flatten(config)[field], devices, what=f"config.{field}")
+        clip = models.load(config.model, remat=config.finetune.remat)
+        if config.initialization == "random":
+            clip = clip.with_random_image_tower(config.seed)
+        regime = regime_of(config)
+        mask = trees.param_mask(clip.params["image"], regime.trainable, layers=config.layers)
+        tasks = tuple(data.open_tasks(config.tasks, data_dir=config.data_dir))
+        if control and any(control.name == task.name for task in tasks):
+            raise ValueError(
+                f"control {config.control!r} and one of the tasks are both called {control.name!r}: their results "
+                "could not be told apart. Rename one of the files or folders."
+            )
+        for task in filter(None, (*tasks, control)):
+            data.check_images(task)
+    expect(config, tasks)
     imported = read_vectors(config, workdir, clip, tasks, overwrite=overwrite) if config.checkpoints else None
     if imported:
         mask = moved_mask(list(imported.values()))
@@ -153,13 +190,19 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
     journal = _journal(config, workdir, clip, tasks, mask, started)
-    experiment = Experiment(config, workdir, clip, tasks, {}, regime, mask, *encoders, devices, journal, imported)
+    facts = {"imported": imported, "control": control}
+    experiment = Experiment(config, workdir, clip, tasks, {}, regime, mask, *encoders, devices, journal, **facts)
     _check_base(experiment)
+    journal.track(config)
     if imported:
         keep_vectors(experiment, imported)
     _announce(experiment)
-    most_classes = max(len(task.class_names) for task in tasks)
-    heads = {task.name: models.pad_head(experiment.make_head(task), most_classes) for task in tasks}
+    most_classes, heads = max(len(task.class_names) for task in tasks), {}
+    of_all = tuple(filter(None, (*tasks, control)))
+    with progress.stage("heads", {task.name: 1 for task in of_all}) as running:
+        for task in running.each(of_all):
+            head = experiment.make_head(task)
+            heads[task.name] = head if task is control else models.pad_head(head, most_classes)
     return dataclasses.replace(experiment, heads=heads)
 
 
@@ -203,7 +246,7 @@ def _announce(experiment: Experiment) -> None:
     trained, total = facts["trained_parameters"], facts["total_parameters"]
     moving = "imported vectors move" if experiment.imported else "training"
     of_processes = f" of {facts['processes']} processes" if processes.joined() else ""
-    print(
+    progress.say(
         f"{config.regime} on {config.model}: {moving} {trained:,} of the {total:,} parameters of the image tower "
         f"({trained / total:.1%}), {len(experiment.tasks)} tasks, {len(experiment.devices)} "
         f"{jax.default_backend()} device(s){of_processes}"

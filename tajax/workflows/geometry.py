@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import trees
+from tajax import progress, trees
 from tajax.task_vectors import cosine_matrix, gram_by_module
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
@@ -27,7 +27,9 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
         overwrite: replace an earlier run in it.
     """
     experiment = setup(config, workdir, overwrite=overwrite)
-    measure_geometry(experiment, finetune_all(experiment))
+    taus = finetune_all(experiment)
+    with progress.stage("geometry"):
+        measure_geometry(experiment, taus)
     write_report(workdir)
 
 

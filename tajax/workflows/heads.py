@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from tajax import atomic, data, models, parallel, processes
+from tajax import atomic, data, models, parallel, processes, progress
 from tajax.types import Batch, Head
 
 if TYPE_CHECKING:  # an experiment makes its heads by this module
@@ -67,7 +67,7 @@ def _fit(experiment: Experiment, task: data.Task) -> tuple[Head, dict[str, objec
         "val_loss": probe.val_loss,
         "converged": probe.converged,
     }
-    print(f"head of {task.name}: λ {probe.regularization:g}, val top1 {probe.val_top1:.3f} on pre-trained features")
+    progress.note({"λ": probe.regularization, "val top1": probe.val_top1})
     return probe.head, facts
 
 

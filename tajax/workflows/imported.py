@@ -11,11 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import data, models, processes, vector_files
+from tajax import data, models, processes, progress, vector_files
 from tajax.config import REGIMES, config_hash
 from tajax.models.hub import locate
 from tajax.types import Mask, Params
-from tajax.workflows.progress import Progress
 
 if TYPE_CHECKING:
     from tajax.workflows.experiment import Experiment
@@ -44,9 +43,9 @@ def read_vectors(
         FileNotFoundError, ValueError: a place that does not exist, a damaged file, another architecture, another base;
             parameters of a linearised encoder, and a regime that does not expand it. The message names the place.
     """
-    vectors = {}
-    with Progress("read checkpoints", total=len(tasks)) as progress:
-        for number, (task, place) in enumerate(_places(config, tasks).items(), start=1):
+    vectors, places = {}, _places(config, tasks)
+    with progress.stage("checkpoints", dict.fromkeys(places, 1)) as running:
+        for task, place in running.each(places.items(), lambda place: place[0]):
             kept = vector_path(workdir, task)
             source = str(kept) if kept.exists() and not overwrite else place
             vectors[task] = _read(source, clip, config)
@@ -58,7 +57,7 @@ def read_vectors(
                     f"{source} is no fine-tuned copy of {clip.name}: their image towers lie {length:.2f} ‖θ₀‖ apart. "
                     "Give the model that it was made from, --config.model=…, or insist with --config.any_base=True."
                 )
-            progress.update(number, {f"{task}: length of τ in ‖θ₀‖": length})
+            progress.note({"‖τ‖/‖θ₀‖": length})
     return vectors
 
 

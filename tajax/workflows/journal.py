@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tajax import interrupts, processes, results
+from ml_collections import ConfigDict
+
+from tajax import interrupts, processes, results, tracking
+from tajax.config import flatten
 from tajax.results import Record
+from tajax.workflows.workdir import at_end, kept_config
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Journal:
         started: when the process began, seconds of `time.monotonic`.
         introduced: whether this process has added its record.
         known: the records as the processes know them that do not read the file.
+        trackers: are told of each record once it is in the file.
     """
 
     path: Path
@@ -34,6 +39,7 @@ class Journal:
     started: float = field(default_factory=time.monotonic)
     introduced: bool = False
     known: list[Record] = field(default_factory=list)
+    trackers: list[tracking.Tracker] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """The records so far, where another process reads and writes the file."""
@@ -53,10 +59,29 @@ class Journal:
             self.introduced = True
         self._append(stage, fields)
 
+    def track(self, config: ConfigDict) -> None:
+        """From now on what is recorded is shown by TensorBoard and whatever else `config.track` names.
+
+        Raises:
+            ValueError: what `config.track.wandb` names cannot be reached.
+        """
+        if processes.is_first():
+            self.trackers = tracking.trackers(
+                self.path.parent,
+                results.read(self.path),
+                **config.track,
+                images={"finetune": config.finetune.batch_size, "pretrain": config.pretrain.batch_size},
+                config=flatten(kept_config(self.path.parent)),
+            )
+            for tracker in self.trackers:
+                at_end(tracker.close)
+
     def _append(self, stage: str, fields: Mapping[str, object]) -> None:
         elapsed = {"elapsed_seconds": round(time.monotonic() - self.started, 1)}
         record = {"stage": stage, **fields, **self.origin, **elapsed}
         if processes.is_first():
             results.append(self.path, record)
+            for tracker in self.trackers:
+                tracker(results.as_read(record))
         else:
             self.known.append(results.as_read(record))

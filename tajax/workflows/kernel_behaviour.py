@@ -18,14 +18,14 @@ from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import data, evaluate, metrics, parallel, report, trees
+from tajax import data, evaluate, metrics, parallel, progress, trees
 from tajax.gap import GapSums, gap_sums, relative_gap
 from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.types import Head, Params
 from tajax.workflows.experiment import Experiment, setup
-from tajax.workflows.progress import Progress
 from tajax.workflows.single_task import finetune_all
+from tajax.workflows.workdir import write_report
 
 STAGE, SPLIT = "kernel_behaviour", "test"
 
@@ -50,7 +50,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     """
     experiment = setup(config, workdir, overwrite=overwrite)
     measure_kernel_behaviour(experiment, finetune_all(experiment))
-    report.write(workdir)
+    write_report(workdir)
 
 
 def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params]) -> None:
@@ -65,11 +65,11 @@ def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params])
         evaluate.make_features_step(experiment.encode_eval, devices=experiment.devices),
         evaluate.make_responses_step(experiment.encode_eval, devices=experiment.devices),
     )
-    with Progress("kernel behaviour", total=len(experiment.tasks)) as progress:
-        for number, task in enumerate(experiment.tasks, start=1):
-            done = {record["scaling_coef"] for record in experiment.find(stage=STAGE, task=task.name)}
-            if done.issuperset(grid):
-                continue
+    done = {t.name: {r["scaling_coef"] for r in experiment.find(stage=STAGE, task=t.name)} for t in experiment.tasks}
+    finished = [name for name, coefs in done.items() if coefs.issuperset(grid)]
+    units = {task.name: len(task.split(SPLIT)) for task in experiment.tasks}
+    with progress.stage(STAGE, units, done=finished) as running:
+        for task in running.each([task for task in experiment.tasks if task.name not in finished]):
             norm = float(tajax.norm(taus[task.name]))
             sums = _measure(experiment, steps, task, taus[task.name])
             gaps = relative_gap(sums.gap)
@@ -82,7 +82,7 @@ def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params])
                 )
             both = zip(metrics.compute_each(sums.model), metrics.compute_each(sums.linearized), strict=True)
             for index, (coef, (model, linearized)) in enumerate(zip(grid, both, strict=True)):
-                if coef not in done:
+                if coef not in done[task.name]:
                     experiment.record(
                         STAGE,
                         task=task.name,
@@ -96,7 +96,7 @@ def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params])
                         agreement=float(sums.agreeing[index]) / model["count"],
                         count=model["count"],
                     )
-            progress.update(number, {f"{task.name} gap at {grid[-1]:g}": gaps[-1]})
+            progress.note({f"gap at {grid[-1]:g}": gaps[-1]})
 
 
 def _measure(

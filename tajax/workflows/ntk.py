@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, report
+from tajax import data, progress
 from tajax.data import draws
 from tajax.data.sources import rows_of
 from tajax.ntk import (
@@ -34,7 +34,7 @@ from tajax.ntk import (
 from tajax.types import ApplyFn
 from tajax.workflows.control import setup_with_control
 from tajax.workflows.experiment import Experiment
-from tajax.workflows.progress import Progress
+from tajax.workflows.workdir import write_report
 
 STAGE = "ntk"
 
@@ -50,7 +50,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     experiment, control = setup_with_control(config, workdir, overwrite=overwrite)
     count = check_images(experiment, control)
     localize(experiment, control, count)
-    report.write(workdir)
+    write_report(workdir)
 
 
 def check_images(experiment: Experiment, control: data.Task) -> int:
@@ -95,13 +95,14 @@ def localize(experiment: Experiment, control: data.Task, count: int) -> None:
         return [key for key in every if not experiment.find(stage=STAGE, task=task.name, reading=key[0], kernel=key[1])]
 
     missing = [task for task in experiment.tasks if wanting(task)]
-    if not missing:
-        return
-    others = sample(experiment, control, count)
-    operators = make_operators(experiment, count)
-    own, elsewhere = np.arange(count), np.arange(count, 2 * count)
-    with Progress("local energy", total=len(missing)) as progress:
-        for done, task in enumerate(missing, start=1):
+    units = {task.name: 1 for task in experiment.tasks}
+    with progress.stage(STAGE, units, done=[task.name for task in experiment.tasks if task not in missing]) as running:
+        if not missing:
+            return
+        others = sample(experiment, control, count)
+        operators = make_operators(experiment, count)
+        own, elsewhere = np.arange(count), np.arange(count, 2 * count)
+        for task in running.each(missing):
             shown = {}
             of_kernel = operators(np.concatenate([sample(experiment, task, count), others]))
             for reading, kernel in wanting(task):
@@ -120,8 +121,8 @@ def localize(experiment: Experiment, control: data.Task, count: int) -> None:
                     split=settings.split,
                     **values,
                 )
-                shown[f"{task.name} {reading} {kernel}"] = values["share"]
-            progress.update(done, shown)
+                shown[f"{reading} {kernel}"] = values["share"]
+            progress.note(shown)
 
 
 def sample(experiment: Experiment, task: data.Task, count: int) -> np.ndarray:

@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from tajax import atomic, data, evaluate, parallel, processes, trees
+from tajax import atomic, data, evaluate, parallel, processes, progress, trees
 from tajax.losses import head_logits
 from tajax.task_vectors import apply_task_vector
 from tajax.types import Batch, Params
 from tajax.workflows.experiment import Experiment
-from tajax.workflows.progress import Progress
 
 ThreeModels = Callable[[Batch], Sequence[jax.Array]]
 
@@ -60,18 +59,18 @@ def record_predictions(experiment: Experiment, taus: Mapping[str, Params], tau: 
         tau: the merged one.
         scaling_coef: λ; the merged model is θ₀ + λτ.
     """
-    left = [task for task in experiment.tasks if not experiment.find(stage="predictions", task=task.name)]
-    if not left:
-        return
-    models_at = _models(experiment, tau, scaling_coef)
-    with Progress("predictions", total=len(left)) as progress:
-        for done, task in enumerate(left, start=1):
+    units = {task.name: len(task.split("test")) for task in experiment.tasks}
+    done = [record["task"] for record in experiment.find(stage="predictions")]
+    with progress.stage("predictions", units, done=done) as running:
+        left = [task for task in experiment.tasks if task.name not in done]
+        models_at = _models(experiment, tau, scaling_coef) if left else None
+        for task in running.each(left):
             found = predict(experiment, task, models_at(taus[task.name]))
             classes = list(task.class_names)
             fields = summary(found.labels, found.predicted, len(classes))
             examples = _keep(experiment, task, found)
             experiment.record("predictions", task=task.name, split="test", classes=classes, examples=examples, **fields)
-            progress.update(done, {f"{task.name} merged top1": fields["top1"]["merged"]})
+            progress.note({"merged top1": fields["top1"]["merged"]})
 
 
 def predict(experiment: Experiment, task: data.Task, features: ThreeModels) -> Predictions:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from tajax import checkpoints, interrupts, optim, parallel, report
+from tajax import checkpoints, interrupts, optim, parallel, progress, tracking
 from tajax.config import config_hash
 from tajax.data import captions
 from tajax.data.preprocess import normalize
@@ -20,8 +20,8 @@ from tajax.models import clip, save_pretrained, tokenizer
 from tajax.models.load import OPENAI_MEAN, OPENAI_STD
 from tajax.types import Params, Preprocessing
 from tajax.workflows.journal import Journal
-from tajax.workflows.progress import Progress
-from tajax.workflows.workdir import claim
+from tajax.workflows.stages import announce
+from tajax.workflows.workdir import claim, write_report
 
 
 def contrastive_loss(image_features, text_features, scale, groups):
@@ -115,17 +115,19 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     """
     settings = config.pretrain
     started = time.monotonic()
-    sources = [captions.load_scenes("train", data_dir=config.data_dir, size=settings.scenes)]
-    natural_rows = 0
-    if settings.natural is not None and settings.natural_fraction > 0:
-        natural_rows = round(settings.batch_size * settings.natural_fraction)
-        sources.append(captions.load_natural(settings.natural))
-    rows = [settings.batch_size - natural_rows] + [natural_rows] * (len(sources) - 1)
-    claim(config, workdir, overwrite=overwrite)
-
-    phrases = [phrase for source in sources for phrase in source.captions]
-    sentences = [template.format(phrase) for phrase in phrases for template in captions.TEMPLATES]
-    words = tokenizer.train_bpe(sentences, vocab_size=settings.vocab_size, context_length=settings.context_length)
+    announce(config, workdir)
+    tracking.check(config.track.wandb)
+    with progress.stage("setup"):
+        sources = [captions.load_scenes("train", data_dir=config.data_dir, size=settings.scenes)]
+        natural_rows = 0
+        if settings.natural is not None and settings.natural_fraction > 0:
+            natural_rows = round(settings.batch_size * settings.natural_fraction)
+            sources.append(captions.load_natural(settings.natural))
+        rows = [settings.batch_size - natural_rows] + [natural_rows] * (len(sources) - 1)
+        claim(config, workdir, overwrite=overwrite)
+        phrases = [phrase for source in sources for phrase in source.captions]
+        sentences = [template.format(phrase) for phrase in phrases for template in captions.TEMPLATES]
+        words = tokenizer.train_bpe(sentences, vocab_size=settings.vocab_size, context_length=settings.context_length)
     tokens = words.tokenize(sentences).reshape(len(phrases), len(captions.TEMPLATES), -1)
     # The tower is causal and pools at the end of the text: columns behind the longest text change nothing.
     tokens = tokens[..., : int((tokens != tokens[0, 0, -1]).any((0, 1)).nonzero()[0].max()) + 2]
@@ -146,6 +148,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     state, notes = checkpoints.restore_latest(workdir / "checkpoints", state, config_hash=made_by)
     step_fn = make_step(model, tx, mask, preprocessing)
     journal = Journal(workdir / "results.jsonl", {"seed": config.seed, "config_hash": made_by}, started=started)
+    journal.track(config)
     recorded = {record["step"] for record in journal.find(stage="pretrain")}
     start = int(state.step)
     batches = captions.mixed_batches(sources, rows, seed=config.seed, start_batch=start)
@@ -156,10 +159,11 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
         return state, {"loss": loss}
 
     with (
-        Progress("pretrain", total=settings.steps, start=start, items_per_step=settings.batch_size) as progress,
+        progress.stage("pretrain", settings.steps),
         checkpoints.Writer(workdir / "checkpoints", config_hash=made_by, keep=None) as writer,
         interrupts.deferred(),  # what was trained is kept, whenever the process is asked to end
     ):
+        progress.resumed(start)
 
         def on_log(done: int, means: dict[str, float]) -> None:
             progress.update(done, means)
@@ -183,9 +187,11 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
         )
         if start < settings.steps:
             on_checkpoint(state, ())
-    save_pretrained(workdir / "model", geometry, state.params, words, preprocessing, dtype=jnp.float16, overwrite=True)
+    with progress.stage("save"):
+        model_files = geometry, state.params, words, preprocessing
+        save_pretrained(workdir / "model", *model_files, dtype=jnp.float16, overwrite=True)
     minutes = (time.monotonic() - started) / 60
-    report.write(workdir)
+    write_report(workdir)
     print(f"Pre-trained {settings.steps} steps in {minutes:.1f} minutes: {workdir / 'model'}")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import shutil
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +15,11 @@ import optax
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import checkpoints, data, finetune, interrupts, optim, parallel, processes, vector_files
+from tajax import checkpoints, data, finetune, interrupts, optim, parallel, processes, progress, vector_files
 from tajax.config import config_hash, warmup_steps
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
-from tajax.workflows.progress import Progress
+from tajax.workflows.imported import vector_path
 from tajax.workflows.workdir import read_by_first, write_report
 
 
@@ -50,13 +51,21 @@ def finetune_all(experiment: Experiment) -> dict[str, Params]:
     """
     if experiment.imported is not None:
         return experiment.imported
-    source = experiment.config.task_vectors
+    source, tasks = experiment.config.task_vectors, experiment.tasks
     if source is not None:
-        return {t.name: _reused_vector(experiment, Path(os.path.expanduser(source)), t) for t in experiment.tasks}
+        run = Path(os.path.expanduser(source))
+        with progress.stage("vectors", {task.name: 1 for task in tasks}) as running:
+            return {task.name: _reused_vector(experiment, run, task) for task in running.each(tasks)}
     make_training = _training_factory(experiment)
     # All of them before the first is trained: a task without epochs is an error at once.
-    trainings = [make_training(num_steps(experiment, task)) for task in experiment.tasks]
-    return {t.name: _task_vector(experiment, t, made) for t, made in zip(experiment.tasks, trainings, strict=True)}
+    trainings = {task.name: make_training(num_steps(experiment, task)) for task in tasks}
+    units = {name: training.num_steps for name, training in trainings.items()}
+    done = [task.name for task in tasks if vector_path(experiment.workdir, task.name).exists()]
+    with progress.stage("finetune", units, done=done) as running:
+        taus = {task.name: _task_vector(experiment, task, trainings[task.name]) for task in running.each(tasks)}
+        last = {record["task"]: record["top1"] for record in experiment.find(stage="finetune")}
+        running.note(f"mean train top1 {statistics.fmean(last.values()):.3f}" if last else "")
+    return taus
 
 
 def measure_single_task(experiment: Experiment, taus: Mapping[str, Params]) -> None:
@@ -122,7 +131,7 @@ def num_steps(experiment: Experiment, task: data.Task) -> int:
 
 
 def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -> Params:
-    path = experiment.workdir / "task_vectors" / f"{task.name}.safetensors"
+    path = vector_path(experiment.workdir, task.name)
     kept = experiment.workdir / "checkpoints" / task.name
     if processes.agree(path.exists):
         base, blank = experiment.clip.image_sha256, tajax.task_vector(experiment.pretrained, experiment.pretrained)
@@ -174,11 +183,9 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
         share=processes.share(),
     )
     recorded = {record["step"] for record in experiment.find(stage="finetune", task=task.name)}
-    progress = Progress(
-        f"finetune {task.name}", total=training.num_steps, start=start, items_per_step=settings.batch_size
-    )
+    progress.resumed(start)
     writing = checkpoints.Writer(kept, config_hash=made_by) if processes.is_first() else contextlib.nullcontext()
-    with processes.leaving_together(), progress, writing as writer:
+    with processes.leaving_together(), writing as writer:
 
         def on_log(done: int, means: dict[str, float]) -> None:
             progress.update(done, means)
@@ -209,7 +216,7 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
 
 
 def _reused_vector(experiment: Experiment, run: Path, task: data.Task) -> Params:
-    path = run / "task_vectors" / f"{task.name}.safetensors"
+    path = vector_path(run, task.name)
     if not path.exists():
         raise FileNotFoundError(f"config.task_vectors: no task vector {path}. Finish that run, or leave the field out.")
     return vector_files.load_task_vector(path, experiment.pretrained, base_sha256=experiment.clip.image_sha256)[0]

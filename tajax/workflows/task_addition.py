@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, merging, metrics, models, processes
+from tajax import data, merging, metrics, models, processes, progress
 from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
 from tajax.metrics import normalized_accuracy
@@ -23,7 +23,6 @@ from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.types import Params
 from tajax.workflows.experiment import SPLITS, Experiment, setup
 from tajax.workflows.predictions import record_predictions
-from tajax.workflows.progress import Progress
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
 from tajax.workflows.workdir import write_report
 
@@ -98,22 +97,25 @@ def add_tasks(experiment: Experiment, tau: Params) -> float:
         method = experiment.config.merging.method
         return {"scaling_coef": scaling_coef, "normalized_top1": float(normalized), "method": method, **values}
 
-    experiment.measure("task_addition", measure)
+    experiment.measure("task_addition", measure, note=f"α = {scaling_coef:.3g}, ")
     return scaling_coef
 
 
 def _sweep(experiment: Experiment, measure: Callable[[data.Task], list[dict[str, float]]]) -> None:
     """Records what `measure` gives for each task at every α of the grid, where that is not recorded yet."""
     grid = experiment.config.evaluate.scaling_coefs
-    with Progress(f"sweep of {len(grid)} coefficients", total=len(experiment.tasks)) as progress:
-        for number, task in enumerate(experiment.tasks, start=1):
-            done = {r["scaling_coef"] for r in experiment.find(stage="sweep", task=task.name, split="val")}
-            if not done.issuperset(grid):
-                measured = measure(task)
-                for coef, values in zip(grid, measured, strict=True):
-                    if coef not in done:
-                        experiment.record("sweep", task=task.name, split="val", scaling_coef=coef, **values)
-                progress.update(number, {f"{task.name} best top1": max(values["top1"] for values in measured)})
+    done: dict[str, set[float]] = {task.name: set() for task in experiment.tasks}
+    for name, coef in _recorded_sweeps(experiment):
+        done[name].add(coef)
+    finished = [name for name, coefs in done.items() if coefs.issuperset(grid)]
+    units = {task.name: len(task.split("val")) for task in experiment.tasks}
+    with progress.stage("sweep", units, done=finished) as running:
+        for task in running.each([task for task in experiment.tasks if task.name not in finished]):
+            measured = measure(task)
+            for coef, values in zip(grid, measured, strict=True):
+                if coef not in done[task.name]:
+                    experiment.record("sweep", task=task.name, split="val", scaling_coef=coef, **values)
+            progress.note({"best top1": max(values["top1"] for values in measured)})
 
 
 def _recorded_sweeps(experiment: Experiment) -> dict[tuple[str, float], dict]:
@@ -162,15 +164,18 @@ def save_merged(experiment: Experiment, tau: Params, scaling_coef: float) -> Non
     save = experiment.config.save
     formats = {"merged": ("huggingface", save.merged), "merged_open_clip": ("open_clip", save.open_clip)}
     missing = [name for name, (_, wanted) in formats.items() if wanted and not (experiment.workdir / name).exists()]
-    if not missing or not processes.is_first():
+    if not processes.is_first():
         return
-    # The last to read θ₀, so the merged model takes its memory.
-    merge = merging.compiled(merging.task_arithmetic, donate=True)
-    merged = merge(experiment.pretrained, [tau], scaling_coef=scaling_coef)
-    clip = experiment.clip
-    parts = clip.config, clip.params | {"image": merged}, clip.tokenizer, clip.preprocessing
-    for name in missing:
-        models.save_pretrained(experiment.workdir / name, *parts, format=formats[name][0])
+    with progress.stage("save", dict.fromkeys(missing, 1)) as running:
+        if not missing:
+            return
+        # The last to read θ₀, so the merged model takes its memory.
+        merge = merging.compiled(merging.task_arithmetic, donate=True)
+        merged = merge(experiment.pretrained, [tau], scaling_coef=scaling_coef)
+        clip = experiment.clip
+        parts = clip.config, clip.params | {"image": merged}, clip.tokenizer, clip.preprocessing
+        for name in running.each(missing, str):
+            models.save_pretrained(experiment.workdir / name, *parts, format=formats[name][0])
 
 
 def _top1(experiment: Experiment, stage: str, split: str) -> dict[str, float]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data
+from tajax import data, progress
 from tajax.types import Params
-from tajax.workflows.experiment import Experiment, setup
+from tajax.workflows.experiment import SPLITS, Experiment, setup
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
 from tajax.workflows.workdir import write_report
 
@@ -54,26 +54,40 @@ def add_analogy(experiment: Experiment, taus: tuple[Params, Params, Params]) -> 
     task, grid = experiment.tasks[3], experiment.config.evaluate.scaling_coefs
     step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
     sweeps = _sweeps(experiment)
-    if not all((name, coef) in sweeps for name in VECTORS for coef in grid):
-        rows = np.concatenate([np.outer(grid, vector) for vector in VECTORS.values()])
-        points = [(name, coef) for name in VECTORS for coef in grid]
-        for (name, coef), values in zip(points, experiment.evaluate(step, task, "val", taus, rows), strict=True):
-            if (name, coef) not in sweeps:
-                fields = {"vector": name, "task": task.name, "split": "val", "scaling_coef": coef}
-                experiment.record("analogy_sweep", **fields, **values)
-        sweeps = _sweeps(experiment)
+    complete = all((name, coef) in sweeps for name in VECTORS for coef in grid)
+    units = {task.name: len(task.split("val"))}
+    with progress.stage("analogy_sweep", units, done=units if complete else ()) as running:
+        for _ in running.each([] if complete else [task]):
+            rows = np.concatenate([np.outer(grid, vector) for vector in VECTORS.values()])
+            points = [(name, coef) for name in VECTORS for coef in grid]
+            for (name, coef), values in zip(points, experiment.evaluate(step, task, "val", taus, rows), strict=True):
+                if (name, coef) not in sweeps:
+                    fields = {"vector": name, "task": task.name, "split": "val", "scaling_coef": coef}
+                    experiment.record("analogy_sweep", **fields, **values)
+    sweeps = _sweeps(experiment)
     best = {name: min(grid, key=lambda c, n=name: (-sweeps[n, c]["top1"], abs(c))) for name in VECTORS}
-    for split in ("val", "test"):
-        _record_best(experiment, task, split, taus, best)
+    missing = {split: _missing(experiment, split) for split in SPLITS}
+    units, done = {s: len(task.split(s)) for s in SPLITS}, [split for split in SPLITS if not missing[split]]
+    with progress.stage("task_analogy", units, done=done) as running:
+        for split in running.each([split for split in SPLITS if missing[split]], str):
+            _record_best(experiment, task, split, taus, best, missing[split])
+        (reached,) = (r["top1"] for r in experiment.find(stage="task_analogy", vector="analogy", split="test"))
+        running.note(f"{task.name} test top1 {reached:.3f}")
     return best
 
 
+def _missing(experiment: Experiment, split: str) -> list[str]:
+    return [name for name in VECTORS if not experiment.find(stage="task_analogy", vector=name, split=split)]
+
+
 def _record_best(
-    experiment: Experiment, task: data.Task, split: str, taus: tuple[Params, ...], best: dict[str, float]
+    experiment: Experiment,
+    task: data.Task,
+    split: str,
+    taus: tuple[Params, ...],
+    best: dict[str, float],
+    missing: list[str],
 ) -> None:
-    missing = [name for name in VECTORS if not experiment.find(stage="task_analogy", vector=name, split=split)]
-    if not missing:
-        return
     step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
     rows = [best[name] * np.array(VECTORS[name]) for name in missing]
     for name, values in zip(missing, experiment.evaluate(step, task, split, taus, rows), strict=True):

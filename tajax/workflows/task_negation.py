@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from tajax import data, evaluate, metrics
+from tajax import data, evaluate, metrics, progress
 from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
 from tajax.scaling import Negation, exact_negation_coef, select_negation_coef
-from tajax.types import Batch, Params
+from tajax.types import Params
 from tajax.workflows.control import measure_control, setup_with_control
 from tajax.workflows.experiment import Experiment
-from tajax.workflows.progress import Progress
 from tajax.workflows.single_task import finetune_all, measure_zero_shot
 from tajax.workflows.workdir import write_report
 
@@ -72,16 +71,19 @@ def _record_sweeps(experiment: Experiment, control: data.Task, taus: Vectors, me
     """Records what `measure` gives on the control and on each task at every α, where that is not recorded yet."""
     grid = experiment.config.evaluate.scaling_coefs
     moved = [coef for coef in grid if coef]
-    for on in (control, *experiment.tasks):
-        edited = taus if on is control else {on.name: taus[on.name]}
-        done = {(r["task"], r["scaling_coef"]) for r in experiment.find(stage="negation_sweep", measured_on=on.name)}
-        if done.issuperset(itertools.product(edited, grid)):
-            continue
-        rows = np.kron(np.eye(len(edited)), -np.array(moved)[:, None])
-        measured = zip(itertools.product(edited, moved), measure(on, edited, rows) if moved else (), strict=True)
-        points = dict(measured) | {(name, 0.0): _unedited(experiment, on, "val") for name in edited}
-        for name, coef in itertools.product(edited, grid):
-            if (name, coef) not in done:
+    recorded, every = _recorded_sweeps(experiment), (control, *experiment.tasks)
+    vectors = {on.name: taus if on is control else {on.name: taus[on.name]} for on in every}
+    missing = {
+        on: [(n, c) for n, c in itertools.product(vectors[on], grid) if (n, on, c) not in recorded] for on in vectors
+    }
+    units = {on.name: len(on.split("val")) for on in every}
+    with progress.stage("negation_sweep", units, done=[on for on, points in missing.items() if not points]) as running:
+        for on in running.each([on for on in every if missing[on.name]]):
+            edited = vectors[on.name]
+            rows = np.kron(np.eye(len(edited)), -np.array(moved)[:, None])
+            measured = zip(itertools.product(edited, moved), measure(on, edited, rows) if moved else (), strict=True)
+            points = dict(measured) | {(name, 0.0): _unedited(experiment, on, "val") for name in edited}
+            for name, coef in missing[on.name]:
                 fields = {"task": name, "measured_on": on.name, "split": "val", "scaling_coef": coef}
                 experiment.record("negation_sweep", **fields, **points[name, coef])
 
@@ -106,7 +108,7 @@ def _best_of_all(experiment: Experiment, control: data.Task, taus: Vectors, requ
     def seen(on: data.Task) -> AffineSplit:
         edited = tuple(taus.values()) if on is control else (taus[on.name],)
         constants = experiment.pretrained, edited, experiment.heads[on.name]
-        return affine_split(step, *constants, _watched(experiment, on, "val"), devices=experiment.devices)
+        return affine_split(step, *constants, experiment.batches(on, "val"), devices=experiment.devices)
 
     def at_grid(on: data.Task, _: Vectors, rows: Float[np.ndarray, "G T"]) -> list[Values]:
         images, labels = seen(on)
@@ -150,7 +152,8 @@ def _record_choices(
         kept |= {f"control_{key}": at_choice(task.name, control, split)[key] for key in kept}
         return {"control": control.name, "control_required": required, **chosen[task.name]._asdict(), **kept}
 
-    experiment.measure("task_negation", measure)
+    first = {f"{experiment.tasks[0].name} test": len(control.split("test"))}  # once, for the vectors of all tasks
+    experiment.measure("task_negation", measure, more=first)
 
 
 def _recorded_sweeps(experiment: Experiment) -> dict[tuple[str, str, float], Values]:
@@ -172,14 +175,5 @@ def _evaluate(
 ) -> list[dict[str, float]]:
     constants = experiment.pretrained, tuple(taus.values()), np.asarray(rows), experiment.heads[on.name]
     return metrics.compute_each(
-        evaluate.sweep(step, *constants, _watched(experiment, on, split), devices=experiment.devices)
+        evaluate.sweep(step, *constants, experiment.batches(on, split), devices=experiment.devices)
     )
-
-
-def _watched(experiment: Experiment, on: data.Task, split: str) -> Iterator[Batch]:
-    """The batches of a split, with their progress shown."""
-    total = -(-len(on.split(split)) // experiment.config.evaluate.batch_size)
-    with Progress(f"negation on {on.name} {split}", total=total) as progress:
-        for done, batch in enumerate(experiment.batches(on, split), start=1):
-            yield batch
-            progress.update(done, {})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import contextvars
 import datetime
 import json
 import os
@@ -18,17 +20,19 @@ from pathlib import Path
 import filelock
 from ml_collections import ConfigDict
 
-from tajax import atomic, parallel, processes, report
+from tajax import atomic, parallel, processes, progress, report, tracking
 from tajax.config import config_hash, counts, diff
 from tajax.types import Params
 
-CONTENTS = ("config.json", "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints")
-CONTENTS += ("merged", "merged_open_clip", "model", "report.html", "examples")
+CONFIG, LOCK, OWNER = "config.json", ".lock", ".owner.json"
+CONTENTS = (CONFIG, "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints")
+CONTENTS += ("merged", "merged_open_clip", "model", "report.html", "examples", *tracking.CONTENTS)
 
-LOCK, OWNER = ".lock", ".owner.json"
 SIGN_OF_LIFE = 20.0  # seconds between those that the owner gives
 SILENCE = 6 * SIGN_OF_LIFE  # after which an owner on another host is taken for dead
 
+
+_AT_END: contextvars.ContextVar[contextlib.ExitStack] = contextvars.ContextVar("at_end")
 
 ONE_PROCESS = ("disentanglement", "kernel_behaviour", "ntk", "pretrain")
 
@@ -73,13 +77,24 @@ def hold(workdir: Path) -> Iterator[None]:
         alive.start()
         try:
             processes.meet()
-            yield
+            with contextlib.ExitStack() as ending:
+                token = _AT_END.set(ending)
+                ending.callback(_AT_END.reset, token)
+                yield
         finally:
             stop.set()
             alive.join()
             owner.unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+def at_end(close: Callable[[], object]) -> None:
+    """Has this called when the directory is let go; when the process ends, if it is not held."""
+    try:
+        _AT_END.get().callback(close)
+    except LookupError:
+        atexit.register(close)
 
 
 def _about_this_process() -> dict[str, object]:
@@ -125,6 +140,22 @@ def _check_earlier_owner(workdir: Path, owner: Path, now: float) -> None:
     print(f"{workdir}: {_named(about)} ended without finishing; going on in its place.", file=sys.stderr)
 
 
+def kept_config(workdir: Path) -> dict[str, object]:
+    """The config that a directory belongs to.
+
+    Raises:
+        ValueError: `config.json` in it holds none.
+    """
+    path = workdir / CONFIG
+    try:
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict):
+            raise ValueError(f"it holds {config!r}, not an object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no config ({error}). Choose another --workdir, or pass --overwrite.") from error
+    return config
+
+
 def claim(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     """Makes the directory this config's own, or refuses because it is another's.
 
@@ -146,20 +177,13 @@ def claim(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None
         )
     if not processes.is_first():
         return
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     if overwrite:
         for name in CONTENTS:
             entry = workdir / name
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
     if path.exists():
-        try:
-            earlier = json.loads(path.read_text())
-            if not isinstance(earlier, dict):
-                raise ValueError(f"it holds {earlier!r}, not an object")
-        except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{path} is no config ({error}). Choose another --workdir, or pass --overwrite."
-            ) from error
+        earlier = kept_config(workdir)
         if config_hash(earlier) != config_hash(config):
             differing = [
                 f"\n  {field}: {there!r} → {here!r}"
@@ -184,6 +208,8 @@ def read_by_first(read: Callable[[], Params], like: Params) -> Params:
 
 
 def write_report(workdir: Path) -> None:
-    """The report of the run, by the process that writes."""
+    """The end of a run: its report, by the process that writes; tables are printed, and where the page is."""
+    progress.finish()
     if processes.is_first():
         report.write(workdir)
+        print(f"Report: {workdir / 'report.html'}")

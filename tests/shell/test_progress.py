@@ -1,0 +1,347 @@
+"""What a person sees of a run: on the screen of a terminal, in a log, and nothing where that is asked for."""
+
+import contextlib
+import io
+import itertools
+import logging
+import os
+import pty
+import sys
+import threading
+import time
+import warnings
+
+import pyte
+import pytest
+from rich.console import Console, ConsoleDimensions
+
+from tajax import progress
+from tajax.progress import state as plans
+from tajax.progress.state import Left, Plan, Stage, left
+from tajax.progress.terminal import drawing
+
+TASKS = [f"task_{number:02}" for number in range(20)]
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+def declare(titles=("finetune", "sweep", "save")):
+    progress.plan("task addition: attention", "runs/attn", [Stage(name, each=name == "finetune") for name in titles])
+
+
+# Estimates
+
+
+def test_time_left_is_what_is_left_at_the_pace_of_the_same_kind():
+    """Training takes 2 s a step after 30 s in the compiler, evaluation 0.1 s an image: from there on it is exact."""
+    clock = Clock()
+    watch = progress.Watch(quiet=True, now=clock)
+    kinds = Stage("before", kind="forward"), Stage("train"), Stage("after", kind="forward", work=400)
+    watch.state = Plan(stages=kinds)
+    watch.begin("before", {"a": 200, "b": 200}, ())
+    for name in "ab":
+        watch.item(name)
+        for _ in range(2):
+            clock.seconds += 10
+            watch.move(None, 100, None)
+        watch.item_ended()
+    watch.end(plans.DONE)
+    assert left(watch.state, clock()) == Left(40.0, False)  # 400 images; of the training nobody knows
+    watch.begin("train", {"a": 10, "b": 10}, ())
+    watch.item("a")
+    clock.seconds += 30
+    watch.move(2, 0, None)
+    assert left(watch.state, clock()) == Left(40.0, False)  # the first two steps waited for the compiler
+    clock.seconds += 4
+    watch.move(4, 0, None)
+    assert left(watch.state, clock()) == Left(40.0 + 2 * 16, True)
+    clock.seconds += 1  # it goes down while nothing is heard
+    assert left(watch.state, clock()) == Left(40.0 + 2 * 16 - 1, True)
+
+
+def test_what_an_earlier_process_did_is_done_and_tells_nothing_of_the_pace():
+    clock = Clock()
+    watch = progress.Watch(quiet=True, now=clock)
+    watch.begin("train", {"a": 100, "b": 100}, ["a"])
+    stage = watch.state.running
+    assert (stage.done, stage.finished, stage.current) == (100, 1, None)
+    watch.item("b")
+    watch.resumed(60)
+    assert left(watch.state, clock()) is None
+    for done in (70, 80):
+        clock.seconds += 5
+        watch.move(done, 0, None)
+    assert left(watch.state, clock()) == Left(10.0, True)  # 20 steps of 0.5 s
+
+
+def test_a_fold_shows_as_many_rows_as_there_is_room_for_and_the_current_one_among_them():
+    for count, room in itertools.product(range(1, 30), range(1, 12)):
+        for current in range(count):
+            first, end = plans.window(count, current, room)
+            folds = (first > 0) + (end < count) if room > 2 else 0
+            assert first <= current < end and end - first + folds <= room
+            assert end - first + folds == min(count, room) or room == 2
+
+
+# Terminal
+
+
+class Screen:
+    """A terminal of so many lines and columns, and what is on it."""
+
+    def __init__(self, rows, columns):
+        self.master, slave = pty.openpty()
+        self.file = open(slave, "w", buffering=1)
+        self.screen, self.raw = pyte.HistoryScreen(columns, rows, history=1000), b""
+        self.stream = pyte.ByteStream(self.screen)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        with contextlib.suppress(OSError):
+            while data := os.read(self.master, 4096):
+                self.raw += data
+                self.stream.feed(data)
+
+    def close(self):
+        self.file.close()
+        self.reader.join(10)
+        os.close(self.master)
+
+    def lines(self):
+        """What was scrolled away and what is there, without empty lines at the end."""
+        columns = range(self.screen.columns)
+        gone = ["".join(line[column].data for column in columns) for line in self.screen.history.top]
+        return "\n".join(line.rstrip() for line in (*gone, *self.screen.display)).rstrip().split("\n")
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """`terminal(rows, columns)`: a screen that standard output and error go to within the block."""
+
+    @contextlib.contextmanager
+    def terminal(rows=24, columns=80, term="xterm", **environment):
+        for name, value in {"TERM": term, "COLUMNS": str(columns), "LINES": str(rows), **environment}.items():
+            monkeypatch.setenv(name, value)
+        screen = Screen(rows, columns)
+        with contextlib.redirect_stdout(screen.file), contextlib.redirect_stderr(screen.file):
+            yield screen
+        screen.close()
+
+    return terminal
+
+
+def train(tasks, pause=0.0):
+    with progress.stage("finetune", dict.fromkeys(tasks, 10)) as running:
+        for task in running.each(tasks, str):
+            for step in (5, 10):
+                time.sleep(pause)
+                progress.update(step, {"grad_norm": 1.0, "loss": 0.25, "top1": 0.5})
+            yield task
+        running.note("mean train top1 0.500")
+
+
+def test_the_last_state_stays_and_what_is_printed_afterwards_comes_below_it(terminal):
+    with terminal() as screen:
+        with progress.shown():
+            declare()
+            for _ in train(TASKS):
+                pass
+            with progress.stage("sweep", dict.fromkeys(TASKS, 1), done=TASKS):
+                pass
+            with progress.stage("save"):
+                pass
+            progress.finish()
+            print("the tables")
+    assert screen.lines() == [
+        f"{'task addition: attention':<71}runs/attn",
+        "✓ finetune 20/20 mean train top1 0.500                                      0:00",
+        "✓ sweep    20/20                                                     done before",
+        "✓ save                                                                      0:00",
+        "done in 0:00",
+        "the tables",
+    ]
+    assert not screen.screen.cursor.hidden
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(24, 80), (40, 120), (8, 40)])
+def test_a_long_run_fits_on_the_screen_whatever_others_print(terminal, rows, columns):
+    """Messages, warnings, log lines and bars of others: each drawing is whole, and no line of it is left behind."""
+    logger, handler = logging.getLogger("of_others"), None
+    with terminal(rows, columns) as screen:
+        logger.addHandler(handler := logging.StreamHandler(sys.stderr))
+        with progress.shown(), warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = lambda message, *_: sys.stderr.write(f"warned: {message}\n")
+            declare()
+            for number, task in enumerate(train(TASKS, pause=0.005)):
+                print(f"said of {task}")
+                if number == 10:
+                    warnings.warn("beware", stacklevel=1)
+                    logger.warning("logged")
+                sys.stderr.write(f"\r{number * 5:3}%|bar of a download|")
+                sys.stderr.flush()
+                if number == 10:
+                    time.sleep(0.6)  # some drawings
+                    during = screen.lines()[-rows:]
+            sys.stderr.write("\r100%|bar of a download|\n")
+        logger.removeHandler(handler)
+    assert 0 < sum("task addition" in line for line in during) <= 1
+    assert any("finetune" in line for line in during) and any("task_10" in line for line in during)
+    assert sum("bar of a download" in line for line in during) == 1
+    final = screen.lines()
+    whole = "\n".join(final)
+    assert [line for line in final if line.startswith("said of")] == [f"said of {task}" for task in TASKS]
+    assert (whole.count("warned: beware"), whole.count("logged"), whole.count("bar of")) == (1, 1, 0)
+    assert whole.count("task addition") == whole.count("elapsed") + whole.count("after") == 1
+
+
+def test_names_with_commands_for_terminals_are_shown_as_text(terminal):
+    with terminal() as screen, progress.shown():
+        declare()
+        with progress.stage("finetune", {"\x1b[2Jgone": 1, "b": 1}) as running:
+            for _ in running.each(["\x1b[2Jgone", "b"], str):
+                time.sleep(0.3)
+    assert b"[2J" not in screen.raw.replace("�[2Jgone".encode(), b"")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt("asked to end"), ValueError("bad input")])
+def test_a_run_that_is_stopped_leaves_the_terminal_in_order_and_the_message_below(terminal, error):
+    with terminal() as screen:
+        streams = sys.stdout, sys.stderr
+        try:
+            with progress.shown():
+                declare()
+                for _ in train(TASKS):
+                    print("not finished", end="")
+                    raise error
+        except type(error) as stop:
+            assert (sys.stdout, sys.stderr) == streams
+            print(f"message: {stop}", file=sys.stderr)
+    shown = screen.lines()
+    assert shown[0] == "not finished" and shown[-2:] == ["stopped after 0:00", f"message: {error}"]
+    assert any(line.startswith("✗ finetune") for line in shown)
+    assert not screen.screen.cursor.hidden
+
+
+def test_a_killed_process_leaves_the_cursor(terminal):
+    """Whatever is drawn, the last word about the cursor is that it is visible."""
+    with terminal() as screen, progress.shown():
+        declare()
+        for _ in train(TASKS[:2], pause=0.2):
+            pass
+        raw = bytes(screen.raw)
+    assert raw.count(b"\x1b[?25l") == raw.count(b"\x1b[?25h") == 1
+    assert raw.index(b"\x1b[?25l") < raw.index(b"\x1b[?25h")
+
+
+def test_output_that_was_sent_to_a_file_gets_there(terminal):
+    file = io.StringIO()
+    with terminal() as screen, contextlib.redirect_stdout(file), progress.shown():
+        declare()
+        print("a result")
+        time.sleep(0.3)
+    assert file.getvalue() == "a result\n" and "a result" not in "\n".join(screen.lines())
+
+
+def test_colours_are_left_out_where_nobody_wants_them(terminal):
+    raws = []
+    for environment in ({}, {"NO_COLOR": "1"}):
+        with terminal(**environment) as screen, progress.shown():
+            declare()
+            for _ in train(TASKS[:2]):
+                pass
+        raws.append(screen.raw)
+    assert b"\x1b[32m" in raws[0] and b"\x1b[32m" not in raws[1]
+
+
+def test_a_drawing_has_no_more_lines_than_the_terminal():
+    clock = Clock()
+    watch = progress.Watch(quiet=True, now=clock)
+    watch.state = Plan("title", "place", tuple(Stage(f"stage {n}", f"stage {n}", each=True) for n in range(12)))
+    for rows in (6, 10, 24, 40):
+        watch.state = plans.begun(watch.state, "stage 5", dict.fromkeys(TASKS, 1.0), frozenset(), 0.0)
+        for task in TASKS:
+            watch.item(task)
+            console = Console(file=io.StringIO(), width=60, force_terminal=True)
+            lines = console.render_lines(drawing(watch.state, 1.0, ConsoleDimensions(60, rows)), pad=False)
+            text = ["".join(segment.text for segment in line).rstrip() for line in lines]
+            assert len(text) < rows and any("stage 5" in line for line in text), (rows, text)
+            watch.item_ended()
+
+
+# Elsewhere
+
+
+def test_lines_of_a_log(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in the logs of a continuous integration
+    with progress.shown():
+        declare()
+        for _ in train(TASKS[:2]):
+            pass
+        progress.finish()
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/3] finetune: task_00 (1/2)  loss 0.250 top1 0.500 grad_norm 1.000  0:00",
+        "[1/3] finetune: task_01 (2/2)  loss 0.250 top1 0.500 grad_norm 1.000  0:00",
+        "[1/3] finetune: 2/2  mean train top1 0.500  0:00",
+        "done in 0:00: runs/attn",
+    ]
+
+
+def test_a_long_stage_says_now_and_then_how_it_is():
+    clock, said = Clock(), []
+    watch = progress.Watch(quiet=True, now=clock)
+    watch.display = progress.LineDisplay(every=15.0, emit=said.append)
+    watch.state = Plan(stages=(Stage("train", "train", images=32),))
+    watch.begin("train", {"digits": 100}, ())
+    watch.item("digits")
+    for step in range(1, 41):
+        clock.seconds += 1
+        watch.move(step, 0, "loss 0.5")
+    assert said == [
+        "[1/1] train: digits 15/100  loss 0.5  32 images/s  1:25 left, 1:25 for all",
+        "[1/1] train: digits 30/100  loss 0.5  32 images/s  1:10 left, 1:10 for all",
+    ]
+
+
+def test_a_dumb_terminal_gets_lines(terminal):
+    with terminal(term="dumb") as screen, progress.shown():
+        declare()
+        for _ in train(TASKS[:2]):
+            pass
+    assert b"\x1b" not in screen.raw and "[1/3] finetune: 2/2" in screen.lines()[-1]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_quiet_leaves_warnings_and_errors(terminal, capsys, is_terminal):
+    with contextlib.ExitStack() as stack:
+        screen = stack.enter_context(terminal()) if is_terminal else None
+        with progress.shown(quiet=True):
+            declare()
+            for _ in train(TASKS):
+                print("a table")
+                progress.say("a message")
+                sys.stderr.write("\r 50%|bar|")
+            progress.finish()
+            print("more tables")
+            print("careful", file=sys.stderr)
+    if is_terminal:
+        assert screen.lines() == ["careful"]
+    else:
+        assert tuple(capsys.readouterr()) == ("", "careful\n")
+
+
+def test_without_a_display_there_are_lines(capsys):
+    """As in a notebook that calls a part of a workflow by itself."""
+    with progress.stage("some_stage", {"a": 1}) as running:
+        assert list(running.each(["a"], str)) == ["a"]
+    progress.advance(3)  # outside of a stage: nothing to advance
+    assert "some stage: 1/1" in capsys.readouterr().err
