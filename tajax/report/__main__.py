@@ -48,7 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with runs.understood(options.runs):
             composed = sections.compose([run for workdir in options.runs for run in runs.read(workdir)])
             tables, content = sections.tables(composed), page.html(composed)
+            drawn = {
+                options.figures / f"{figure.name}.{options.format}": style.drawn(figure, format=options.format)
+                for figure in (sections.figures(composed) if options.figures else ())
+            }
         atomic.write(out, content)
+        for path, picture in drawn.items():
+            atomic.write(path, picture)
     except (ValueError, OSError) as error:
         print(f"python -m tajax.report: {error}", file=sys.stderr)
         return 2
@@ -57,10 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         show(table for section in composed.sections for table in section.tables)
     print(f"report: {out}", file=sys.stderr)
-    if options.figures:
-        for figure in sections.figures(composed):
-            path = style.save(figure, options.figures, format=options.format)
-            print(f"figure: {path}", file=sys.stderr)
+    for path in drawn:
+        print(f"figure: {path}", file=sys.stderr)
     return 0
 
 

@@ -12,24 +12,33 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
-from tajax.report.runs import Run, Series, deviations
+from tajax.report.runs import Run, Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import Table, percent, spread
+from tajax.report.tables import MISSING, Number, Table, number, percent, spread
 from tajax.results import Record, by_config, find, seconds
 
 # Column title, stage of the record, and metric.
 MEASURES = (
     ("zero-shot", "zero_shot", "top1"),
-    ("single", "single_task", "top1"),
+    ("fine-tuned", "single_task", "top1"),
     ("merged", "task_addition", "top1"),
-    ("norm.", "task_addition", "normalized_top1"),
+    ("normalised", "task_addition", "normalized_top1"),
 )
 SPLITS = ("test", "val")
 CURVE_ROWS = 12
+MEANING = (
+    "Zero-shot: the pre-trained model; fine-tuned: on that task alone; merged: one model for all tasks; "
+    "normalised: merged / fine-tuned."
+)
 
 
-def accuracy_tables(records: Sequence[Record]) -> list[Table]:
-    """The table of tasks of one config: zero-shot, single-task and merged accuracy on test and validation."""
+def accuracy_tables(records: Sequence[Record], *, provenance: bool = True) -> list[Table]:
+    """The table of tasks of one config: zero-shot, single-task and merged accuracy on test and validation.
+
+    Args:
+        records: of one config.
+        provenance: whether its notes say by what it was made.
+    """
     tasks = list(dict.fromkeys(r["task"] for r in records if r["stage"] in ("zero_shot", "single_task")))
     columns: list[str] = []
     values: list[list[float | None]] = []
@@ -43,9 +52,8 @@ def accuracy_tables(records: Sequence[Record]) -> list[Table]:
         return []
     rows = [(str(task), *map(percent, row)) for task, row in zip(tasks, zip(*values, strict=True), strict=True)]
     means = ("mean", *(percent(None if None in column else statistics.fmean(column)) for column in values))
-    first = records[0]
-    title = f"{first.get('regime')} on {first.get('model')}, seed {first.get('seed')}"
-    return [Table(title, ("task", *columns), (*rows, means), tuple(_notes(records)), means=1)]
+    notes = (*_notes(records), *(_provenance(records) if provenance else ()))
+    return [Table("Accuracy on each task, %", ("task", *columns), (*rows, means), notes, 1, origin(records))]
 
 
 def curve_tables(records: Sequence[Record]) -> list[Table]:
@@ -61,14 +69,18 @@ def curve_tables(records: Sequence[Record]) -> list[Table]:
             ratios = [p["top1"] / single[p["task"]] for p in points if single.get(p["task"])]
             top1 = statistics.fmean(p["top1"] for p in points)
             rows.append((f"{coef:g}", percent(top1), percent(statistics.fmean(ratios) if ratios else None)))
-        titles = ("coefficient", "val merged", "val norm.")
-        tables.append(Table("Mean over tasks at each scaling coefficient", titles, tuple(rows)))
+        titles = ("α", "val merged", "val normalised")
+        title = "Accuracy at each scaling coefficient α, mean over tasks, %"
+        tables.append(Table(title, titles, tuple(rows), of=origin(records)))
     steps = find(records, stage="pretrain")
     if steps:
         stride = max(1, -(-len(steps) // CURVE_ROWS))
         kept = [*steps[:-1:stride], steps[-1]]
-        rows = [(str(r["step"]), f"{r['loss']:.3f}", f"{r['learning_rate']:.2g}") for r in kept]
-        tables.append(Table("Pre-training", ("step", "loss", "learning rate"), tuple(rows)))
+        rows = [
+            (str(r["step"]), number(r["loss"], 3), Number(r["learning_rate"], 6, written=f"{r['learning_rate']:.2g}"))
+            for r in kept
+        ]
+        tables.append(Table("Pre-training, contrastive loss in nats", ("step", "loss", "learning rate"), tuple(rows)))
     return tables
 
 
@@ -120,36 +132,31 @@ def _side_by_side(named: Iterable[tuple[str, Sequence[Sequence[Record]]]]) -> Ta
         *accuracies, coefs = zip(*runs, strict=True)
         numbers = [spread([100 * a for a in column], 1) for column in accuracies]
         tasks = {str(r["task"]) for r in find(groups[0], stage="task_addition", split="test")}
-        body.append((name, str(len(tasks)), str(len(runs)), *numbers, spread(list(coefs), 2)))
-    titles = ("regime", "tasks", "seeds", *(title for title, _, _ in MEASURES), "coef.")
-    return Table("Test accuracy, mean over tasks", titles, tuple(body), ("± is the deviation over seeds.",))
+        body.append((name, *numbers, spread(list(coefs), 2), str(len(tasks)), str(len(runs))))
+    titles = ("regime", *(title for title, _, _ in MEASURES), "α", "tasks", "seeds")
+    notes = [f"{MEANING} α is tuned on validation, one for all tasks."]
+    notes += ["± is one sample standard deviation over seeds."] if any(row[-1] != "1" for row in body) else []
+    return Table("Test accuracy, mean over tasks, %", titles, tuple(body), tuple(notes))
 
 
 def by_task(series: Series) -> list[Table]:
-    """For each regime the accuracy of every task, mean over seeds ± sample standard deviation."""
+    """Of every regime the merged accuracy of each task, absolute and normalised: a row for each regime."""
     made = []
-    for label, runs in series.items():
-        columns = {}
-        for split in SPLITS:
-            for title, stage, metric in MEASURES:
-                if measured := _of_tasks(runs, stage, split, metric):
-                    columns[f"{split} {title}"] = measured
-        tasks = list(dict.fromkeys(task for measured in columns.values() for task in measured))
-        if len(runs) < 2 or all(title.endswith("zero-shot") for title in columns):
-            continue
-        rows = [
-            (task, *("–" if task not in m else spread([100 * v for v in m[task]], 1) for m in columns.values()))
-            for task in tasks
-        ]
-        means = [
-            spread([100 * statistics.fmean(run) for run in zip(*measured.values(), strict=True)], 1)
-            if len(measured) == len(tasks) and len(set(map(len, measured.values()))) == 1
-            else "–"
-            for measured in columns.values()
-        ]
-        seeds = ", ".join(str(run.field("seed")) for run in runs)
-        notes = (f"Accuracy in %, mean ± sample standard deviation over the seeds {seeds}.",)
-        made.append(Table(f"{label}, {len(runs)} seeds", ("task", *columns), (*rows, ("mean", *means)), notes, means=1))
+    for title, metric in (
+        ("Test accuracy of the merged model on each task, %", "top1"),
+        ("The same, normalised by the fine-tuned models' accuracy, %", "normalized_top1"),
+    ):
+        measured = {label: _of_tasks(runs, "task_addition", "test", metric, 100) for label, runs in series.items()}
+        measured = {label: tasks for label, tasks in measured.items() if tasks}
+        names = list(dict.fromkeys(task for tasks in measured.values() for task in tasks))
+        rows = []
+        for label, tasks in measured.items():
+            whole = len(tasks) == len(names) and len(set(map(len, tasks.values()))) == 1
+            means = [statistics.fmean(run) for run in zip(*tasks.values(), strict=False)]
+            cells = (spread(tasks[name], 1) if name in tasks else MISSING for name in names)
+            rows.append((label, *cells, spread(means, 1) if whole else MISSING))
+        if len(rows) > 1:
+            made.append(Table(title, ("regime", *names, "mean"), tuple(rows)))
     return made
 
 
@@ -172,9 +179,7 @@ def _of_every_task(series: Series) -> Iterable[Figure]:
         )
         ends = 10 * math.floor(min(means) / 10), 10 * math.ceil(max(means) / 10)
         drawn = [
-            charts.dots(kinds, Axis("test accuracy, %", PERCENT), ends=ends).properties(
-                **({} if few else {"title": label})
-            )
+            charts.dots(kinds, Axis("test accuracy, %", PERCENT), ends=ends, title="" if few else label)
             for label, kinds in panels.items()
         ]
         yield Figure(
@@ -212,40 +217,50 @@ def _over_alpha(series: Series) -> Iterable[Figure]:
                 means.setdefault(label, {}).setdefault(coef, []).append(statistics.fmean(values))
     alpha, top1 = Axis("scaling coefficient α", zero=True), Axis("validation accuracy, %", PERCENT)
     if means:
+        chosen = {
+            label: sorted(
+                {float(r["scaling_coef"]) for run in series[label] for r in find(run.records, stage="task_addition")}
+            )
+            for label in means
+        }
         yield Figure(
             "accuracy_over_alpha",
             "Accuracy against the scaling coefficient",
-            "Validation accuracy in % of θ₀ + ατ, mean over tasks; α = 0 is the pre-trained model."
+            "Validation accuracy in % of θ₀ + ατ, mean over tasks, by α; α = 0 is the pre-trained model."
+            + (" Rings: the tuned coefficient." if any(chosen.values()) else "")
             + deviations("Bands", series),
-            (charts.curves(means, alpha, top1),),
+            (charts.curves(means, alpha, top1, marks=chosen),),
         )
     if len(means) == 1 and 1 < len(tasks) <= 20:
         yield Figure(
             "accuracy_over_alpha_by_task",
-            "The same for each task",
-            "Validation accuracy in % of θ₀ + ατ on each task." + deviations("Bands", series),
+            "Accuracy against the scaling coefficient, each task",
+            "Validation accuracy in % of θ₀ + ατ on each task, by α." + deviations("Bands", series),
             (charts.curves(tasks, alpha, top1),),
         )
 
 
 def _of_tasks(runs: Iterable[Run], stage: str, split: str, metric: str, times: float = 1) -> dict[str, list[float]]:
-    """Of each task the values of all runs."""
-    values: dict[str, list[float]] = {}
+    """Of each task the values of all runs, one of each seed: several workflows measure the same at first."""
+    values: dict[str, dict[object, float]] = {}
     for run in runs:
         for record in find(run.records, stage=stage, split=split):
             if record.get(metric) is not None:
-                values.setdefault(str(record["task"]), []).append(times * float(record[metric]))
-    return values
+                values.setdefault(str(record["task"]), {})[run.field("seed")] = times * float(record[metric])
+    return {task: [*of_seed.values()] for task, of_seed in values.items()}
 
 
 def _notes(records: Sequence[Record]) -> Iterable[str]:
-    yield "Accuracy in %; single: fine-tuned on that task alone; norm.: merged / single."
+    yield MEANING
     addition = find(records, stage="task_addition")
     if addition:
         exact = find(records, stage="exact_scaling_coef")
         among = f": the best there is, as is all of {exact[0]['lower']:g}–{exact[0]['upper']:g}" if exact else ""
         by = f" of {method}" if (method := _method(addition)) else ""
-        yield f"Scaling coefficient {addition[0]['scaling_coef']:g}{by}, tuned on validation, one for all tasks{among}."
+        yield f"α = {addition[0]['scaling_coef']:g}{by}, tuned on validation, one for all tasks{among}."
+
+
+def _provenance(records: Sequence[Record]) -> Iterable[str]:
     for run in find(records, stage="run")[:1]:
         if "trained_parameters" in run:
             trained, total = run["trained_parameters"], run["total_parameters"]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from tajax.report import findings
 from tajax.report.style import HEIGHT, INK, colors, dashes, spread
 
 if TYPE_CHECKING:
@@ -24,10 +28,19 @@ class Axis(NamedTuple):
 
 
 PERCENT = ".1f"
+TICKS = 10  # at most about so many on a horizontal axis
 WHOLE = ("d", ",")  # formats of whole numbers
 
 
-def curves(points: Points, x: Axis, y: Axis, *, rule: tuple[float, str] | None = None) -> altair.LayerChart:
+def curves(
+    points: Points,
+    x: Axis,
+    y: Axis,
+    *,
+    rule: tuple[float, str] | None = None,
+    marks: Mapping[str, Iterable[float]] | None = None,
+    title: str = "",
+) -> altair.LayerChart:
     """A line for each series, the mean over its runs, in a band of one sample standard deviation.
 
     Args:
@@ -35,6 +48,8 @@ def curves(points: Points, x: Axis, y: Axis, *, rule: tuple[float, str] | None =
         x: the horizontal axis.
         y: the vertical axis.
         rule: a height to mark, and what it is.
+        marks: of each series where on the horizontal axis rings are drawn around its line.
+        title: of the panel.
     """
     import altair as alt
 
@@ -65,7 +80,18 @@ def curves(points: Points, x: Axis, y: Axis, *, rule: tuple[float, str] | None =
         height, text = rule
         line = alt.Chart(alt.Data(values=[{"height": height, "text": text}])).encode(alt.Y("height:Q", title=y.title))
         layers.append(line.mark_rule(color=INK, strokeDash=[4, 4], opacity=0.6).encode(tooltip=["text:N"]))
-    return alt.layer(*layers).properties(width="container", height=HEIGHT)
+    rings = [
+        {"series": name, "x": at, "mean": _between(points[name], at)}
+        for name, places in (marks or {}).items()
+        for at in places
+    ]
+    if rings:
+        ring = alt.Chart(alt.Data(values=rings)).mark_point(
+            size=160, strokeWidth=2, filled=False, aria=False, opacity=1
+        )
+        layers.append(ring.encode(alt.X("x:Q", title=x.title), alt.Y("mean:Q", title=y.title), color))
+    told = findings.of_curves(points, x.title, y.title, (x.format, y.format))
+    return _named(alt.layer(*layers).properties(width="container", height=HEIGHT), title, told)
 
 
 def dots(
@@ -75,6 +101,7 @@ def dots(
     series: str = "",
     line: bool = True,
     ends: tuple[float, float] | None = None,
+    title: str = "",
 ) -> altair.LayerChart:
     """A row for each group with a dot for each series in it, and whiskers of one sample standard deviation.
 
@@ -84,6 +111,7 @@ def dots(
         series: what the series are; empty: no title above their names.
         ends: of the scale, where several panels have one.
         line: whether the dots of a group are joined, as before and after are.
+        title: of the panel.
     """
     import altair as alt
 
@@ -96,7 +124,7 @@ def dots(
     order = list(dict.fromkeys(row["group"] for row in rows))
     down = alt.Y("group:N", title=None, sort=order, axis=alt.Axis(labelLimit=140, ticks=False, domain=False, grid=True))
     drawn = {"title": y.title, "scale": alt.Scale(**({"domain": ends} if ends else {"zero": y.zero}))}
-    across = alt.X("mean:Q", **drawn)
+    across = alt.X("mean:Q", **drawn, axis=alt.Axis(tickCount=TICKS, labelFlush=False, labelSeparation=4))
     legend = alt.Legend(title=series or None) if len(values) > 1 else None
     color = alt.Color("series:N", scale=colors(values), legend=legend)
     base = alt.Chart(alt.Data(values=rows)).encode(down)
@@ -117,7 +145,8 @@ def dots(
     layers.append(
         base.mark_point(filled=True, size=80, opacity=1).encode(across, color=color, shape=shape, tooltip=tooltip)
     )
-    return alt.layer(*layers).properties(width="container", height=26 * len(order))
+    whole = alt.layer(*layers).properties(width="container", height=26 * len(order))
+    return _named(whole, title, findings.of_dots(values, y.title, y.format))
 
 
 def heat_map(
@@ -188,7 +217,8 @@ def heat_map(
     shown = [cells]
     if edges[0] < -1 and edges[-1] > 1:
         shown.append(square.encode(across, up, alt.X2("r:Q"), alt.Y2("u:Q")))
-    return alt.layer(*shown).properties(width=190, height=190, title=title)
+    told = findings.of_map(coefs, values, title, value.title, value.format)
+    return _named(alt.layer(*shown).properties(width=190, height=190), title, told)
 
 
 def matrix(
@@ -201,6 +231,8 @@ def matrix(
     title: str = "",
     step: int = 24,
     numbers: bool = False,
+    largest: float | None = None,
+    labels: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> altair.LayerChart:
     """A matrix of named rows and columns as coloured cells, on hover their values.
 
@@ -213,11 +245,14 @@ def matrix(
         title: of the panel.
         step: pixels of a cell.
         numbers: whether each cell shows its value.
+        largest: the end of the scale of colours; by default the largest value.
+        labels: of rows and columns, where their names are long.
     """
     import altair as alt
 
     cells = [(i, j, v) for i, j, v in values if math.isfinite(v)]
-    largest = max((abs(v) for _, _, v in cells), default=1.0) or 1.0
+    largest = largest or max((abs(v) for _, _, v in cells), default=1.0) or 1.0
+    labels = labels or names
     # Rows and columns by number, so that equal names stay apart; the names are labels of the axes.
     rows = [{"i": i, "j": j, "row": names[0][i], "column": names[1][j], "v": v} for i, j, v in cells]
     paint = (
@@ -226,8 +261,13 @@ def matrix(
         else alt.Scale(scheme="magma", domain=[0, largest])
     )
     base = alt.Chart(alt.Data(values=rows)).encode(
-        alt.Y("i:O", title=titles[0], sort=list(range(len(names[0]))), axis=_labels(names[0])),
-        alt.X("j:O", title=titles[1], sort=list(range(len(names[1]))), axis=_labels(names[1], labelAngle=-60)),
+        alt.Y("i:O", title=titles[0], sort=list(range(len(names[0]))), axis=_labels(labels[0])),
+        alt.X(
+            "j:O",
+            title=titles[1],
+            sort=list(range(len(names[1]))),
+            axis=_labels(labels[1], labelAngle=-60 if max(map(len, labels[1]), default=0) > 2 else 0),
+        ),
     )
     legend = alt.Legend(title=None, orient="right", format=value.format, gradientLength=120, tickCount=4)
     painted = base.mark_rect(aria=False).encode(
@@ -240,18 +280,30 @@ def matrix(
     )
     layers = [painted]
     if numbers:
-        dark = "datum.v > 0.6 * {0} || datum.v < -0.6 * {0}" if diverging else "datum.v < 0.6 * {0}"
+        dark = "datum.v > 0.75 * {0} || datum.v < -0.75 * {0}" if diverging else "datum.v < 0.6 * {0}"
         ink = alt.condition(dark.format(float(largest)), alt.value("white"), alt.value("black"))
         written = base.mark_text(fontSize=11, aria=False, tooltip=None)
         layers.append(written.encode(alt.Text("v:Q", format=value.format), color=ink))
-    return alt.layer(*layers).properties(width={"step": step}, height={"step": step}, title=title)
+    told = findings.of_matrix(names, cells, title, value.title, value.format)
+    return _named(alt.layer(*layers).properties(width={"step": step}, height={"step": step}), title, told)
+
+
+def _named(chart: altair.LayerChart, title: str, told: str) -> altair.LayerChart:
+    """With its title, and with what it says to those who do not see it."""
+    return chart.properties(description=told, **({"title": title} if title else {}))
+
+
+def _between(line: Mapping[float, Sequence[float]], at: float) -> float:
+    """The mean over runs at a place between those that were measured."""
+    places = sorted(line)
+    return float(np.interp(at, places, [statistics.fmean(line[place]) for place in places]))
 
 
 def _ticks(axis: Axis) -> altair.Axis:
     import altair as alt
 
     whole = {"tickMinStep": 1, "format": axis.format} if axis.format in WHOLE else {}
-    return alt.Axis(grid=False, **whole)
+    return alt.Axis(grid=False, tickCount=TICKS, labelFlush=False, labelSeparation=4, **whole)
 
 
 def _labels(names: Sequence[str], **more: float) -> altair.Axis:
@@ -263,7 +315,7 @@ def _labels(names: Sequence[str], **more: float) -> altair.Axis:
     table = json.dumps(list(names)).replace("\u2028", " ").replace("\u2029", " ")
     return alt.Axis(
         labelExpr=f"{table}[datum.value]",
-        labelLimit=110,
+        labelLimit=130,
         labelOverlap=False,
         ticks=False,
         domain=False,

@@ -10,15 +10,15 @@ import numpy as np
 from tajax.disentanglement import relative_terms
 from tajax.report import charts
 from tajax.report.charts import Axis
-from tajax.report.runs import Series, several_seeds
+from tajax.report.runs import Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import Table
+from tajax.report.tables import MISSING, Table, number, spread
 from tajax.results import Record, find
 
-# Distance of the records, title of its table, and how its numbers are written.
+# Distance of the records, title of its table, and how its numbers are written: times what, digits.
 DISTANCES = (
-    ("prediction", "Disentanglement error through the heads: predictions that change, in %", "{:.1%}"),
-    ("symmetric_kl", "Disentanglement error of the features: symmetric KL, in nats", "{:.3f}"),
+    ("prediction", "Disentanglement error through the heads: predictions that change, %", 100, 1),
+    ("symmetric_kl", "Disentanglement error of the features: symmetric KL, nats", 1, 3),
 )
 
 
@@ -28,10 +28,34 @@ def tables(records: Sequence[Record]) -> list[Table]:
     The last row is the mean of `relative`: what the other vector does by what the task's own vector does.
     """
     made = []
-    for distance, title, form in DISTANCES:
+    for distance, title, times, digits in DISTANCES:
         if measured := find(records, stage="disentanglement", distance=distance):
-            made.append(_matrix(measured, title, form))
+            made.append(_matrix(measured, title, times, digits))
     return made
+
+
+def compared(series: Series) -> list[Table]:
+    """Regimes side by side: means over all pairs, over seeds ± sample standard deviation."""
+    body = []
+    for label, runs in series.items():
+        cells, most = [], 0
+        for distance, _, times, digits in DISTANCES:
+            for key, factor, written in (("summary", times, digits), ("relative", 1, 2)):
+                groups = (find(run.records, stage="disentanglement", distance=distance) for run in runs)
+                means = [None if None in (v := [r[key] for r in g]) else statistics.fmean(v) for g in groups if g]
+                whole = bool(means) and None not in means
+                cells.append(spread([factor * mean for mean in means], written) if whole else MISSING)
+                most = max(most, len(means))
+        if most:
+            body.append((label, str(most), *cells))
+    if not body:
+        return []
+    titles = ("regime", "seeds", "heads ξ/2, %", "heads relative", "features ξ/2, nats", "features relative")
+    notes = (
+        "Heads: test predictions that another task's vector changes; features: symmetric KL. Relative: by what the "
+        "task's own vector does at α = 1. Smaller is better." + deviations("±", series),
+    )
+    return [Table("Disentanglement error, mean over |α| ≤ 1 and all pairs of tasks", titles, tuple(body), notes)]
 
 
 def figures(series: Series) -> list[Figure]:
@@ -45,26 +69,27 @@ def figures(series: Series) -> list[Figure]:
 
 def _maps(series: Series, distance: str, *, points: int) -> Iterator[Figure]:
     title, caption, value = MAPS[distance]
-    drawn = [
-        (label, run, record, _map(record))
-        for label, runs in series.items()
-        for run in runs
-        for record in find(run.records, stage="disentanglement", distance=distance)
-        if len(record["coefs"]) >= points and (distance == "prediction" or min(record["own"]) > 0)
-    ]
-    if not drawn:
+    maps: dict[tuple[tuple[str, str], str, tuple[float, ...]], list[np.ndarray]] = {}
+    for label, runs in series.items():
+        for record in (r for run in runs for r in find(run.records, stage="disentanglement", distance=distance)):
+            if len(record["coefs"]) >= points and (distance == "prediction" or min(record["own"]) > 0):
+                a, b = map(str, record["tasks"])
+                maps.setdefault(((a, b), label, tuple(record["coefs"])), []).append(_map(record))
+    if not maps:
         return
+    pairs, labels = (list(dict.fromkeys(key[part] for key in maps)) for part in (0, 1))
+    drawn = {key: np.mean(maps[key], axis=0) for key in sorted(maps, key=lambda key: pairs.index(key[0]))}
     # One scale for all; the last percents of the far corners would take the contrast from all the rest.
-    largest = 1.0 if distance == "prediction" else float(max(np.quantile(map_, 0.95) for *_, map_ in drawn)) or 1.0
-    several, seeds = len(series) > 1, any(map(several_seeds, series.values()))
+    largest = 1.0 if distance == "prediction" else float(max(np.quantile(m, 0.95) for m in drawn.values())) or 1.0
+    most = max(MOST - MOST % len(labels), len(labels))
     panels = []
-    for label, run, record, map_ in drawn[:MOST]:
-        a, b = map(str, record["tasks"])
-        parts = f"{a} – {b}", *((label,) if several else ()), *((f"seed {run.field('seed')}",) if seeds else ())
-        heading, axes = " · ".join(parts), (f"α of {a}", f"α of {b}")
-        panels.append(charts.heat_map(record["coefs"], map_.tolist(), value, title=heading, largest=largest, axes=axes))
-    left = f" The first {MOST} of {len(drawn)} maps." if len(drawn) > MOST else ""
-    yield Figure(f"disentanglement_{distance}", title, caption + left, tuple(panels), wide=False)
+    for ((a, b), label, coefs), map_ in list(drawn.items())[:most]:
+        heading, axes = " · ".join((f"{a} – {b}", *((label,) if len(series) > 1 else ()))), (f"α of {a}", f"α of {b}")
+        panels.append(charts.heat_map(coefs, map_.tolist(), value, title=heading, largest=largest, axes=axes))
+    caption += " Means over seeds." if any(len(found) > 1 for found in maps.values()) else ""
+    caption += f" The first {most} of {len(drawn)} maps." if len(drawn) > most else ""
+    columns = len(labels) if len(labels) > 1 else 0
+    yield Figure(f"disentanglement_{distance}", title, caption, tuple(panels), wide=False, columns=columns)
 
 
 def _matrices(series: Series, distance: str) -> Iterator[Figure]:
@@ -88,8 +113,8 @@ def _matrices(series: Series, distance: str) -> Iterator[Figure]:
             )
     if panels:
         title = f"Disentanglement error of every pair, {'heads' if distance == 'prediction' else 'features'}"
-        caption = "Mean of ξ/2 over |α| ≤ 1; " + (
-            "predictions that change." if distance == "prediction" else "in nats."
+        caption = "Mean of ξ/2 over |α| ≤ 1 for each pair of tasks; " + (
+            "the share of test predictions that change." if distance == "prediction" else "symmetric KL in nats."
         )
         yield Figure(f"disentanglement_{distance}_pairs", title, caption, tuple(panels), wide=False)
 
@@ -120,24 +145,24 @@ def _map(record: Record) -> np.ndarray:
     )
 
 
-def _matrix(measured: Sequence[Record], title: str, form: str) -> Table:
+def _matrix(measured: Sequence[Record], title: str, times: int, digits: int) -> Table:
     names = list(dict.fromkeys(name for r in measured for name in r["tasks"]))
     summaries = {frozenset(r["tasks"]): r["summary"] for r in measured}
-    rows = [(a, *(_number(summaries.get(frozenset((a, b))), form) for b in names)) for a in names]
+    rows = [(a, *(_times(summaries.get(frozenset((a, b))), times, digits) for b in names)) for a in names]
     of_task = [[r for r in measured if name in r["tasks"]] for name in names]
-    rows.append(("mean", *(_number(_mean(pairs, "summary"), form) for pairs in of_task)))
-    rows.append(("relative", *(_number(_mean(pairs, "relative"), "{:.2f}") for pairs in of_task)))
+    rows.append(("mean", *(_times(_mean(pairs, "summary"), times, digits) for pairs in of_task)))
+    rows.append(("relative", *(number(_mean(pairs, "relative"), 2) for pairs in of_task)))
     first, counts = measured[0], sorted(count for r in measured for count in r["images"])
     images = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     notes = (
-        f"{first.get('regime')} on {first.get('model')}, seed {first.get('seed')}. Mean over {len(measured)} pairs: "
-        f"{_number(_mean(measured, 'summary'), form)}, relative {_number(_mean(measured, 'relative'), '{:.2f}')}.",
+        f"Mean over {len(measured)} pairs: "
+        f"{_times(_mean(measured, 'summary'), times, digits)}, relative {number(_mean(measured, 'relative'), 2)}.",
         f"ξ/2, mean over |α| ≤ 1 of a {len(first['coefs'])}×{len(first['coefs'])} grid, {images} {first['split']} "
-        "images a task.",
+        "images a task; 0: the other task's vector changes nothing.",
         "relative: how far the other vector moves a task's outputs, by how far its own vector at α = 1 does"
         + (" (roots of the divergences)." if first["distance"] == "symmetric_kl" else "."),
     )
-    return Table(title, ("task", *names), tuple(rows), notes, means=2)
+    return Table(title, ("task", *names), tuple(rows), notes, 2, origin(measured))
 
 
 def _mean(records: Sequence[Record], key: str) -> float | None:
@@ -145,5 +170,5 @@ def _mean(records: Sequence[Record], key: str) -> float | None:
     return None if None in values else statistics.fmean(values)
 
 
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value).removesuffix("%")
+def _times(value: float | None, times: int, digits: int) -> str:
+    return number(None if value is None else times * value, digits)

@@ -6,13 +6,17 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tajax.report import charts
 from tajax.report.charts import Axis
-from tajax.report.runs import Series, several_seeds
+from tajax.report.runs import Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import Table, percent
+from tajax.report.tables import Number, Table, number, percent, spread
 from tajax.results import Record, find
+
+if TYPE_CHECKING:
+    import altair
 
 WHOLE, LAYERS = "all", "blocks"
 
@@ -42,31 +46,51 @@ def modules(records: Sequence[Record]) -> list[Table]:
         rows.append(
             (
                 str(record["module"]),
-                f"{record['parameters']:,}",
-                f"{statistics.fmean(record['norms']):.3f}",
-                f"{100 * share:.1f}",
+                Number(record["parameters"], 0),
+                number(statistics.fmean(record["norms"]), 3),
+                percent(share),
                 _relative(statistics.fmean(record["norms"]), record["pretrained_norm"]),
-                f"{rms:.2g}",
-                _number(mean_cosine(record["cosines"])),
+                Number(rms, 6, written=f"{rms:.2g}"),
+                number(mean_cosine(record["cosines"]), 3),
             )
         )
     titles = ("module", "parameters", "‖τ‖", "share of ‖τ‖² %", "‖τ‖ / ‖θ₀‖ %", "‖τ‖ / √parameters", "mean cosine")
     notes = ("Means over tasks; of cosines, over pairs of tasks. Modules that did not move are left out.",)
-    return [Table("Task vectors by module", titles, tuple(rows), notes)]
+    return [Table("Task vectors τ by module", titles, tuple(rows), notes, of=origin(found))]
+
+
+def compared(series: Series) -> list[Table]:
+    """Regimes side by side: length and mean cosine of their vectors, over seeds ± sample standard deviation."""
+    body = []
+    for label, runs in series.items():
+        found = [whole for run in runs for whole in find(run.records, stage="geometry", module=WHOLE)]
+        if not found:
+            continue
+        lengths = [statistics.fmean(whole["norms"]) for whole in found]
+        relative = [
+            100 * length / whole["pretrained_norm"]
+            for length, whole in zip(lengths, found, strict=True)
+            if whole["pretrained_norm"]
+        ]
+        cosines = [cosine for whole in found if (cosine := mean_cosine(whole["cosines"])) is not None]
+        cells = ((lengths, 2), (relative, 1), (cosines, 3))
+        body.append((label, str(len(found)), *(spread(v, d) if len(v) == len(found) else "–" for v, d in cells)))
+    if not body:
+        return []
+    notes = ("Means over tasks; of cosines, over pairs of tasks." + deviations("±", series),)
+    return [Table("Task vectors τ", ("regime", "seeds", "‖τ‖", "‖τ‖ / ‖θ₀‖ %", "mean cosine"), tuple(body), notes)]
 
 
 def figures(series: Series) -> list[Figure]:
-    """The cosine matrix of each run, and length and mean cosine by layer."""
-    panels = []
+    """The cosine matrix of each regime, mean over seeds, and length and mean cosine by layer."""
+    wholes: dict[str, list[Record]] = {}
     lengths: dict[str, dict[float, list[float]]] = {}
     angles: dict[str, dict[float, list[float]]] = {}
     for label, runs in series.items():
         for run in runs:
             found = {str(r["module"]): r for r in find(run.records, stage="geometry")}
             if whole := found.get(WHOLE):
-                parts = [label] if len(series) > 1 else []
-                parts += [f"seed {run.field('seed')}"] if several_seeds(runs) else []
-                panels.append(_cosine_panel(whole, ", ".join(parts)))
+                wholes.setdefault(label, []).append(whole)
             if layers := found.get(LAYERS):
                 rows = zip(zip(*layers["layer_norms"], strict=True), layers["layer_cosines"], strict=True)
                 for layer, (norms, cosine) in enumerate(rows):
@@ -74,8 +98,15 @@ def figures(series: Series) -> list[Figure]:
                     if cosine is not None:
                         angles.setdefault(label, {}).setdefault(layer, []).append(cosine)
     made = []
-    if panels:
+    if wholes:
+        cells = {label: _mean_cosines(found) for label, found in wholes.items()}
+        largest = max((abs(v) for found in cells.values() for _, _, v in found), default=1.0)
+        panels = (
+            _cosine_panel(wholes[label][0], found, largest, label if len(series) > 1 else "")
+            for label, found in cells.items()
+        )
         caption = "Cosine of the angle between the task vectors of two tasks, without the diagonal; 0 is orthogonal."
+        caption += " Means over seeds." if any(len(found) > 1 for found in wholes.values()) else ""
         made.append(Figure("cosines", "Cosines between task vectors", caption, tuple(panels), wide=False))
     if lengths:
         depth = Axis("layer, first to last", "d")
@@ -87,14 +118,23 @@ def figures(series: Series) -> list[Figure]:
     return made
 
 
-def _cosine_panel(whole: Record, title: str) -> object:
+def _mean_cosines(wholes: Sequence[Record]) -> list[tuple[int, int, float]]:
+    """`(row, column, mean over runs)`, tasks numbered as the first run has them; without the diagonal."""
+    names = [str(name) for name in wholes[0]["tasks"]]
+    values: dict[tuple[int, int], list[float]] = {}
+    for whole in wholes:
+        place = [names.index(name) if name in names else None for name in map(str, whole["tasks"])]
+        for i, row in zip(place, whole["cosines"], strict=True):
+            for j, value in zip(place, row, strict=True):
+                if None not in (i, j, value) and i != j:
+                    values.setdefault((i, j), []).append(value)
+    return [(i, j, statistics.fmean(found)) for (i, j), found in values.items()]
+
+
+def _cosine_panel(
+    whole: Record, cells: Sequence[tuple[int, int, float]], largest: float, title: str
+) -> altair.LayerChart:
     names = [str(name) for name in whole["tasks"]]
-    cells = [
-        (i, j, value)
-        for i, row in enumerate(whole["cosines"])
-        for j, value in enumerate(row)
-        if i != j and value is not None
-    ]
     few = len(names) <= 10
     return charts.matrix(
         (names, names),
@@ -105,6 +145,7 @@ def _cosine_panel(whole: Record, title: str) -> object:
         title=title,
         step=36 if few else 20,
         numbers=few,
+        largest=largest,
     )
 
 
@@ -121,14 +162,14 @@ def mean_cosine(cosines: Sequence[Sequence[float | None]]) -> float | None:
 
 def _cosines(whole: Record, dimensions: int) -> Table:
     names = [str(name) for name in whole["tasks"]]
-    rows = [(name, *map(_number, row)) for name, row in zip(names, whole["cosines"], strict=True)]
-    norms = ("‖τ‖", *(f"{norm:.2f}" for norm in whole["norms"]))
+    rows = [(name, *(number(cosine, 3) for cosine in row)) for name, row in zip(names, whole["cosines"], strict=True)]
+    norms = ("‖τ‖", *(number(norm, 2) for norm in whole["norms"]))
     notes = (
-        f"Mean over pairs of tasks: {_number(mean_cosine(whole['cosines']))}. Random directions of the {dimensions:,} "
-        f"trained parameters: 0 ± {dimensions**-0.5:.4f}.",
-        f"‖θ₀‖ is {whole['pretrained_norm']:.2f}.",
+        f"Mean over pairs of tasks: {number(mean_cosine(whole['cosines']), 3)}. Random directions of the "
+        f"{dimensions:,} trained parameters: 0 ± {dimensions**-0.5:.4f}.",
+        f"‖τ‖: length of a vector; ‖θ₀‖, of the pre-trained weights it moves, is {whole['pretrained_norm']:.2f}.",
     )
-    return Table("Cosines between task vectors", ("task", *names), (*rows, norms), notes, means=1)
+    return Table("Cosines between task vectors", ("task", *names), (*rows, norms), notes, 1, origin([whole]))
 
 
 def _by_layer(layers: Record) -> Table:
@@ -136,13 +177,10 @@ def _by_layer(layers: Record) -> Table:
     columns = zip(*layers["layer_norms"], strict=True), layers["layer_pretrained_norms"], layers["layer_cosines"]
     for index, (norms, base, cosine) in enumerate(zip(*columns, strict=True)):
         norm = statistics.fmean(norms)
-        rows.append((str(index), f"{norm:.3f}", _relative(norm, base), _number(cosine)))
-    return Table("Task vectors by layer", ("layer", "‖τ‖", "‖τ‖ / ‖θ₀‖ %", "mean cosine"), tuple(rows))
+        rows.append((str(index), number(norm, 3), _relative(norm, base), number(cosine, 3)))
+    columns, notes = ("layer", "‖τ‖", "‖τ‖ / ‖θ₀‖ %", "mean cosine"), ("Means over tasks; of cosines, over pairs.",)
+    return Table("Task vectors τ by layer", columns, tuple(rows), notes, of=origin([layers]))
 
 
 def _relative(norm: float, base: float) -> str:
     return percent(norm / base if base else None)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tajax.report.tables import Table, percent
+from tajax.report.runs import origin
+from tajax.report.tables import Number, Table, percent
 from tajax.results import Record, find
 
 
@@ -14,7 +15,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
         (
             str(head["task"]),
             f"{head['regularization']:g}" + ("" if head["converged"] else " !"),
-            str(head["images"]),
+            Number(head["images"], 0, written=str(head["images"])),
             percent(head["train_top1"]),
             percent(head["val_top1"]),
         )
@@ -28,4 +29,5 @@ def tables(records: Sequence[Record]) -> list[Table]:
     )
     if not all(head["converged"] for head in find(records, stage="head")):
         notes += ("! the solver stopped before it reached its tolerance.",)
-    return [Table("Linear-probe heads", ("task", "λ", "images", "train top1", "val top1"), rows, notes)]
+    title = "Linear-probe heads: accuracy of the pre-trained model under them, %"
+    return [Table(title, ("task", "λ", "images", "train", "val"), rows, notes, of=origin(records))]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
-from tajax.report.runs import Series, deviations
+from tajax.report.runs import Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import Table, percent
+from tajax.report.tables import Table, number, percent
 from tajax.results import Record, find
 
 STAGE = "kernel_behaviour"
@@ -23,14 +23,15 @@ def tables(records: Sequence[Record]) -> list[Table]:
     coefs = sorted({float(r["scaling_coef"]) for r in found})
     coef = 1.0 if 1.0 in coefs else coefs[-1]
     chosen = find(found, scaling_coef=coef)
-    rows = [(str(r["task"]), f"{r['norm']:.2f}", *_cells([r])) for r in chosen]
-    mean = ("mean", f"{statistics.fmean(float(r['norm']) for r in chosen):.2f}", *_cells(chosen))
-    title = f"Kernel behaviour on {chosen[0]['split']} at θ₀ + {coef:g} τ"
+    rows = [(str(r["task"]), number(r["norm"], 2), *_cells([r])) for r in chosen]
+    mean = ("mean", number(statistics.fmean(float(r["norm"]) for r in chosen), 2), *_cells(chosen))
+    title = f"Models and their linearisations on {chosen[0]['split']} images at θ₀ + {coef:g} τ"
     notes = (
         "gap: ‖f − f_lin‖ / ‖f − f(θ₀)‖ over all images; movement: ‖f − f(θ₀)‖ / ‖f(θ₀)‖.",
-        "model: the encoder itself; linearised: its first-order expansion; agreement: of their predictions.",
+        "Accuracy in %, of the encoder itself (model) and of its first-order expansion (linearised); agreement "
+        "of their predictions in %.",
     )
-    return [Table(title, ("task", "‖ατ‖", *COLUMNS), (*rows, mean), notes, means=1)]
+    return [Table(title, ("task", "‖ατ‖", *COLUMNS), (*rows, mean), notes, 1, origin(chosen))]
 
 
 def curves(records: Sequence[Record]) -> list[Table]:
@@ -40,7 +41,8 @@ def curves(records: Sequence[Record]) -> list[Table]:
         return []
     grid = sorted({float(r["scaling_coef"]) for r in found})
     rows = tuple((f"{coef:g}", *_cells(find(found, scaling_coef=coef))) for coef in grid)
-    return [Table("Kernel behaviour: mean over tasks at each coefficient", ("coefficient", *COLUMNS), rows)]
+    title = "Models and their linearisations at each coefficient α, mean over tasks"
+    return [Table(title, ("α", *COLUMNS), rows, of=origin(found))]
 
 
 def figures(series: Series) -> list[Figure]:
@@ -65,7 +67,7 @@ def figures(series: Series) -> list[Figure]:
         lines = {name: next(iter(points.values())) for name, points in zip(names, both, strict=True)}
         drawn.append(charts.curves(lines, alpha, accuracy))
     else:
-        drawn += [charts.curves(p, alpha, accuracy).properties(title=n) for n, p in zip(names, both, strict=True)]
+        drawn += [charts.curves(p, alpha, accuracy, title=n) for n, p in zip(names, both, strict=True)]
     caption = (
         "First: distance of the encoder from its first-order expansion along θ₀ + ατ, by how far it moves. Then: "
         "accuracy in % of the encoder and of its expansion. Means over tasks." + deviations("Bands", series)
@@ -73,7 +75,7 @@ def figures(series: Series) -> list[Figure]:
     return [Figure("kernel_gap", "How linear the model is along its task vectors", caption, tuple(drawn))]
 
 
-COLUMNS = ("gap", "movement", "model top1", "linearised top1", "agreement")
+COLUMNS = ("gap", "movement", "model", "linearised", "agreement")
 
 
 def _cells(records: Sequence[Record]) -> tuple[str, ...]:
@@ -81,5 +83,5 @@ def _cells(records: Sequence[Record]) -> tuple[str, ...]:
         name: statistics.fmean(float(r[name]) for r in records)
         for name in ("relative_gap", "relative_movement", "top1", "linearized_top1", "agreement")
     }
-    ratios = (f"{means[name]:.3f}" for name in ("relative_gap", "relative_movement"))
+    ratios = (number(means[name], 3) for name in ("relative_gap", "relative_movement"))
     return *ratios, *(percent(means[name]) for name in ("top1", "linearized_top1", "agreement"))

@@ -8,12 +8,15 @@ from typing import TypeAlias
 
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
-from tajax.report.runs import Series, deviations
+from tajax.report.runs import Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import Table, percent
+from tajax.report.tables import MISSING, Table, coefficient, number, percent, spread
 from tajax.results import Record, find
 
 SPLITS = ("test", "val")
+BEFORE = (
+    "Before: the pre-trained model on the task; after: the negated one on it; control: the negated one on the control."
+)
 Curves: TypeAlias = dict[str, dict[float, list[float]]]  # of each regime at each coefficient the values of its runs
 
 
@@ -30,11 +33,19 @@ def curves(records: Sequence[Record]) -> list[Table]:
         on_task = [r for r in sweep if r["measured_on"] == r["task"]]
         rows = _over_grid((on_task, on_control))
         made.append(
-            Table("Negation: mean over tasks at each coefficient", ("coefficient", "val task", "val control"), rows)
+            Table(
+                "Accuracy of θ₀ − ατ at each coefficient α, mean over tasks, %",
+                ("α", "val task", "val control"),
+                rows,
+                of=origin(records),
+            )
         )
     if sweep := find(records, stage="analogy_sweep"):
         rows = _over_grid([find(sweep, vector=vector) for vector in ("analogy", "c_alone")])
-        made.append(Table("Analogy: accuracy at each coefficient", ("coefficient", "val analogy", "val C alone"), rows))
+        columns = ("α", "val c + (b − a)", "val c alone")
+        made.append(
+            Table("Accuracy of θ₀ + ατ on the fourth task at each coefficient α, %", columns, rows, of=origin(records))
+        )
     return made
 
 
@@ -72,7 +83,7 @@ def _panels(kinds: dict[str, Curves]) -> tuple:
     alpha, top1 = Axis("coefficient α", zero=True), Axis("validation accuracy, %", PERCENT, zero=True)
     if all(len(lines) == 1 for lines in kinds.values()):
         return (charts.curves({kind: next(iter(lines.values())) for kind, lines in kinds.items()}, alpha, top1),)
-    return tuple(charts.curves(lines, alpha, top1).properties(title=kind) for kind, lines in kinds.items())
+    return tuple(charts.curves(lines, alpha, top1, title=kind) for kind, lines in kinds.items())
 
 
 def _add_means(points: Curves, name: str, group: Sequence[Record]) -> None:
@@ -106,13 +117,13 @@ def _negation(records: Sequence[Record]) -> Iterator[Table]:
             columns.append(f"{split} {title}")
             values.append([by_task.get(task) for task in tasks])
     rows = [
-        (task, f"{coef:g}" + ("" if chosen[task]["satisfied"] else " !"), *map(percent, accuracies))
+        (task, coefficient(coef, "" if chosen[task]["satisfied"] else " !"), *map(percent, accuracies))
         for task, coef, *accuracies in zip(tasks, *values, strict=True)
     ]
-    means = ("mean", f"{statistics.fmean(values[0]):.2f}", *(_mean(column) for column in values[1:]))
-    first = negated[0]
-    title = f"Negation, {first.get('regime')} on {first.get('model')}, seed {first.get('seed')}: θ₀ − ατ"
-    yield Table(title, ("task", *columns), (*rows, means), tuple(_notes(records, chosen)), means=1)
+    means = ("mean", number(statistics.fmean(values[0]), 2), *(_mean(column) for column in values[1:]))
+    title = "Negation θ₀ − ατ: accuracy on the task to forget and on the control, %"
+    notes = (BEFORE, *_notes(records, chosen))
+    yield Table(title, ("task", *columns), (*rows, means), notes, 1, origin(negated))
 
 
 def _notes(records: Sequence[Record], chosen: dict[str, Record]) -> Iterator[str]:
@@ -134,28 +145,54 @@ def _notes(records: Sequence[Record], chosen: dict[str, Record]) -> Iterator[str
         yield f"α is 0 for {', '.join(kept)}: no step of the grid forgets anything and keeps the control."
 
 
-def _analogy(records: Sequence[Record]) -> Iterator[Table]:
+def compared(series: Series) -> list[Table]:
+    """Regimes side by side in each analogy, over seeds ± sample standard deviation."""
+    analogies: dict[tuple[str, ...], dict[str, list[list[list[Record]]]]] = {}
+    for label, runs in series.items():
+        for run in runs:
+            if find(run.records, stage="task_analogy"):
+                tasks, measured = _measured(run.records)
+                analogies.setdefault(tasks, {}).setdefault(label, []).append([group for _, group in measured])
+    made = []
+    for (a, b, c, d), regimes in analogies.items():
+        rows = []
+        for label, runs in regimes.items():
+            top1 = (
+                [r["top1"] for group in groups for r in find(group, split="test")] for groups in zip(*runs, strict=True)
+            )
+            cells = (spread([100 * v for v in values], 1) if len(values) == len(runs) else MISSING for values in top1)
+            rows.append((label, str(len(runs)), *cells))
+        columns = ("regime", "seeds", "zero-shot", f"{c} alone", f"{c} + ({b} − {a})", f"fine-tuned on {d}")
+        made.append(Table(f"Test accuracy on {d} by analogy, %", columns, tuple(rows)))
+    return made
+
+
+def _measured(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[tuple[str, list[Record]], ...]]:
+    """The four tasks, and what was measured on the fourth, with its name."""
     found = find(records, stage="task_analogy")
-    if not found:
-        return
-    tasks = list(dict.fromkeys(str(r["task"]) for r in find(records, stage="zero_shot")))
-    a, b, c, d = tasks
-    measured = (
+    a, b, c, d = tasks = tuple(dict.fromkeys(str(r["task"]) for r in find(records, stage="zero_shot")))
+    return tasks, (
         ("zero-shot", find(records, stage="zero_shot", task=d)),
         (f"{c} alone", find(found, vector="c_alone")),
         (f"{c} + ({b} − {a})", find(found, vector="analogy")),
         (f"fine-tuned on {d}", find(records, stage="single_task", task=d)),
     )
+
+
+def _analogy(records: Sequence[Record]) -> Iterator[Table]:
+    found = find(records, stage="task_analogy")
+    if not found:
+        return
+    (*_, d), measured = _measured(records)
     rows = []
     for name, group in measured:
         by_split = {r["split"]: r for r in group}
         coef = next((r["scaling_coef"] for r in group if "scaling_coef" in r), None)
         top1 = (percent(by_split.get(split, {}).get("top1")) for split in SPLITS)
-        rows.append((name, "–" if coef is None else f"{coef:g}", *top1))
-    first = found[0]
-    title = f"Accuracy on {d}, {first.get('regime')} on {first.get('model')}, seed {first.get('seed')}"
+        rows.append((name, coefficient(coef), *top1))
+    title = f"Accuracy on {d}, %"
     note = f"α is tuned on validation images of {d}; no image of it was trained on but in the last row."
-    yield Table(title, ("θ₀ + ατ, τ of", "α", *SPLITS), tuple(rows), (note,))
+    yield Table(title, ("θ₀ + ατ, τ of", "α", *SPLITS), tuple(rows), (note,), of=origin(found))
 
 
 def _mean(values: Iterable[float | None]) -> str:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from tajax.report import charts
 from tajax.report.charts import Axis
-from tajax.report.runs import Series, deviations
+from tajax.report.runs import Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import Table
+from tajax.report.tables import Table, number
 from tajax.results import Record, find
 
 KERNELS = {"plain": "k(x, x′)", "cosine": "k(x, x′) / √(k(x, x) k(x′, x′))"}
+WEIGHTS = {"pretrained": "Pre-trained", "random": "Random"}
 COLUMNS = (  # title, reading, and key of the record; the mean of lists
     ("new", "nystrom", "energy_new"),
     ("control", "nystrom", "energy_new_control"),
@@ -51,9 +52,8 @@ def _table(records: Sequence[Record], title: str) -> Table:
     }
     directions = f" ({first['directions']} random directions of them)" if first["directions"] else ""
     notes = (
-        f"{first['initialization']} {first['model']}, {first['regime']} weights, seed {first['seed']}; "
-        f"{over[first['output']]}{directions}; {first['images']} {first['split']} images of each task and of "
-        f"{first['control']}.",
+        f"{WEIGHTS.get(first['initialization'], first['initialization'])} weights; {over[first['output']]}"
+        f"{directions}; {first['images']} {first['split']} images of each task and of {first['control']}.",
         f"Local energy of {leading} leading eigenfunctions of half of a task's images, mean over the other half (new) "
         f"and over the control's. On the images they were found on it is {leading}, whatever the kernel.",
         "share: new / (new + control), ½ is none; reverse: with the roles of task and control exchanged; separation: "
@@ -61,8 +61,9 @@ def _table(records: Sequence[Record], title: str) -> Table:
         "Eigenfunctions of the mixture: energy on the task's side; contrast (2p − 1)² of the parts p, 1: each lives on "
         "one side; by chance; excess over chance, at most 1.",
     )
-    body = tuple((name, *("–" if value is None else f"{value:.2f}" for value in values)) for name, values in rows)
-    return Table(f"Local energy of eigenfunctions of {title}", ("task", *(c[0] for c in COLUMNS)), body, notes, means=1)
+    body = tuple((name, *(number(value, 2) for value in values)) for name, values in rows)
+    columns = ("task", *(c[0] for c in COLUMNS))
+    return Table(f"Local energy of the leading eigenfunctions of {title}", columns, body, notes, 1, origin(records))
 
 
 def figures(series: Series) -> list[Figure]:
@@ -77,15 +78,15 @@ def figures(series: Series) -> list[Figure]:
                 for record in found:
                     shares.setdefault(label, {}).setdefault(str(record["task"]), []).append(float(record["share"]))
                 curves = [r["shares"] for r in found if r.get("shares")]
-                for number, values in enumerate(zip(*curves, strict=False), start=1):
-                    counted.setdefault(label, {}).setdefault(number, []).append(statistics.fmean(values))
+                for leading, values in enumerate(zip(*curves, strict=False), start=1):
+                    counted.setdefault(label, {}).setdefault(leading, []).append(statistics.fmean(values))
         if not shares:
             continue
         drawn = [charts.dots(shares, Axis("share of the local energy on the task", ".2f"), line=False)]
         if counted:
             half = 0.5, "½: no locality"
-            number, share = Axis("leading eigenfunctions counted", "d"), Axis("share, mean over tasks", ".3f")
-            drawn.append(charts.curves(counted, number, share, rule=half))
+            leading, share = Axis("leading eigenfunctions counted", "d"), Axis("share, mean over tasks", ".3f")
+            drawn.append(charts.curves(counted, leading, share, rule=half))
         caption = (
             "The part of the local energy of a task's leading eigenfunctions that new images of the "
             "task have, beside images of the control; ½ is none. Above: by task. Below: mean over tasks, by the number "

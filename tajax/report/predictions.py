@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import base64
 import io
+import statistics
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
 from tajax.report import charts
 from tajax.report.charts import Axis
-from tajax.report.runs import Run, Series, several_seeds
+from tajax.report.runs import Run, Series, origin
 from tajax.report.style import Figure
-from tajax.report.tables import Table
+from tajax.report.tables import MISSING, Number, Table, percent
 from tajax.results import Record, find
+
+if TYPE_CHECKING:
+    import altair
 
 STAGE = "predictions"
 COLUMNS = ("both right", "only fine-tuned", "only merged", "neither")
@@ -47,33 +51,49 @@ def tables(records: Sequence[Record]) -> list[Table]:
     for record in found:
         counts = [n for row in record["correctness"] for n in row]
         lost = counts[1] / (counts[0] + counts[1]) if counts[0] + counts[1] else None
-        shares = (f"{100 * n / record['count']:.1f}" for n in counts)
-        rows.append(
-            (str(record["task"]), *shares, "–" if lost is None else f"{100 * lost:.1f}", f"{record['count']:,}")
-        )
+        shares = (percent(n / record["count"]) for n in counts)
+        rows.append((str(record["task"]), *shares, percent(lost), Number(record["count"], 0)))
     if not rows:
         return []
-    notes = ("Shares of test images in %. Lost: of those that the fine-tuned model gets right.",)
-    return [Table("What merging keeps", ("task", *COLUMNS, "lost", "images"), tuple(rows), notes)]
+    columns = list(zip(*(row[1:] for row in rows), strict=True))
+    known = [all(isinstance(cell, Number) for cell in column) for column in columns]
+    means = [
+        Number(statistics.fmean(c.value for c in column), column[0].digits) if k else MISSING
+        for column, k in zip(columns, known, strict=True)
+    ]
+    notes = (
+        "Both: the fine-tuned and the merged model are right; only fine-tuned: merging loses it; only merged: merging "
+        "gains it. Lost: of the images that the fine-tuned model gets right, the share that the merged one does not.",
+    )
+    title = "What merging keeps and loses, % of test images"
+    return [Table(title, ("task", *COLUMNS, "lost", "images"), (*rows, ("mean", *means)), notes, 1, origin(found))]
 
 
 def figures(series: Series) -> list[Figure]:
     """For each task the classes that the merged model predicts where the fine-tuned one predicts others."""
-    found = [(label, run, r) for label, runs in series.items() for run in runs for r in find(run.records, stage=STAGE)]
+    found: dict[tuple[str, str, tuple[str, ...]], list[Record]] = {}
+    for label, runs in series.items():
+        for record in (r for run in runs for r in find(run.records, stage=STAGE)):
+            found.setdefault((str(record["task"]), label, tuple(map(str, record["classes"]))), []).append(record)
     if not found:
         return []
+    tasks, labels = (list(dict.fromkeys(key[part] for key in found)) for part in (0, 1))
+    ordered = sorted(found, key=lambda key: tasks.index(key[0]))
+    most = max(MOST_MATRICES - MOST_MATRICES % len(labels), len(labels))
     panels = []
-    for label, run, record in found[:MOST_MATRICES]:
-        parts = [str(record["task"]), *([label] if len(series) > 1 else [])]
-        parts += [f"seed {run.field('seed')}"] if any(map(several_seeds, series.values())) else []
-        panels.append(_confusion(record, " · ".join(parts)))
-    left = f" The first {MOST_MATRICES} of {len(found)}." if len(found) > MOST_MATRICES else ""
+    for task, label, classes in ordered[:most]:
+        heading = " · ".join((task, *((label,) if len(series) > 1 else ())))
+        panels.append(_confusion(classes, found[task, label, classes], heading))
+    left = " Over all seeds together." if any(len(records) > 1 for records in found.values()) else ""
+    left += f" The first {most} of {len(found)}." if len(found) > most else ""
     caption = (
         "Of the test images that the fine-tuned model takes for the class of a row, the share in % that the "
         f"merged model takes for that of a column; the diagonal is agreement. Of more classes the "
         f"{MOST_CLASSES} confused most." + left
     )
-    return [Figure("confusion", "Merged against fine-tuned predictions", caption, tuple(panels), wide=False)]
+    columns = len(labels) if len(labels) > 1 else 0
+    title = "Merged against fine-tuned predictions"
+    return [Figure("confusion", title, caption, tuple(panels), wide=False, columns=columns)]
 
 
 def examples(run: Run) -> dict[str, tuple[Example, ...]]:
@@ -92,9 +112,11 @@ def examples(run: Run) -> dict[str, tuple[Example, ...]]:
     return made
 
 
-def _confusion(record: Record, title: str) -> object:
-    classes = [str(name) for name in record["classes"]]
-    cells = [tuple(cell) for cell in record["confusion"]]
+def _confusion(classes: Sequence[str], records: Sequence[Record], title: str) -> altair.LayerChart:
+    counts: dict[tuple[int, int], int] = {}
+    for single, merged, count in (cell for record in records for cell in record["confusion"]):
+        counts[single, merged] = counts.get((single, merged), 0) + count
+    cells = [(single, merged, count) for (single, merged), count in counts.items()]
     apart: dict[int, int] = {}
     for single, merged, count in cells:
         for one in {single, merged} if single != merged else ():
@@ -110,8 +132,30 @@ def _confusion(record: Record, title: str) -> object:
     there = {(i, j) for i, j, _ in kept}
     kept += [(place[s], j, 0.0) for s in totals if s in place for j in place.values() if (place[s], j) not in there]
     names = [classes[one] for one in shown]
+    labels, of = without_common_words(names)
+    titles = (f"fine-tuned{of and f': {of}'}", f"merged{of and f': {of}'}")
     share = Axis("share, %", ".0f")
-    return charts.matrix((names, names), kept, share, titles=("fine-tuned", "merged"), title=title, step=16)
+    shown = {"titles": titles, "title": title, "step": 16, "labels": (labels, labels)}
+    return charts.matrix((names, names), kept, share, **shown)
+
+
+def without_common_words(names: Sequence[str]) -> tuple[list[str], str]:
+    """Names without the words that all begin and end with, and these words around dots.
+
+    Example:
+        >>> without_common_words(["the digit one", "the digit two"])
+        (['one', 'two'], 'the digit …')
+        >>> without_common_words(["cat", "dog"])
+        (['cat', 'dog'], '')
+    """
+    words = [name.split() for name in names]
+    fewest = min(map(len, words)) - 1 if len(set(names)) > 1 else 0
+    begin = next((n for n in range(fewest) if len({line[n] for line in words}) > 1), max(fewest, 0))
+    end = next((n for n in range(fewest - begin) if len({line[-1 - n] for line in words}) > 1), max(fewest - begin, 0))
+    if not begin + end:
+        return list(names), ""
+    around = [*words[0][:begin], "…", *words[0][len(words[0]) - end :]]
+    return [" ".join(line[begin : len(line) - end]) for line in words], " ".join(around)
 
 
 def _picture(workdir: Path, file: str) -> str:

@@ -94,7 +94,7 @@ def read(workdir: str | Path) -> list[Run]:
 
 
 def series(runs: Iterable[Run]) -> Series:
-    """Runs by what sets them apart: the regime, and of model, heads and so on what differs.
+    """Runs by what sets them apart: the regime, and of model, heads, tasks and so on what differs.
 
     Where that would put two runs with one seed together, their directories tell them apart, without the seed that a
     name may end in, and if these do not, their configs.
@@ -106,8 +106,8 @@ def series(runs: Iterable[Run]) -> Series:
     settings = [{name: str(run.field(name, "")) for name in SETTINGS} | {"method": run.method} for run in runs]
     differing = [name for name in settings[0] if len({values[name] for values in settings}) > 1] if runs else []
     together: Series = {}
-    for run, values in zip(runs, settings, strict=True):
-        parts = [str(run.field("regime", "run")), *(values[name] for name in differing if name != "regime")]
+    for run, values, tasks in zip(runs, settings, _of_tasks(runs), strict=True):
+        parts = [str(run.field("regime", "run")), *(values[name] for name in differing if name != "regime"), tasks]
         together.setdefault(", ".join(part for part in parts if part), []).append(run)
     for more in (
         lambda run: re.sub(r"[_-]?\d+$", "", run.workdir.name),
@@ -140,7 +140,7 @@ SETTINGS = ("regime", "model", "heads", "initialization", "layers")
 
 
 def _identity(run: Run) -> tuple[object, ...]:
-    return run.field("seed"), run.field("workflow", ""), _tasks(run)
+    return run.field("seed"), run.field("workflow", ""), task_names(run)
 
 
 def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
@@ -157,8 +157,31 @@ def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     return leaves
 
 
-def _tasks(run: Run) -> tuple[str, ...]:
+def origin(records: Sequence[Record]) -> str:
+    """Which run a table is of, in one line: regime, model and seed."""
+    first = records[0]
+    return f"{first.get('regime')} on {first.get('model')}, seed {first.get('seed')}" if "regime" in first else ""
+
+
+def task_names(run: Run) -> tuple[str, ...]:
+    """The tasks of the config or, where it does not name them, those of the records."""
+    named = run.config.get("tasks")
+    if isinstance(named, list) and named:
+        return tuple(map(str, named))
     return tuple(dict.fromkeys(str(r["task"]) for r in run.records if "task" in r))
+
+
+def _of_tasks(runs: Sequence[Run]) -> list[str]:
+    """What to say of each run's tasks: nothing, unless runs of one workflow are of different ones."""
+    sets: dict[str, set[frozenset[str]]] = {}
+    for run in runs:
+        sets.setdefault(str(run.field("workflow", "")), set()).add(frozenset(task_names(run)))
+    if all(len(of_workflow) == 1 for of_workflow in sets.values()):
+        return ["" for _ in runs]
+    counts = {len(tasks) for of_workflow in sets.values() for tasks in of_workflow}
+    if len(counts) == sum(map(len, sets.values())):
+        return [f"{len(task_names(run))} tasks" for run in runs]
+    return [" + ".join(task_names(run)) for run in runs]
 
 
 def legible(value):

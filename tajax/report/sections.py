@@ -1,15 +1,26 @@
-"""What stands on a page: facts of the runs, and for each subject its tables and figures."""
+"""What stands on a page: for each subject its tables and figures, of one run or of several side by side."""
 
 from __future__ import annotations
 
-import re
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from tajax import results
-from tajax.report import accuracy, disentanglement, geometry, heads, kernel, negation, ntk, predictions, training
+from tajax.report import (
+    accuracy,
+    disentanglement,
+    facts,
+    geometry,
+    heads,
+    kernel,
+    negation,
+    ntk,
+    predictions,
+    training,
+)
 from tajax.report.predictions import Example
-from tajax.report.runs import Run, Series, flat, series
+from tajax.report.runs import Run, Series, series
 from tajax.report.style import Figure
 from tajax.report.tables import Table, averaged
 from tajax.results import Record
@@ -41,18 +52,22 @@ class Page(NamedTuple):
     Attributes:
         title: one line.
         summary: the most important of the facts.
+        notices: what a reader must know before the numbers.
+        headline: what it comes to, of the one regime that it is of: a table of one row; None of several.
         facts: `(name, value)`, what was run and by what.
         runs: of several runs, what each was and what differs between them.
         sections: those with anything in them.
-        configs: `(name of the run, table of its config)`.
+        configs: tables, one of each run.
     """
 
     title: str
     summary: tuple[str, ...]
+    notices: tuple[str, ...]
+    headline: Table | None
     facts: tuple[tuple[str, str], ...]
     runs: tuple[Table, ...]
     sections: tuple[Section, ...]
-    configs: tuple[tuple[str, Table], ...]
+    configs: tuple[Table, ...]
 
 
 class _Subject(NamedTuple):
@@ -61,6 +76,18 @@ class _Subject(NamedTuple):
     tables: Sequence[Callable[[Sequence[Record]], list[Table]]]
     more: Sequence[Callable[[Sequence[Record]], list[Table]]]
     figures: Callable[[Series], list[Figure]] | None
+    compared: Callable[[Series], list[Table]] | None = None  # beside the rows of means
+
+
+def _accuracies(records: Sequence[Record]) -> list[Table]:
+    """Nothing of a run whose accuracy before it changed anything is all there is, and stands in another table."""
+    measured = [r for r in records if r["stage"] in ("single_task", "task_addition")]
+    shown = measured or not results.find(records, stage="task_negation")
+    return accuracy.accuracy_tables(records, provenance=False) if shown else []
+
+
+def _accuracies_compared(labels: Series) -> list[Table]:
+    return [*accuracy.compared(labels), *accuracy.by_task(labels)]
 
 
 def _sweeps(records: Sequence[Record]) -> list[Table]:
@@ -72,15 +99,36 @@ def _pretraining(records: Sequence[Record]) -> list[Table]:
 
 
 SUBJECTS = (
-    _Subject("accuracy", "Accuracy", (accuracy.accuracy_tables,), (_sweeps,), accuracy.figures),
+    _Subject("accuracy", "Accuracy", (_accuracies,), (_sweeps,), accuracy.figures, _accuracies_compared),
     _Subject("images", "Single images", (predictions.tables,), (), predictions.figures),
-    _Subject("negation", "Negation and analogies", (negation.tables,), (negation.curves,), negation.figures),
-    _Subject("disentanglement", "Weight disentanglement", (disentanglement.tables,), (), disentanglement.figures),
-    _Subject("geometry", "Geometry of the task vectors", (geometry.tables,), (geometry.modules,), geometry.figures),
+    _Subject(
+        "negation",
+        "Negation and analogies",
+        (negation.tables,),
+        (negation.curves,),
+        negation.figures,
+        negation.compared,
+    ),
+    _Subject(
+        "disentanglement",
+        "Weight disentanglement",
+        (disentanglement.tables,),
+        (),
+        disentanglement.figures,
+        disentanglement.compared,
+    ),
+    _Subject(
+        "geometry",
+        "Geometry of the task vectors",
+        (geometry.tables,),
+        (geometry.modules,),
+        geometry.figures,
+        geometry.compared,
+    ),
     _Subject("kernel", "Linearity", (kernel.tables,), (kernel.curves,), kernel.figures),
     _Subject("ntk", "Neural tangent kernel", (ntk.tables,), (), ntk.figures),
     _Subject("heads", "Heads", (heads.tables,), (), None),
-    _Subject("training", "Training and cost", (), (_pretraining,), training.figures),
+    _Subject("training", "Training and cost", (), (_pretraining,), training.figures, training.compared),
 )
 
 
@@ -88,24 +136,54 @@ def compose(runs: Sequence[Run]) -> Page:
     """The page of one run or of several side by side."""
     labels, alone = series(runs), len(runs) == 1
     sections = [_section(subject, labels, alone) for subject in SUBJECTS]
-    filled = [s for s in sections if s.tables or s.figures or s.more or s.examples]
-    first = runs[0]
-    of = {str(run.field("workflow", "run")).replace("_", " ") for run in runs}
-    kind = of.pop().replace("ntk", "NTK") if len(of) == 1 else "runs"
-    title = f"{kind}: {' against '.join(labels)}"
-    if len({str(run.field("model", "")) for run in runs}) == 1 and first.field("model", ""):
-        title += f" on {first.field('model')}"
-    if len(labels) > 4:
-        title = f"{kind}: {len(runs)} runs"
-    configs = tuple((_name(run), _config(run)) for run in runs if run.config)
-    facts = _facts(first) if alone else _common_facts(runs)
-    known = dict(facts)
-    summary = [f"seed {known['seed']}"] if "seed" in known else []
-    summary += [f"{known['tasks'].partition(':')[0]} tasks"] if "tasks" in known else []
-    summary += [known[name] for name in ("merged by", "time", "time of all", "devices", "begun") if name in known]
+    filled = tuple(s for s in sections if s.tables or s.figures or s.more or s.examples)
+    known = facts.of_run(runs[0]) if alone else facts.in_common(runs)
     return Page(
-        title[:1].upper() + title[1:], tuple(summary), facts, () if alone else _of_runs(runs), tuple(filled), configs
+        title=_title(runs, labels),
+        summary=_summary(runs, labels, dict(known)),
+        notices=tuple(facts.notices(runs)),
+        headline=_headline(labels) if len(labels) == 1 else None,
+        facts=known,
+        runs=() if alone else facts.tables(runs),
+        sections=filled,
+        configs=tuple(facts.config(run) for run in runs if run.config),
     )
+
+
+def _title(runs: Sequence[Run], labels: Series) -> str:
+    of = {str(run.field("workflow", "run")).replace("_", " ").replace("ntk", "NTK") for run in runs}
+    names = list(labels)
+    regimes = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    title = f"{of.pop() if len(of) == 1 else 'runs'}: {regimes if len(names) <= 5 else f'{len(names)} kinds of runs'}"
+    models = {str(run.field("model", "")) for run in runs}
+    title += f" on {models.pop()}" if len(models) == 1 and "" not in models else ""
+    return title[:1].upper() + title[1:]
+
+
+def _summary(runs: Sequence[Run], labels: Series, known: dict[str, str]) -> tuple[str, ...]:
+    seeds = list(dict.fromkeys(str(run.field("seed")) for run in runs))
+    parts = [f"{len(runs)} runs"] if len(runs) > 1 else []
+    parts += [f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(seeds)}"]
+    parts += [f"{known['tasks'].partition(':')[0]} tasks"] if "tasks" in known else []
+    parts += [known[name] for name in ("merged by", "time", "time of all", "devices", "begun") if name in known]
+    return tuple(parts)
+
+
+def _headline(labels: Series) -> Table | None:
+    """The numbers of the first subject that has any: of what compares regimes or, without it, of the rows of means."""
+    subjects = [subject for subject in SUBJECTS if subject.name not in ("images", "heads", "training")]
+    comparing = (table for one in subjects if one.compared for table in one.compared(labels))
+    means = (table for one in subjects for table in _side_by_side(_over_seeds(labels, _tables(one.tables, labels))))
+    table = next(itertools.chain(comparing, means), None)
+    if table is None:
+        return None
+    shown = [n for n, title in enumerate(table.columns) if title not in ("regime", "tasks", "seeds")]
+    shown = [n for n in shown if not table.columns[n].startswith("val ")][:MOST]
+    row = table.rows[0]
+    return Table(table.title, tuple(table.columns[n] for n in shown), (tuple(row[n] for n in shown),), table.notes)
+
+
+MOST = 6  # numbers at the top of a page
 
 
 def figures(page: Page) -> list[Figure]:
@@ -114,160 +192,73 @@ def figures(page: Page) -> list[Figure]:
 
 
 def tables(page: Page) -> list[Table]:
-    """Every table of a page that says what was measured, those behind the figures last."""
-    return [
-        *(table for section in page.sections for table in section.tables),
-        *(table for section in page.sections for table in section.more),
-    ]
+    """Every table of a page that says what was measured, those behind figures last; of several runs, of none alone."""
+    shown = [table for section in page.sections for table in section.tables]
+    return shown if page.runs else [*shown, *(table for section in page.sections for table in section.more)]
 
 
 def _section(subject: _Subject, labels: Series, alone: bool) -> Section:
-    shown = [
-        (run, [table for make in subject.tables for table in make(run.records)])
-        for runs in labels.values()
-        for run in runs
-    ]
-    behind = [
-        (run, [table for make in subject.more for table in make(run.records)])
-        for runs in labels.values()
-        for run in runs
-    ]
+    shown, behind = _tables(subject.tables, labels), _tables(subject.more, labels)
+    drawn = tuple(subject.figures(labels)) if subject.figures else ()
     if subject.name == "training":
         costs = shown if alone else behind
         costs[:] = [(run, [*made, *training.cost(run)]) for run, made in costs]
     examples = ()
     if subject.name == "images":
-        examples = tuple((_name(run), tuple(predictions.examples(run).items())) for run, _ in shown)
+        examples = tuple((facts.name(run), tuple(predictions.examples(run).items())) for run, _ in shown)
         examples = tuple((name, found) for name, found in examples if found)
-    drawn = tuple(subject.figures(labels)) if subject.figures else ()
     if alone:
-        (_, first), (_, second) = shown[0], behind[0]
+        first, second = ([table._replace(of="") for table in made] for [(_, made)] in (shown, behind))
         return Section(subject.name, subject.title, tuple(first), drawn, tuple(second), examples)
-    together = _over_seeds(subject, labels, dict((id(run), made) for run, made in shown))
-    single = [table._replace(title=f"{_name(run)}: {table.title}") for run, made in (*shown, *behind) for table in made]
-    return Section(subject.name, subject.title, tuple(together), drawn, tuple(single), examples)
+    found = _over_seeds(labels, shown)
+    compared = subject.compared(labels) if subject.compared else []
+    means = _side_by_side(found) if len(labels) > 1 else ()
+    together = (*compared, *means, *(table for group in found.values() for table in group.values()))
+    single = [table._replace(of=facts.name(run)) for run, made in (*shown, *behind) for table in made]
+    return Section(subject.name, subject.title, together, drawn, tuple(single), examples)
 
 
-def _over_seeds(subject: _Subject, labels: Series, made: dict[int, list[Table]]) -> list[Table]:
-    """Regimes side by side in one table where they have a row of means; after it a table for each."""
-    if subject.name == "accuracy":
-        return [*accuracy.compared(labels), *accuracy.by_task(labels)]
-    found: dict[str, list[tuple[str, int, Table]]] = {}
+_Made = list[tuple[Run, list[Table]]]
+
+
+def _tables(makers: Sequence[Callable[[Sequence[Record]], list[Table]]], labels: Series) -> _Made:
+    runs = (run for group in labels.values() for run in group)
+    return [(run, [table for make in makers for table in make(run.records)]) for run in runs]
+
+
+def _over_seeds(labels: Series, made: _Made) -> dict[str, dict[str, Table]]:
+    """By title and regime the table over all seeds; of one seed, the one with most in it."""
+    of_run = {id(run): tables for run, tables in made}
+    found: dict[str, dict[str, Table]] = {}
     for label, runs in labels.items():
-        for group in zip(*(made[id(run)] for run in runs if made[id(run)]), strict=False):
-            title = re.sub(", seed [^:]*", "", group[0].title).replace(f"{runs[0].field('regime')} on ", "on ")
-            shapes = {(table.columns, tuple(row[0] for row in table.rows)) for table in group}
-            if len(shapes) == 1:
-                whole = averaged(group, title) if len(group) > 1 else group[0]
-                found.setdefault(title, []).append((label, len(group), whole))
-    return [*_side_by_side(found), *(_titled(*one) for of_title in found.values() for one in of_title)]
+        by_title: dict[str, dict[object, Table]] = {}
+        for run in runs:
+            for table in of_run[id(run)]:
+                seeds, seed = by_title.setdefault(table.title, {}), str(run.field("seed"))
+                seeds[seed] = max(seeds.get(seed, table), table, key=lambda one: len(one.rows) * len(one.columns))
+        for title, seeds in by_title.items():
+            found.setdefault(title, {})[label] = _together(label, seeds)
+    return found
 
 
-def _titled(label: str, seeds: int, table: Table) -> Table:
-    return table._replace(title=f"{label}: {table.title}" + (f", {seeds} seeds" if seeds > 1 else ""))
+def _together(label: str, seeds: dict[object, Table]) -> Table:
+    if len(seeds) == 1:
+        [(seed, table)] = seeds.items()
+        return table._replace(of=f"{label}, seed {seed}")
+    return averaged([*seeds.values()], seeds=[*seeds], of=f"{label}, {len(seeds)} seeds")
 
 
-def _side_by_side(found: dict[str, list[tuple[str, int, Table]]]) -> Iterator[Table]:
+def _side_by_side(found: dict[str, dict[str, Table]]) -> Iterator[Table]:
+    """For each row of means a table with a row for each regime."""
     for title, group in found.items():
-        _, _, first = group[0]
-        if len(group) > 1 and first.means and len({table.columns for _, _, table in group}) == 1:
-            rows = tuple((label, str(n), *table.rows[len(table.rows) - table.means][1:]) for label, n, table in group)
-            columns = ("regime", "seeds", *first.columns[1:])
-            yield Table(f"{title}: means", columns, rows, ("± is the deviation over seeds.",))
-
-
-def _facts(run: Run) -> tuple[tuple[str, str], ...]:
-    about, records = run.about, run.records
-    tasks = [str(task) for task in run.config.get("tasks") or dict.fromkeys(r["task"] for r in records if "task" in r)]
-    facts = [
-        ("workflow", str(run.field("workflow"))),
-        ("regime", str(run.field("regime"))),
-        ("model", str(run.field("model"))),
-        ("tasks", f"{len(tasks)}: {', '.join(tasks)}" if tasks else ""),
-        ("seed", str(run.field("seed"))),
-        ("heads", str(run.field("heads", "")).replace("_", "-")),
-        ("initialisation", str(run.field("initialization", ""))),
-        ("task vectors of", str(run.field("task_vectors", None) or "")),
-    ]
-    if addition := results.find(records, stage="task_addition"):
-        facts.append(("merged by", f"{run.method.replace('_', ' ')}, α = {addition[0]['scaling_coef']:g}"))
-    if "trained_parameters" in about:
-        trained, total = about["trained_parameters"], about["total_parameters"]
-        facts.append(("trained", f"{trained:,} of {total:,} parameters of the image tower ({trained / total:.1%})"))
-    facts += [("command", str(about.get("command", ""))), ("begun", str(about.get("time", about.get("started", ""))))]
-    facts += [("time", duration(run.seconds)), *_machine(about)]
-    facts += [("base sha256", str(about.get("base_sha256", ""))), ("config", str(records[0]["config_hash"]))]
-    facts.append(("directory", str(run.workdir)))
-    return tuple((name, value) for name, value in facts if value)
-
-
-def _machine(about: Record) -> list[tuple[str, str]]:
-    versions = about.get("versions") or {}
-    devices = f"{about['device_count']} × {about['device_kind']}" if "device_kind" in about else ""
-    cores = f", {about['cpu_count']} cores" if devices and "cpu_count" in about else ""
-    written = ", ".join(f"{name} {version}" for name, version in versions.items())
-    revision = str(about.get("git_revision", ""))
-    changed = " and uncommitted changes" if revision.endswith("+") else ""
-    return [
-        ("devices", devices + cores),
-        ("platform", str(about.get("platform", ""))),
-        ("versions", written),
-        ("revision", revision.rstrip("+") + changed),
-    ]
-
-
-def _common_facts(runs: Sequence[Run]) -> tuple[tuple[str, str], ...]:
-    each = [dict(_facts(run)) for run in runs]
-    common = tuple((name, value) for name, value in each[0].items() if all(f.get(name) == value for f in each))
-    total = duration(sum(run.seconds for run in runs))
-    return ("runs", str(len(runs))), *common, ("time of all", total)
-
-
-def _of_runs(runs: Sequence[Run]) -> tuple[Table, ...]:
-    rows = tuple(
-        (
-            _name(run),
-            str(run.field("workflow")),
-            str(run.field("regime")),
-            str(run.field("seed")),
-            f"{run.seconds:.0f}",
-            str(run.records[0]["config_hash"]),
-        )
-        for run in runs
-    )
-    made = [Table("Runs", ("run", "workflow", "regime", "seed", "seconds", "config"), rows)]
-    leaves = [flat(run.config) for run in runs]
-    names = [name for name in dict.fromkeys(n for leaf in leaves for n in leaf) if name not in ("data_dir", "variant")]
-    differing = [name for name in names if len({str(leaf.get(name, "–")) for leaf in leaves}) > 1]
-    if differing:
-        values = tuple(
-            (_name(run), *(str(leaf.get(n, "–")) for n in differing)) for run, leaf in zip(runs, leaves, strict=True)
-        )
-        made.append(Table("What differs in their configs", ("run", *differing), values))
-    return tuple(made)
-
-
-def _config(run: Run) -> Table:
-    rows = tuple((name, _short(value)) for name, value in flat(run.config).items())
-    return Table(f"Config of {_name(run)}", ("field", "value"), rows)
-
-
-def _short(value: object) -> str:
-    return ", ".join(map(_short, value)) if isinstance(value, list) else str(value)
-
-
-def _name(run: Run) -> str:
-    return run.workdir.name or str(run.workdir.resolve().name)
-
-
-def duration(seconds: float) -> str:
-    """A time as a person says it.
-
-    Example:
-        >>> duration(12.4), duration(187), duration(7325)
-        ('12.4 s', '3 min 7 s', '2 h 2 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+        first = next(iter(group.values()))
+        alike = [(label, table) for label, table in group.items() if table.columns == first.columns]
+        for number in range(first.means, 0, -1):
+            rows = tuple((label, *table.rows[-number][1:]) for label, table in alike if table.means >= number)
+            name = first.rows[-number][0]
+            yield Table(
+                f"{title}, {name if name != 'mean' else 'mean over tasks'}",
+                ("regime", *first.columns[1:]),
+                rows,
+                first.notes,
+            )

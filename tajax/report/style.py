@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,7 +27,11 @@ COLORS = {  # told apart by readers with any kind of colour vision (Okabe and It
 }
 OTHERS = ("#d55e00", "#0072b2", "#009e73", "#e69f00", "#56b4e9", "#cc79a7", INK)
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
-HEIGHT, WIDTH_ON_PAPER, COLUMNS_ON_PAPER = 300, 420, 3
+HEIGHT = 300
+# On paper a figure is as wide as a column or as the text, in points. It is drawn larger, and then made smaller with its
+# letters, which leaves them more than 6 points high.
+COLUMN, TEXT, SMALLER = 238, 497, 0.6
+WIDTH_ON_PAPER, HEIGHT_ON_PAPER, COLUMNS_ON_PAPER = 325, 200, 3
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -39,6 +44,7 @@ class Figure(NamedTuple):
         caption: what is drawn and in which units, in sentences.
         panels: Altair charts.
         wide: whether a panel is as wide as the page; if not, panels stand beside each other.
+        columns: of those, how many in a row, where that compares them; 0: as many as fit.
     """
 
     name: str
@@ -46,6 +52,7 @@ class Figure(NamedTuple):
     caption: str
     panels: tuple[altair.Chart | altair.LayerChart, ...]
     wide: bool = True
+    columns: int = 0
 
 
 def colors(names: Iterable[str]) -> altair.Scale:
@@ -76,8 +83,42 @@ def specification(panel: altair.Chart) -> dict[str, object]:
     return {**made, **fit, "config": CONFIG}
 
 
+def drawn(figure: Figure, *, format: str = "pdf") -> bytes:
+    """A figure for a paper: dark on white, of a column's width, or of the text's if its panels stand side by side.
+
+    Args:
+        figure: with any number of panels.
+        format: one of `FORMATS`.
+    """
+    import vl_convert
+
+    panels = [_sized(panel) for panel in figure.panels]
+    most = 1 if figure.wide else min(figure.columns or COLUMNS_ON_PAPER, len(panels))
+    if format == "png":
+        return vl_convert.vegalite_to_png(_on_paper(panels, most), scale=3)
+    for columns in range(most, 0, -1):  # fewer beside each other where their letters would be too small
+        picture = vl_convert.vegalite_to_svg(_on_paper(panels, columns))
+        size = re.search(r' width="([\d.]+)" height="([\d.]+)"', picture)
+        width, height = map(float, size.groups())
+        scale = min(SMALLER, (COLUMN if figure.wide or len(panels) == 1 else TEXT) / width)
+        if scale > 0.8 * SMALLER:
+            break
+    smaller = f' width="{scale * width:.1f}" height="{scale * height:.1f}"'  # its viewBox stays
+    picture = picture[: size.start()] + smaller + picture[size.end() :]
+    return picture.encode() if format == "svg" else vl_convert.svg_to_pdf(picture)
+
+
+def _on_paper(panels: Sequence[altair.LayerChart], columns: int) -> dict[str, object]:
+    """The specification of panels in rows, dark on white."""
+    import altair
+
+    whole = panels[0] if len(panels) == 1 else altair.concat(*panels, columns=columns)
+    spec = json.loads(json.dumps(specification(whole)).replace(f'"{INK}"', f'"{INK_ON_PAPER}"'))
+    return spec | {"background": "white"}
+
+
 def save(figure: Figure, directory: str | Path, *, format: str = "pdf") -> Path:
-    """Writes a figure for a paper, its panels side by side, dark on white.
+    """Writes a figure for a paper to a file of its name.
 
     Args:
         figure: with any number of panels.
@@ -87,17 +128,8 @@ def save(figure: Figure, directory: str | Path, *, format: str = "pdf") -> Path:
     Returns:
         The file.
     """
-    import altair
-    import vl_convert
-
-    panels = [_sized(panel) for panel in figure.panels]
-    whole = panels[0] if len(panels) == 1 else altair.concat(*panels, columns=COLUMNS_ON_PAPER)
-    spec = json.loads(json.dumps(specification(whole)).replace(f'"{INK}"', f'"{INK_ON_PAPER}"'))
-    spec["background"] = "white"
-    draw = {"png": vl_convert.vegalite_to_png, "svg": vl_convert.vegalite_to_svg, "pdf": vl_convert.vegalite_to_pdf}
-    drawn = draw[format](spec, **({"scale": 3} if format == "png" else {}))
     path = Path(directory) / f"{figure.name}.{format}"
-    atomic.write(path, drawn)
+    atomic.write(path, drawn(figure, format=format))
     return path
 
 
@@ -115,6 +147,8 @@ def _sized(panel):
     copy = panel.copy()
     if getattr(copy, "width", None) == "container":
         copy.width = WIDTH_ON_PAPER
+        if copy.height == HEIGHT:
+            copy.height = HEIGHT_ON_PAPER
     return copy
 
 

@@ -7,9 +7,9 @@ import statistics
 
 from tajax.report import charts
 from tajax.report.charts import Axis
-from tajax.report.runs import Run, Series
+from tajax.report.runs import Run, Series, deviations
 from tajax.report.style import Figure
-from tajax.report.tables import Table
+from tajax.report.tables import MISSING, Number, Table, percent, spread
 from tajax.results import find
 
 MOST = 400  # points of a curve
@@ -57,11 +57,35 @@ def cost(run: Run) -> list[Table]:
     if not total:
         return []
     rows = [
-        (_words(stage), str(counts[stage]), f"{took:.1f}", f"{100 * took / total:.1f}") for stage, took in spent.items()
+        (_words(stage), str(counts[stage]), Number(took, 1), percent(took / total)) for stage, took in spent.items()
     ]
-    all_of_it = ("in all", str(len(clocked)), f"{total:.1f}", "100.0")
-    notes = ("Time up to a stage's record since the record before; work that a killed process lost is not counted.",)
-    return [Table("Where the time went", ("stage", "records", "seconds", "%"), (*rows, all_of_it), notes, means=1)]
+    all_of_it = (TOTAL, str(len(clocked)), Number(total, 1), percent(1.0))
+    return [Table("Where the time went", ("stage", "records", "seconds", "%"), (*rows, all_of_it), (NOTE,), means=1)]
+
+
+def compared(series: Series) -> list[Table]:
+    """Regimes side by side: seconds of each stage, of all runs of a seed together, over seeds ± sample deviation."""
+    spent: dict[str, dict[str, dict[object, float]]] = {}
+    for label, runs in series.items():
+        for run in runs:
+            for table in cost(run):
+                for stage, _, seconds, _ in table.rows:
+                    of_seed = spent.setdefault(label, {}).setdefault(stage, {})
+                    seed = run.field("seed")
+                    of_seed[seed] = of_seed.get(seed, 0.0) + seconds.value
+    if not spent:
+        return []
+    stages = list(dict.fromkeys(stage for of_stage in spent.values() for stage in of_stage if stage != TOTAL))
+    rows = tuple(
+        (label, *(spread([*of_stage[s].values()], 1) if s in of_stage else MISSING for s in (*stages, TOTAL)))
+        for label, of_stage in spent.items()
+    )
+    notes = (NOTE + deviations("±", series),)
+    return [Table("Where the time went, seconds", ("regime", *stages, TOTAL), rows, notes)]
+
+
+TOTAL = "in all"
+NOTE = "Up to a stage's record since the record before; work that a killed process lost is not counted."
 
 
 def _words(stage: str) -> str:

@@ -37,7 +37,7 @@ def workdir(tmp_path):
 def test_every_number_and_the_means(workdir):
     """By hand: 0.6 over 0.8, 0.85 and 0.9; the mean of the ratios, not the ratio of the means (70.6)."""
     (table,) = accuracy.accuracy_tables(records())
-    assert table.columns[:5] == ("task", "test zero-shot", "test single", "test merged", "test norm.")
+    assert table.columns[:5] == ("task", "test zero-shot", "test fine-tuned", "test merged", "test normalised")
     assert table.rows[0][1:5] == ("30.0", "80.0", "60.0", "75.0")
     assert [row[0] for row in table.rows] == [*TASKS, "mean"]
     assert table.rows[-1][1:5] == ("40.0", "85.0", "60.0", "70.8")
@@ -66,7 +66,11 @@ def test_markdown_holds_the_table_and_the_sweep(workdir):
     report.write(workdir, file=io.StringIO())
     text = (workdir / "report.md").read_text()
     assert "| shapes | 30.0 | 80.0 | 60.0 | 75.0 |" in text
-    coefs = [line.split("|")[1].strip() for line in text.split("## Mean over")[1].splitlines() if line.startswith("| ")]
+    coefs = [
+        line.split("|")[1].strip()
+        for line in text.split("## Accuracy at each")[1].splitlines()
+        if line.startswith("| ")
+    ]
     assert coefs[2:] == ["0", "0.35", "1"]
     widths = {line.count("|") for line in text.split("##")[1].splitlines() if line.startswith("|")}
     assert widths == {10}
@@ -77,7 +81,7 @@ def test_unfinished_run_shows_what_there_is(tmp_path):
         r for r in records() if r["stage"] == "zero_shot" and r["task"] != "colors" or r["stage"] == "single_task"
     ]
     (table,) = accuracy.accuracy_tables(partial)
-    assert table.columns == ("task", "test zero-shot", "test single", "val zero-shot", "val single")
+    assert table.columns == ("task", "test zero-shot", "test fine-tuned", "val zero-shot", "val fine-tuned")
     assert table.rows[[r[0] for r in table.rows].index("colors")][1] == "–"
     assert table.rows[-1][1] == "–"  # a mean over some of the tasks would pass for the mean
 
@@ -111,7 +115,7 @@ def test_comparison_is_mean_and_deviation_over_seeds():
     many = [r for n, m in enumerate(merged) for r in records(seed=n, merged=m, config_hash=f"a{n}")]
     many += records(regime="standard", config_hash="b")
     table = report.comparison(many)
-    assert [row[:3] for row in table.rows] == [
+    assert [(row[0], *row[-2:]) for row in table.rows] == [
         ("attention on openai/clip-vit-base-patch32", "3", "3"),
         ("standard on openai/clip-vit-base-patch32", "3", "1"),
     ]

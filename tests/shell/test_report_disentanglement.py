@@ -18,9 +18,10 @@ def test_every_pair_stands_twice_and_its_means_once():
     assert [row[1:] for row in table.rows[:3]] == [("–", "10.0", "30.0"), ("10.0", "–", "25.0"), ("30.0", "25.0", "–")]
     assert table.rows[3] == ("mean", "20.0", "17.5", "27.5")
     assert table.rows[4] == ("relative", "0.40", "0.35", "0.55")
-    assert "linear on tiny, seed 3. Mean over 3 pairs: 21.7, relative 0.43." in table.notes[0]
+    assert table.of == "linear on tiny, seed 3"
+    assert "Mean over 3 pairs: 21.7, relative 0.43." in table.notes[0]
     assert "3×3 grid, 100–128 test images" in table.notes[1]
-    assert table.title in report.markdown([table])
+    assert table.heading in report.markdown([table])
 
 
 def test_what_is_missing_is_a_dash_and_each_distance_has_a_table():

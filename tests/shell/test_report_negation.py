@@ -34,7 +34,7 @@ def test_rows_means_and_what_to_know_about_them():
         ("mnist", "0", "50.0", "40.0", "60.0"),
         ("mean", "0.80", "70.0", "26.7", "58.3"),
     ]
-    first, *rest = table.notes
+    _, first, *rest = table.notes
     assert "imagenet: test 60.0 before" in first and "57.0" in first
     assert [note[:25] for note in rest] == [
         "! no α of the grid keeps the control for dtd: the nearest miss is shown."[:25],

@@ -29,7 +29,7 @@ def test_energies_are_means_over_images_and_both_readings_share_a_row():
     assert plain.rows[0] == ("cars", "1.50", "0.50", "0.70", "0.40", "0.80", "0.30", "0.50", "0.10", "0.44")
     assert (plain.rows[-1][0], plain.rows[-1][3], plain.rows[-1][-1]) == ("mean", "0.80", "0.54")
     notes = " ".join(plain.notes)
-    assert "8 random directions" in notes and "random tiny" in notes and "Local energy of 2 leading" in notes
+    assert "8 random directions" in notes and "Random weights" in notes and "Local energy of 2 leading" in notes
 
 
 def test_a_task_whose_run_was_interrupted_has_dashes():

@@ -13,7 +13,7 @@ from PIL import Image
 from tajax import report
 from tajax.report import Table, latex, page, predictions, runs, sections, style
 from tajax.report.__main__ import main
-from tajax.report.tables import averaged
+from tajax.report.tables import Number, averaged, coefficient, percent
 from tests.shell.test_report_html import every_kind, write_run
 
 
@@ -70,10 +70,30 @@ def test_figures_for_papers(places, tmp_path, format, begins):
 
 def test_regimes_are_averaged_over_seeds_by_hand(places):
     (negation,) = [s for s in compose(*places).sections if s.name == "accuracy"]
-    assert [row[:3] for row in negation.tables[0].rows] == [("attention", "3", "2"), ("linear", "3", "2")]
-    one, two = (Table("t", ("task", "top1", "α"), (("a", n, "0.1"), ("b", "–", "x"))) for n in ("50.0", "53.0"))
-    whole = averaged([one, two], "both")
-    assert whole.rows == (("a", "51.5±2.1", "0.1"), ("b", "–", "x"))
+    first = negation.tables[0]
+    assert [(row[0], *row[-2:]) for row in first.rows] == [("attention", "3", "2"), ("linear", "3", "2")]
+    one, two = (
+        Table("t", ("task", "top1", "n"), (("a", n, Number(7, 0)), ("b", "–", "x"))) for n in map(percent, (0.5, 0.53))
+    )
+    whole = averaged([one, two])
+    assert whole.rows == (("a", "51.5±2.1", "7"), ("b", "–", "x"))
+
+
+def test_means_over_seeds_are_of_what_was_measured_and_not_of_what_was_written():
+    """0.05, 0.15 and 0.25 % are written 0.1, 0.1 (or 0.2) and 0.2 (or 0.3), whose mean and deviation are other."""
+    tables = [Table("t", ("task", "top1"), (("a", percent(n)),)) for n in (0.0004, 0.0014, 0.0024)]
+    assert averaged(tables).rows == (("a", "0.1±0.1"),)
+    assert averaged(tables).rows[0][1].value == pytest.approx(0.14)
+    fine = [Table("t", ("task", "α"), (("a", coefficient(n)),)) for n in (0.125, 0.375)]
+    assert averaged(fine).rows == (("a", "0.25±0.18"),)
+
+
+def test_what_some_seeds_have_not_reached_is_of_the_others_and_says_so():
+    whole = Table("t", ("task", "single", "merged"), (("a", percent(0.5), percent(0.25)), ("b", percent(1.0), "–")))
+    part = Table("t", ("task", "single"), (("a", percent(0.6)),))
+    both = averaged([part, whole], seeds=[3, 4], of="linear")
+    assert both.rows == (("a", "55.0±7.1", "25.0 (1)"), ("b", "100.0 (1)", "–"))
+    assert both.heading == "t: linear" and "over the seeds 3, 4." in both.notes[0] and "(n)" in both.notes[1]
 
 
 def test_what_sets_runs_apart_is_in_their_names(places, tmp_path):

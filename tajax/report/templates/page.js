@@ -59,6 +59,27 @@
     });
   }
 
+  // What is wider than its place scrolls in it, and is reached by the keyboard then.
+  const reach = () => {
+    for (const place of document.querySelectorAll(".scroll")) {
+      if (place.scrollWidth > place.clientWidth + 1) place.tabIndex = 0;
+      else place.removeAttribute("tabindex");
+    }
+  };
+  reach();
+  addEventListener("resize", reach);
+  document.addEventListener("toggle", reach, true);
+
+  // On paper nothing opens: images of every task are printed.
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details.task:not([open])")];
+    for (const one of opened) one.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const one of opened) one.open = false;
+  });
+
   // Figures: drawn by Vega from the specifications in the page, its expressions interpreted, never evaluated as code.
   const draw = async () => {
     for (const place of document.querySelectorAll("[data-plot]")) {
@@ -69,7 +90,7 @@
           ast: true,
           renderer: "svg",
           actions: { export: true, source: false, compiled: false, editor: false },
-          downloadFileName: "tajax-figure",
+          downloadFileName: place.dataset.name,
           tooltip: { theme: "custom" },
         });
         place.dataset.drawn = "yes";
@@ -78,6 +99,7 @@
         console.error(error);
       }
     }
+    reach();
     root.dataset.ready = "yes";
   };
   draw();
