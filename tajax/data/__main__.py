@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from tajax import progress
 from tajax.data import readiness
 from tajax.data.readiness import Readiness
 from tajax.data.tasks import open_task
 
-_EVERY = 15.0  # seconds between lines about the progress where the output is no terminal
 _COLOURS = {"ready": "green", "on first use": "green", "to prepare": "yellow", "differs": "yellow"}
 _WIDTH = 110  # columns where the output is no terminal
 _LISTED = 3  # overlaps of a task
@@ -78,8 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if options.prepare:
         _prepare(names, data_dir)
-    with _Hashing() as progress:
-        records = readiness.check(names, data_dir=data_dir, overlap=options.overlap, progress=progress)
+    with progress.shown():
+        with _Hashing(data_dir) as hashing:
+            records = readiness.check(names, data_dir=data_dir, overlap=options.overlap, progress=hashing)
     show(records, data_dir)
     return 0 if all(record.ready for record in records) else 1
 
@@ -150,38 +150,20 @@ def _overlap_lines(record: Readiness) -> list[str]:
     return lines + ([f"  … and {more} more"] if more > 0 else [])
 
 
-class _Hashing:
-    """Progress of the search for overlaps: a bar in a terminal, a line now and then elsewhere."""
+class _Hashing(contextlib.ExitStack):
+    """Progress of the search for overlaps, of which each task is a stage."""
 
-    def __init__(self):
-        self.bar = None
-        self.task, self.began, self.printed = "", 0.0, 0.0
-        if sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.row = self.bar.add_task("", total=None, visible=False)
-
-    def __enter__(self) -> _Hashing:
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        if self.bar:
-            self.bar.stop()
+    def __init__(self, data_dir: Path):
+        super().__init__()
+        self.task = ""
+        progress.plan("images in two splits", str(data_dir), ())
 
     def __call__(self, task: str, done: int, total: int) -> None:
-        now = time.monotonic()
         if task != self.task:
-            self.task, self.began, self.printed = task, now, now
-            if self.bar:
-                self.bar.reset(self.row, description=f"hashing {task}", total=total, visible=True)
-        if self.bar:
-            self.bar.update(self.row, completed=done)
-        elif now - self.printed >= _EVERY:
-            self.printed = now
-            left = (now - self.began) / done * (total - done)
-            print(f"hashing {task}: {done:,} of {total:,} images, {left:.0f} s left", file=sys.stderr, flush=True)
+            self.task = task
+            self.close()
+            self.enter_context(progress.stage(f"hash {task}", total))
+        progress.update(done, {})
 
 
 if __name__ == "__main__":

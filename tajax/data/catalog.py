@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from tajax import progress
 from tajax.data import archives, network
 from tajax.data.builders import BUILDERS, prepare, prepare_all
 from tajax.data.local import Contents, check_splits
@@ -62,7 +62,7 @@ def prepare_bundled(names: Sequence[str], data_dir: Path) -> None:
     ]
     if not missing:
         return
-    print(f"Preparing {', '.join(missing)} in {data_dir} (once, some seconds)", file=sys.stderr, flush=True)
+    progress.say(f"Preparing {', '.join(missing)} in {data_dir} (once, some seconds)")
     try:
         prepare_all(data_dir=data_dir, names=missing)
     except (OSError, RuntimeError) as error:  # array_record's writer knows no OSError

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tajax import atomic
+from tajax import atomic, progress
 from tajax.data.sources import RecordSource, Source, rows_of
 
 SPLITS = ("train", "val", "test", "unused")
@@ -243,7 +242,7 @@ def _names(source: RecordSource, cache: Path) -> tuple[list[str], list[int]]:
     kept = _cached(source, cache)
     if kept is not None:
         return kept
-    print(f"Reading {len(source):,} file names of {source.origin} (once, some seconds)", file=sys.stderr, flush=True)
+    progress.say(f"Reading {len(source):,} file names of {source.origin} (once, some seconds)")
     names, labels = _read_records(source, range(len(source)))
     content = {"origin": source.origin, "names": names, "labels": labels}
     try:

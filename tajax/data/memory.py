@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from tajax import progress
 from tajax.data.preprocess import resize_center_crop
 from tajax.data.sources import ArraySource, BadImageError, BadLabelError, FileSource, Source, rows_of
 
@@ -153,7 +153,7 @@ def _in_threads(
         return None
 
     if count > _ANNOUNCE:
-        print(f"Reading the {count:,} images of {where} once", file=sys.stderr, flush=True)
+        progress.say(f"Reading the {count:,} images of {where} once")
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
         results = list(threads.map(attempt, range(count)))
     if bad_labels:

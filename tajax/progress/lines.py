@@ -32,7 +32,7 @@ class LineDisplay:
             of_stage, of_all = left_of(plan, stage, now), left(plan, now)
             times = [] if of_stage is None else [f"{clock(of_stage)} left"]
             times += [f"{shown_left(of_all)} for all"] if of_all else []
-            self._line(plan, stage, f"{item.name} {counted(item)}", item.note, rate(stage), ", ".join(times))
+            self._line(plan, stage, f"{item.name} {counted(item)}".strip(), item.note, rate(stage), ", ".join(times))
 
     def item_ended(self, plan: Plan, stage: Stage, item: Item, now: float) -> None:
         """An item is done."""
@@ -45,6 +45,8 @@ class LineDisplay:
     def ended(self, plan: Plan, stage: Stage, now: float) -> None:
         """A stage is done."""
         count = f"{stage.finished}/{len(stage.items)}" if stage.items else "done"
+        if stage.items and not stage.items[0].name:
+            count = counted(stage.items[0])
         took = "done before" if stage.kept else clock(now - stage.began)
         self._line(plan, stage, count, stage.note, took)
 

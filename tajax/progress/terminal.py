@@ -49,7 +49,8 @@ class TerminalDisplay:
         self.console.show_cursor(True)
 
     def stop(self) -> None:
-        """Draws the last state, which stays."""
+        """Draws the last state, which stays; nothing, where nothing was begun."""
+        self.live.transient = not self.plan().stages
         self.live.stop()
 
     def say(self, text: str) -> None:
@@ -116,7 +117,8 @@ def _stage_row(stage: Stage, plan: Plan, now: float) -> tuple[RenderableType, ..
     mark, style = _MARKS[stage.state]
     title, count = Text(stage.title, style if stage.state != DONE else ""), Text("")
     if stage.items:
-        count = Text(f"{stage.finished}/{len(stage.items)}")
+        whole = not stage.items[0].name
+        count = Text(counted(stage.items[0]) if whole else f"{stage.finished}/{len(stage.items)}")
     if stage.state == WAITING:
         return Text(mark, style), title, count, Text(""), Text("")
     if stage.state == RUNNING and plan.ended is None:
@@ -141,7 +143,8 @@ def _item_rows(stage: Stage, room: int) -> Iterator[tuple[RenderableType, ...]]:
     for item in stage.items[first:end]:
         if item is current:
             numbers = Text("  ".join(filter(None, (item.note, rate(stage)))))
-            yield Text(""), Text(f"  {item.name}", "cyan"), Text(counted(item) if item.units > 1 else ""), numbers, ""
+            count = counted(item) if item.units > 1 and item.name else ""
+            yield Text(""), Text(f"  {item.name}", "cyan"), Text(count), numbers, ""
         elif item.done >= item.units:
             took = "" if item.began is None else clock(item.ended - item.began)
             yield Text(""), Text(f"  {item.name}"), Text("✓", "green"), Text(item.note), Text(took)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,6 +136,12 @@ def x64():
         yield
 
 
+def check_stages(lines):
+    """A run did the stages that it had declared, each once and in order, and no other."""
+    ended = re.findall(r"^\[(\d+)/(\d+)\] [^:]+: (?:\d+/\d+|done)(?=  |$)", lines, re.MULTILINE)
+    assert [tuple(map(int, numbers)) for numbers in ended] == [(k + 1, len(ended)) for k in range(len(ended))], lines
+
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 GRID = (0.3, 0.6, 1.0)
 TASKS = {"pets": ("ox", "zebra", "hummingbird"), "tools": ("saw", "pickaxe")}
@@ -202,6 +209,8 @@ def run(world):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main.main(["tajax", f"--config={file}", f"--workdir={workdir}", *given, *flags])
+        if code == 0:
+            check_stages(err.getvalue())
         return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
     return run

@@ -204,6 +204,15 @@ def test_a_long_run_fits_on_the_screen_whatever_others_print(terminal, rows, col
     assert whole.count("task addition") == whole.count("elapsed") + whole.count("after") == 1
 
 
+def test_a_program_without_stages_draws_nothing(terminal):
+    with terminal() as screen:
+        with progress.shown():
+            print("first")
+            time.sleep(0.3)
+        print("second")
+    assert screen.lines() == ["first", "second"]
+
+
 def test_names_with_commands_for_terminals_are_shown_as_text(terminal):
     with terminal() as screen, progress.shown():
         declare()

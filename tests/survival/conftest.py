@@ -5,13 +5,15 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from safetensors.numpy import load_file
 
-from tajax import results
+from tajax import results, tracking
+from tajax.config import flatten
 from tests.loops.conftest import CONFIGS, GRID, TASKS, programs, rng, world  # noqa: F401
 
 HERE = Path(__file__).parent
@@ -120,6 +122,18 @@ def assert_same(workdir, whole):
     assert tensors(workdir) == tensors(whole)
     left = {str(path.relative_to(workdir)) for path in workdir.rglob("*") if "checkpoints" not in path.parts}
     assert left == {str(path.relative_to(whole)) for path in whole.rglob("*") if "checkpoints" not in path.parts}
+    assert_tracked(workdir)
+
+
+def assert_tracked(workdir):
+    """TensorBoard's files show every record once, as if one process had made them."""
+    kept = {path: path.read_bytes() for path in (workdir / "tensorboard").rglob("events*")}
+    config = json.loads((workdir / "config.json").read_text())
+    images = {"finetune": config["finetune"]["batch_size"], "pretrain": config["pretrain"]["batch_size"]}
+    records = results.read(workdir / "results.jsonl")
+    with tempfile.TemporaryDirectory() as again:
+        tracking.trackers(Path(again), records, tensorboard=True, wandb=None, images=images, config=flatten(config))
+        assert kept == {workdir / p.relative_to(again): p.read_bytes() for p in Path(again).rglob("events*")} != {}
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from tajax import progress
 from tajax.data.archives.cars import TajaxCars
 from tajax.data.archives.fer2013 import TajaxFer2013
 from tajax.data.archives.gtsrb import TajaxGtsrb
@@ -80,7 +81,7 @@ def prepare(name: str, *, data_dir: str | os.PathLike[str]) -> tfds.core.Dataset
     if not Path(builder.data_dir, "dataset_info.json").exists():
         config = tfds.download.DownloadConfig(manual_dir=manual_directory(data_dir), try_download_gcs=False)
         builder.locate(manual_directory(data_dir))  # before TFDS makes a directory
-        print(f"Preparing {name} in {data_dir} (once, some minutes)", file=sys.stderr, flush=True)
+        progress.say(f"Preparing {name} in {data_dir} (once, some minutes)")
         with quiet(), tidy(builder):
             builder.download_and_prepare(download_config=config)
     return builder
