@@ -100,7 +100,14 @@ def _matching(pattern: str, paths: Sequence[str]) -> list[str]:
 def _no_match(rule: str, paths: Sequence[str], *, shadowed: bool) -> str:
     if shadowed:
         return f"trainable rule {rule!r} claims nothing: patterns before it match the same leaves. Move it up"
-    message = f"trainable rule {rule!r} matches none of the {len(paths)} parameters."
-    message += nearest(rule, paths, "\nNearest paths: ", end=".")
-    message += nearest(rule, RULES, "\nDid you mean ", count=1, end="?", quote=True)
+    pattern = f" ({RULES[rule]})" if rule in RULES else ""
+    message = f"trainable rule {rule!r}{pattern} matches none of the {len(paths)} parameters."
+    message += nearest(rule, paths, "\nNearest paths: ", end=".") or f"\nPaths here: {_some(paths)}."
+    if rule not in RULES:
+        parts = dict.fromkeys(part for path in paths for part in path.split("/"))
+        message += nearest(rule, [*RULES, *parts], "\nDid you mean ", count=1, end="?", quote=True)
     return message + f"\nNamed rules: {', '.join(RULES)}."
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:4]) + (f", … and {len(paths) - 4} more" if len(paths) > 4 else "")

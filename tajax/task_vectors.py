@@ -131,7 +131,7 @@ def analogy(a: Params, b: Params, c: Params) -> Params:
 
 
 def dot(a: Params, b: Params) -> Num[Array, ""]:
-    """Inner product of two task vectors over all entries, in float32 or wider.
+    """Inner product of two task vectors over all entries, in float32 or wider; of complex ones the real part, Re⟨a, b⟩.
 
     Raises:
         ValueError: the trees differ. The message names the first path that does.
@@ -140,7 +140,7 @@ def dot(a: Params, b: Params) -> Num[Array, ""]:
         >>> dot({"w": jnp.ones(2), "b": 1.0}, {"w": jnp.full(2, 3.0), "b": -1.0})
         Array(5., dtype=float32)
     """
-    products = trees.map_leaves(lambda x, y: jnp.sum(_widen(x) * _widen(y)), a, b, what=("a", "b"))
+    products = trees.map_leaves(lambda x, y: jnp.sum(_real_product(_widen(x), _widen(y))), a, b, what=("a", "b"))
     return sum(jax.tree.leaves(products), start=jnp.zeros(()))
 
 
@@ -223,7 +223,12 @@ def cosine_matrix(gram: Float[Array, "T T *L"]) -> Float[Array, "T T *L"]:
 
 def _widen(leaf: ArrayLike) -> Array:
     array = jnp.asarray(leaf)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4  # JAX promotes no 8-bit floats
+    return array.astype(jnp.float32 if narrow else jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _real_product(x: Array, y: Array) -> Array:
+    return x.real * y.real + x.imag * y.imag if jnp.iscomplexobj(x) or jnp.iscomplexobj(y) else x * y
 
 
 def _scaled(coef: ArrayLike, leaf: Array) -> Array:
@@ -231,10 +236,11 @@ def _scaled(coef: ArrayLike, leaf: Array) -> Array:
 
 
 def _check_constants(before: Params, after: Params) -> None:
-    later = trees.flatten_paths(after)
-    for path, leaf in trees.flatten_paths(before).items():
+    flat, later = trees.flatten_paths(before), trees.flatten_paths(after)
+    for path, can_move in trees.float_leaves(flat).items():
+        leaf = flat[path]
         traced = isinstance(leaf, jax.core.Tracer) or isinstance(later[path], jax.core.Tracer)
-        if not trees.is_float(leaf) and not traced and not bool(jnp.all(leaf == later[path])):
+        if not can_move and not traced and not bool(jnp.all(leaf == later[path])):
             raise ValueError(
                 f"{path!r} is {trees.dtype_of(leaf)} and differs between pretrained and finetuned: it has no"
                 " direction to move along. Leave it out of both trees"

@@ -26,6 +26,7 @@ __all__ = [
     "check_taus",
     "count_params",
     "dtype_of",
+    "float_leaves",
     "flatten_paths",
     "is_float",
     "map_leaves",
@@ -167,13 +168,14 @@ def check_finite(tree: Params, what: str) -> None:
         ...
         ValueError: task vector of mnist: 1 of the 2 entries of 'w' is not finite (1 of 2 leaves affected)
     """
-    bad = {path: _count_nonfinite(leaf) for path, leaf in flatten_paths(tree).items() if is_float(leaf)}
+    flat = flatten_paths(tree)
+    bad = {path: _count_nonfinite(flat[path]) for path, can_train in float_leaves(flat).items() if can_train}
     counts = {path: int(count) for path, count in jax.device_get(bad).items() if count}
     for path, count in counts.items():
-        size = math.prod(np.shape(flatten_paths(tree)[path]))
+        size = math.prod(np.shape(flat[path]))
         raise ValueError(
             f"{what}: {count} of the {size} entries of {path!r} {'is' if count == 1 else 'are'} not finite"
-            f" ({len(counts)} of {len(flatten_paths(tree))} leaves affected)"
+            f" ({len(counts)} of {len(flat)} leaves affected)"
         )
 
 
@@ -241,9 +243,24 @@ def dtype_of(leaf: ArrayLike) -> DTypeLike:
         return jnp.result_type(leaf)
     except TypeError:
         raise TypeError(
-            f"a leaf is {leaf!r} of type {type(leaf).__name__}, not an array."
-            " Keep the arrays apart first, for example with `nnx.state` or `equinox.filter`"
+            f"a leaf is {leaf!r} of type {type(leaf).__name__}, not an array. Keep the arrays apart first: "
+            "`nnx.split(model, nnx.Param, ...)` or `equinox.partition(model, equinox.is_inexact_array)`"
         ) from None
+
+
+def float_leaves(flat: Mapping[str, ArrayLike]) -> dict[str, bool]:
+    """Whether each leaf can be trained (`is_float`), by path.
+
+    Raises:
+        TypeError: a leaf is no number. The message names its path.
+    """
+    verdicts = {}
+    for path, leaf in flat.items():
+        try:
+            verdicts[path] = is_float(leaf)
+        except TypeError as error:
+            raise TypeError(f"{path!r}: {error}") from None
+    return verdicts
 
 
 def param_mask(
@@ -282,7 +299,7 @@ def param_mask(
         {'blocks': {'mlp': {'bias': array([False, False,  True,  True])}}, 'ln_post': {'bias': False}}
     """
     flat = flatten_paths(params)
-    claims = claim_paths(rule, [path for path, leaf in flat.items() if is_float(leaf)])
+    claims = claim_paths(rule, [path for path, can_train in float_leaves(flat).items() if can_train])
     chosen: dict[str, LeafMask] = {path: claims.get(path, False) for path in flat}
     if layers is not None:
         chosen = {path: trained and in_layers(path, flat[path], layers) for path, trained in chosen.items()}
@@ -346,11 +363,12 @@ def trained_layers(params: Params, mask: Mask | None) -> dict[str, LeafMask]:
         TypeError: a leaf of the mask is neither a bool nor a bool array.
     """
     flat = flatten_paths(params)
+    can_train = float_leaves(flat)
     if mask is None:
-        return {path: is_float(leaf) for path, leaf in flat.items()}
+        return dict(can_train)
     given = flatten_paths(mask)
     check_same_tree(dict.fromkeys(flat, True), dict.fromkeys(given, True), what=("params", "mask"))
-    return {path: is_float(leaf) and _leaf_mask(path, leaf, given[path]) for path, leaf in flat.items()}
+    return {path: can_train[path] and _leaf_mask(path, leaf, given[path]) for path, leaf in flat.items()}
 
 
 def _leaf_mask(path: str, leaf: ArrayLike, given: ArrayLike) -> LeafMask:

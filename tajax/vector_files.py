@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 import tajax
 from tajax import atomic, tensor_files, trees
@@ -185,12 +185,10 @@ def load_task_vector(
     for name, tensor in tensors.items():
         if tensor.shape != shapes[name]:
             raise ValueError(f"{what}: {name} has shape {tensor.shape}, the model's is {shapes[name]}")
-        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        complex_leaf = jnp.issubdtype(trees.dtype_of(leaves[name]), jnp.complexfloating)
+        if not jnp.issubdtype(tensor.dtype, jnp.inexact if complex_leaf else jnp.floating):
             raise ValueError(f"{what}: {name} holds {tensor.dtype.name}, not a float")
-    whole = {
-        name: _widened(tensors[name], leaf) if name in tensors else jnp.zeros_like(leaf)
-        for name, leaf in leaves.items()
-    }
+    whole = {name: _widened(tensors.get(name), leaf) for name, leaf in leaves.items()}
     tau = jax.tree.unflatten(jax.tree.structure(like), list(whole.values()))
     trees.check_finite(tau, what)
     return tau, metadata
@@ -255,6 +253,8 @@ def _stored(name: str, tensor: np.ndarray, dtype: DTypeLike, what: str) -> np.nd
     dtype = jnp.dtype(dtype)
     if dtype.name not in STORED:
         raise ValueError(f"dtype must be one of {', '.join(STORED)}, got {dtype.name}.")
+    if np.iscomplexobj(tensor):
+        raise ValueError(f"{what}: {name} is complex, and {dtype.name} is not; leave the dtype out.")
     with np.errstate(over="ignore"):
         cast = tensor.astype(dtype)
     if not np.isfinite(cast).all():
@@ -262,8 +262,12 @@ def _stored(name: str, tensor: np.ndarray, dtype: DTypeLike, what: str) -> np.nd
     return cast
 
 
-def _widened(tensor: np.ndarray, leaf: object) -> jax.Array:
-    return jnp.asarray(tensor, jnp.promote_types(tensor.dtype, trees.dtype_of(leaf)))
+def _widened(tensor: np.ndarray | None, leaf: ArrayLike) -> jax.Array:
+    """A leaf of the vector; zeros where the file has none. As of `task_vector`, float where the model has integers."""
+    dtype = trees.dtype_of(leaf) if trees.is_float(leaf) else jnp.float32
+    if tensor is None:
+        return jnp.zeros(np.shape(leaf), dtype)
+    return jnp.asarray(tensor, jnp.promote_types(tensor.dtype, dtype))
 
 
 def _encoded(metadata: Mapping[str, object]) -> dict[str, str]:
