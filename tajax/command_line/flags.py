@@ -26,6 +26,7 @@ class Command(NamedTuple):
     config: ConfigDict
     workdir: Path
     overwrite: bool = False
+    quiet: bool = False
 
 
 def define(argv: Sequence[str]) -> flags.FlagValues:
@@ -36,6 +37,9 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
     )
     flags.DEFINE_string("workdir", None, "directory of the run (default: runs/CONFIG_VARIANT)", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "replace a finished run in the way", flag_values=values)
+    flags.DEFINE_bool(
+        "quiet", False, "show errors and warnings alone; results are in the files", short_name="q", flag_values=values
+    )
     flags.DEFINE_bool("debug", False, "show the traceback of an error", flag_values=values)
     flags.DEFINE_bool("help", False, "show this page", short_name="h", flag_values=values)
     flags.DEFINE_bool("helpfull", False, "show every field and flag", flag_values=values)
@@ -54,7 +58,7 @@ def read(argv: Sequence[str]) -> flags.FlagValues:
         values = define(argv)
         rest = values(argv)
     except flags.UnrecognizedFlagError as error:
-        known = [f"--{name}" for name in define(()) if name not in ("flagfile", "undefok", "h")]
+        known = [f"--{name}" for name in define(()) if name not in ("h", "q")]
         configuration.one_of("flag", f"--{error.flagname}", known, way_out=_FIELDS)
         raise
     except (flags.Error, SyntaxError) as error:  # an error inside a config file arrives with its traceback in the text
@@ -114,4 +118,4 @@ def parse(argv: Sequence[str]) -> Command:
     named = Path("runs", "_".join(filter(None, (stem, config.variant, chosen))))
     processes.join(values)  # before JAX is used
     check_names(config)
-    return Command(config, Path(os.path.expanduser(values.workdir or named)), values.overwrite)
+    return Command(config, Path(os.path.expanduser(values.workdir or named)), values.overwrite, values.quiet)

@@ -3,16 +3,19 @@
 import inspect
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tajax import config as tc
-from tajax import interrupts, processes
+from tajax import interrupts, processes, progress
 from tajax import main as entry
+from tajax.command_line import files
 
 ROOT = Path(__file__).parents[2]
 ATTN = f"--config={ROOT / 'configs' / 'attn.py'}"
@@ -61,6 +64,31 @@ def test_a_name_means_the_file_in_configs_here_and_else_the_one_that_comes_with_
         ("standard", Path("runs/attn")),
         ("linear", Path("runs/linear_tiny")),
     ]
+
+
+def test_an_installed_package_brings_the_configs(runs, tmp_path, monkeypatch):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (name, place), *others = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].items()
+    assert (name, others) == ("configs", [])
+    shutil.copytree(ROOT / name, tmp_path / "site-packages" / place)  # as the wheel does
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "site-packages" / "tajax")
+    assert set(files.found()) == {path.stem for path in (ROOT / "configs").glob("*.py")}
+    assert run("--config=attn:b32") == 0
+    assert [(config.variant, workdir) for config, workdir, _ in runs] == [("b32", Path("runs/attn_b32"))]
+
+
+@pytest.mark.parametrize("flag", [(), ("-q",), ("--quiet",)])
+def test_quiet_says_nothing_but_errors(tmp_path, monkeypatch, capsys, flag):
+    def speak(config, workdir, *, overwrite):
+        progress.say("all is well")
+        raise ValueError("all is not well")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entry, "workflow", lambda name: speak)
+    assert run(ATTN, *flag) == 2
+    shown = capsys.readouterr()
+    assert ("all is well" in shown.out + shown.err) == (not flag)
+    assert "all is not well" in shown.err
 
 
 def test_flags_may_stand_in_a_file(runs, tmp_path):
