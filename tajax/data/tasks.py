@@ -70,7 +70,7 @@ def open_task(entry: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
             table is read from the folder `data_dir/NAME` if that has `train` and `test`, with the table's prompts and
             epochs. There may stand a `class_names.txt` of yours, one name a line in the order of the labels, and for
             EuroSAT and RESISC45 a `manifest.json` or `manifest.txt` (`manifests.read`).
-            Default: $TFDS_DATA_DIR, or ~/tensorflow_datasets.
+            Default: that of runs, $TAJAX_DATA_DIR or ~/.cache/tajax.
 
     Raises:
         ValueError: unknown name; contents that are no task. The message tells what was found and what to do.
@@ -139,8 +139,8 @@ def open_tasks(
 
 
 def data_directory(data_dir: str | os.PathLike[str] | None) -> Path:
-    """The data directory meant by an argument that may be left out: then $TFDS_DATA_DIR, or TFDS's own default."""
-    return Path(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
+    """The data directory meant by an argument that may be left out: then that of runs (`config.data_dir`)."""
+    return Path(os.path.expanduser(data_dir or os.environ.get("TAJAX_DATA_DIR") or "~/.cache/tajax"))
 
 
 def _from_place(name: str, contents: Contents, entry: str) -> Task:

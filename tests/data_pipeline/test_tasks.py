@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tajax.config import default_config
 from tajax.data import BUNDLED, TASKS, find_overlap, open_task, open_tasks
 from tajax.data.prompts import GENERIC
+from tajax.data.tasks import data_directory
 from tests.data_pipeline.conftest import encoded, picture
 
 
@@ -243,3 +245,11 @@ def test_bundled_tasks_are_prepared_once_with_a_word_about_it(tmp_path, monkeypa
     for split, count in (("train", 20), ("val", 12), ("test", 10)):
         assert pixels(again.splits[split]) == pixels(task.splits[split]) and len(task.splits[split]) == count
     assert find_overlap(task) == []
+
+
+@pytest.mark.parametrize("named", ["/somewhere/else", None])
+def test_without_a_directory_tasks_are_where_those_of_runs_are(monkeypatch, named):
+    # A notebook that opens a task of a run would otherwise prepare it a second time, elsewhere.
+    monkeypatch.setenv("TAJAX_DATA_DIR", named) if named else monkeypatch.delenv("TAJAX_DATA_DIR", raising=False)
+    assert data_directory(None) == Path(default_config().data_dir).expanduser()
+    assert data_directory("~/given") == Path.home() / "given"
