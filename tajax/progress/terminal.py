@@ -125,7 +125,8 @@ def _stage_row(stage: Stage, plan: Plan, now: float) -> tuple[RenderableType, ..
         time = left_of(plan, stage, now) if stage.total else None
         bar = ProgressBar(total=stage.total, completed=stage.done) if stage.total else Text("")
         turning = Text(_TURNING[int(now * _PER_SECOND) % len(_TURNING)], style)
-        return turning, title, count, bar, Text(clock(now - stage.began) if time is None else f"{clock(time)} left", style)
+        shown = clock(now - stage.began) if time is None else f"{clock(time)} left"
+        return turning, title, count, bar, Text(shown, style)
     took = "done before" if stage.kept else clock((stage.ended or now) - stage.began)
     at = stage.current  # of a stage that was stopped
     return Text(mark, style), title, count, Text(f"{at.name} {counted(at)}".strip() if at else stage.note), Text(took)
