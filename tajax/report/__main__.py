@@ -18,7 +18,8 @@ examples:
   python -m tajax.report runs/standard_* runs/attn_* --out compared.html
       regimes side by side; runs that differ in the seed alone are averaged
   python -m tajax.report runs/attn_tiny --figures paper/ --format pdf --latex > tables.tex
-      every figure as a file of its own, and the tables for a paper
+      every figure as a file of its own, as wide as a column of 3.3 inches or a page of 6.9,
+      and the tables for a paper; a comment at their top says which packages they need
 
 exit codes: 0 done; 2 a run cannot be read or compared, or a wrong option.
 """
@@ -28,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m tajax.report",
-        description="Writes one self-contained HTML page from the results.jsonl of one run or of several.",
+        description=(
+            "Writes one self-contained HTML page from the results.jsonl of one run or several, and prints the tables."
+        ),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -41,13 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="also write every figure to a file in DIR")
     parser.add_argument("--format", choices=style.FORMATS, default="pdf", help="of --figures (default: %(default)s)")
-    parser.add_argument("--latex", action="store_true", help="print the tables as LaTeX (booktabs) instead of as text")
+    parser.add_argument("--latex", action="store_true", help="print the tables as LaTeX instead of as text")
     options = parser.parse_args(arguments)
+    if options.out and options.out.is_dir():
+        parser.error(f"--out {options.out} is a directory; name the file, {options.out / 'report.html'}")
     out = options.out or (options.runs[0] if len(options.runs) == 1 else Path()) / "report.html"
     try:
         with runs.understood(options.runs):
             composed = sections.compose([run for workdir in options.runs for run in runs.read(workdir)])
             tables, content = sections.tables(composed), page.html(composed)
+            for directory in (out.parent, *([options.figures] if options.figures else [])):
+                directory.mkdir(parents=True, exist_ok=True)  # all that is asked for is written, or nothing
             drawn = {
                 options.figures / f"{figure.name}.{options.format}": style.drawn(figure, format=options.format)
                 for figure in (sections.figures(composed) if options.figures else ())

@@ -25,7 +25,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
     chosen = find(found, scaling_coef=coef)
     rows = [(str(r["task"]), number(r["norm"], 2), *_cells([r])) for r in chosen]
     mean = ("mean", number(statistics.fmean(float(r["norm"]) for r in chosen), 2), *_cells(chosen))
-    title = f"Models and their linearisations on {chosen[0]['split']} images at θ₀ + {coef:g} τ"
+    title = f"Kernel behaviour on {chosen[0]['split']} at θ₀ + {coef:g} τ: the model and its linearisation"
     notes = (
         "gap: ‖f − f_lin‖ / ‖f − f(θ₀)‖ over all images; movement: ‖f − f(θ₀)‖ / ‖f(θ₀)‖.",
         "Accuracy in %, of the encoder itself (model) and of its first-order expansion (linearised); agreement "
@@ -41,7 +41,7 @@ def curves(records: Sequence[Record]) -> list[Table]:
         return []
     grid = sorted({float(r["scaling_coef"]) for r in found})
     rows = tuple((f"{coef:g}", *_cells(find(found, scaling_coef=coef))) for coef in grid)
-    title = "Models and their linearisations at each coefficient α, mean over tasks"
+    title = "Kernel behaviour at each coefficient α, mean over tasks"
     return [Table(title, ("α", *COLUMNS), rows, of=origin(found))]
 
 

@@ -96,6 +96,11 @@ def figures(series: Series) -> list[Figure]:
     return [Figure("confusion", title, caption, tuple(panels), wide=False, columns=columns)]
 
 
+def has(run: Run) -> bool:
+    """Whether a run got as far as single images."""
+    return bool(find(run.records, stage=STAGE))
+
+
 def examples(run: Run) -> dict[str, tuple[Example, ...]]:
     """The example images of each task, read with suspicion: small PNG files in the run's directory and nothing else."""
     made: dict[str, tuple[Example, ...]] = {}

@@ -79,9 +79,14 @@ def read(workdir: str | Path) -> list[Run]:
         ValueError: a line of `results.jsonl` or `config.json` cannot be read, or there is no record.
     """
     workdir = Path(workdir)
+    if workdir.is_file():
+        raise ValueError(f"{workdir} is a file; name the directory of the run, {workdir.parent}.")
     records = legible(results.read(workdir / "results.jsonl"))
     if not records:
-        raise ValueError(f"nothing to report: {workdir / 'results.jsonl'} is absent or empty.")
+        raise ValueError(
+            f"nothing to report: {workdir / 'results.jsonl'} is absent or empty. A run is named by its --workdir, "
+            "which holds that file as soon as anything has been measured."
+        )
     try:
         config = legible(json.loads((workdir / "config.json").read_text()))
     except FileNotFoundError:
@@ -103,6 +108,10 @@ def series(runs: Iterable[Run]) -> Series:
         ValueError: a run is there twice.
     """
     runs = list(runs)
+    places = [(run.workdir.resolve(), run.records[0]["config_hash"]) for run in runs]
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"{run.workdir} is given twice. Name every run once.")
     settings = [{name: str(run.field(name, "")) for name in SETTINGS} | {"method": run.method} for run in runs]
     differing = [name for name in settings[0] if len({values[name] for values in settings}) > 1] if runs else []
     together: Series = {}
@@ -180,7 +189,8 @@ def _of_tasks(runs: Sequence[Run]) -> list[str]:
         return ["" for _ in runs]
     counts = {len(tasks) for of_workflow in sets.values() for tasks in of_workflow}
     if len(counts) == sum(map(len, sets.values())):
-        return [f"{len(task_names(run))} tasks" for run in runs]
+        numbers = (len(task_names(run)) for run in runs)
+        return [f"{number} task{'s' if number > 1 else ''}" for number in numbers]
     return [" + ".join(task_names(run)) for run in runs]
 
 

@@ -165,7 +165,8 @@ def _summary(runs: Sequence[Run], labels: Series, known: dict[str, str]) -> tupl
     parts = [f"{len(runs)} runs"] if len(runs) > 1 else []
     parts += [f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(seeds)}"]
     parts += [f"{known['tasks'].partition(':')[0]} tasks"] if "tasks" in known else []
-    parts += [known[name] for name in ("merged by", "time", "time of all", "devices", "begun") if name in known]
+    names = ("merged by", "time", "devices", "begun") if len(runs) == 1 else ("time of all", "devices")
+    parts += [known[name] for name in names if name in known]
     return tuple(parts)
 
 
@@ -205,7 +206,8 @@ def _section(subject: _Subject, labels: Series, alone: bool) -> Section:
         costs[:] = [(run, [*made, *training.cost(run)]) for run, made in costs]
     examples = ()
     if subject.name == "images":
-        examples = tuple((facts.name(run), tuple(predictions.examples(run).items())) for run, _ in shown)
+        first = [next((run for run in runs if predictions.has(run)), None) for runs in labels.values()]
+        examples = tuple((facts.name(run), tuple(predictions.examples(run).items())) for run in first if run)
         examples = tuple((name, found) for name, found in examples if found)
     if alone:
         first, second = ([table._replace(of="") for table in made] for [(_, made)] in (shown, behind))

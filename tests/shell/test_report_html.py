@@ -1,6 +1,7 @@
 """The page in a browser: it opens without errors or requests, shows its figures, sorts, fits, and runs no names."""
 
 import io
+import itertools
 import re
 import shutil
 
@@ -156,6 +157,33 @@ def test_tables_sort_by_click_and_by_key(opened, page_of_all):
     assert table.locator("thead th").nth(2).get_attribute("aria-sort") == "descending"
     assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert table.locator("tfoot th").all_text_contents() == ["mean"]
+
+
+def test_the_page_is_told_to_who_does_not_see_it(opened, page_of_all):
+    """Headings go down by one, tables and figures have names, and figures say their numbers."""
+    tab = opened(page_of_all, 390)
+    levels = tab.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(h => +h.tagName[1])")
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    names = tab.evaluate("[...document.querySelectorAll('table')].map(t => t.ariaLabel)")
+    assert len(names) > 8 and all(names)
+    assert tab.locator("thead th:not([scope=col]), tbody th:not([scope=row])").count() == 0
+    charts = tab.evaluate("[...document.querySelectorAll('.panel [role=graphics-document]')].map(c => c.ariaLabel)")
+    assert len(charts) == tab.locator(".panel").count() and all(re.search(r"\d", told or "") for told in charts)
+    assert any("merged: mean 60.0" in told for told in charts)
+    unnamed = (
+        "[...document.querySelectorAll('button, summary')].filter(b => !b.textContent.trim() && !b.ariaLabel).length"
+    )
+    assert tab.evaluate(unnamed) == 0
+    wide = "p => p.scrollWidth > p.clientWidth + 1"
+    places = tab.evaluate(f"[...document.querySelectorAll('.scroll')].map(p => [({wide})(p), p.tabIndex === 0])")
+    assert all(scrolls == reached for scrolls, reached in places) and any(scrolls for scrolls, _ in places)
+
+
+def test_the_main_numbers_are_on_the_first_screen(opened, page_of_all):
+    numbers = opened(page_of_all, 390).locator(".headline dd")
+    assert numbers.all_text_contents() == ["40.0", "85.0", "60.0", "70.8", "0.35"]
+    assert all(numbers.nth(n).bounding_box()["y"] < 600 for n in range(5))
 
 
 def test_hover_on_a_map_gives_its_value(opened, page_of_all):

@@ -101,8 +101,43 @@ def test_what_sets_runs_apart_is_in_their_names(places, tmp_path):
     other = write_run(tmp_path / "few_0", every_kind(seed=0, config_hash="other"))
     both = runs.series([*runs.read(places[0]), *runs.read(other)])
     assert list(both) == ["attention (attention)", "attention (few)"]
-    with pytest.raises(ValueError, match="more than once with the same seed: .*attention_0, .*attention_0"):
+    with pytest.raises(ValueError, match="attention_0 is given twice"):
         runs.series(runs.read(places[0]) * 2)
+
+
+def test_workflows_on_the_same_vectors_are_no_seeds(places, tmp_path):
+    """A negation of seed 0 beside the run it is of: what it measured first is averaged with nothing."""
+    base = {"config_hash": "negated", "seed": 0, "regime": "attention", "model": "tiny", "workflow": "task_negation"}
+    zero_shot = {"stage": "zero_shot", "task": "shapes", "split": "test", "top1": 0.3}
+    negated = runs.Run(tmp_path / "negated", [base | zero_shot], {})
+    composed = sections.compose([*runs.read(places[0]), negated])
+    made = {table.title: table for table in sections.tables(composed)}
+    assert made["Accuracy on each task, %"].of == "attention, seed 0"
+    assert made["Accuracy on each task, %"].rows[0][1] == "30.0"
+    assert not any("±" in cell for table in made.values() for row in table.rows for cell in row)
+
+
+def test_what_is_unfinished_or_of_other_tasks_is_said_first(places):
+    (run,) = runs.read(places[0])
+    config = {"workflow": "task_addition", "tasks": ["shapes", "colors", "visual_domain_decathlon/gtsrb"]}
+    assert sections.compose([run._replace(config=config)]).notices == ()
+    part = [r for r in run.records if r["stage"] != "task_addition" or r["task"] == "shapes"]
+    (notice,) = sections.compose([run._replace(config=config, records=part)]).notices
+    assert notice == "attention_0 is not finished: task addition has been recorded for 1 of 3 tasks."
+    few = run._replace(config=config | {"tasks": ["shapes"]}, workdir=run.workdir.parent / "few")
+    composed = sections.compose([run._replace(config=config), few])
+    assert any("not comparable" in notice for notice in composed.notices)
+    assert [row[0] for row in composed.sections[0].tables[0].rows] == ["attention, 3 tasks", "attention, 1 task"]
+
+
+def test_maps_and_matrices_are_means_over_seeds_and_regimes_stand_beside_each_other(places):
+    by_name = {figure.name: figure for figure in sections.figures(compose(*places))}
+    maps = by_name["disentanglement_prediction"]
+    assert [panel.title for panel in maps.panels] == ["shapes – colors · attention", "shapes – colors · linear"]
+    assert maps.columns == 2 and "Means over seeds." in maps.caption
+    corner = style.specification(maps.panels[0])["layer"][0]["data"]["values"][0]
+    assert corner == pytest.approx((4 / 8 + 4 / 9) / 2, abs=1e-4)  # |−2 · −2| / (8 + seed)
+    assert len(by_name["cosines"].panels) == 2 and len(by_name["confusion"].panels) == 6
 
 
 def test_examples_are_read_with_suspicion(places):

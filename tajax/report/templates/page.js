@@ -93,6 +93,7 @@
           downloadFileName: place.dataset.name,
           tooltip: { theme: "custom" },
         });
+        place.querySelector("summary")?.setAttribute("aria-label", "Save this figure");
         place.dataset.drawn = "yes";
       } catch (error) {
         place.textContent = "This figure could not be drawn; its numbers are in the tables.";
