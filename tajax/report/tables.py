@@ -21,7 +21,7 @@ class Table(NamedTuple):
     Attributes:
         title: what is shown, and in which unit; one line.
         columns: titles; the first column holds names, the others numbers.
-        rows: as many strings in each as there are columns. Those that are `Number`s can be averaged.
+        rows: as many strings in each as there are columns. Those of `Number` can be averaged.
         notes: lines below.
         means: how many rows at the end summarise those above.
         of: the run that it is of, or the runs; left out where the page says it.
