@@ -27,7 +27,8 @@ Trained: TypeAlias = dict[str, Array]
 class ApplyFn(Protocol):
     """A model as a pure function, `(params, *inputs) -> outputs`, with the batch as the leading axis."""
 
-    def __call__(self, params: Params, /, *inputs: Array) -> Array:
+    # Any, because each model has other inputs: to a type checker these two stand for "whatever follows".
+    def __call__(self, params: Params, /, *inputs: Any, **options: Any) -> Array:
         """Outputs [B, ...] of the model at `params`."""
         ...
 
@@ -36,7 +37,7 @@ class ApplyFn(Protocol):
 class MergeFn(Protocol):
     """A merging method, `(pretrained, taus, *, ...) -> params`; its own options are keyword-only."""
 
-    # Any, because each method has other options: to a type checker these two stand for "whatever follows".
+    # Any, as above: each method has other options.
     def __call__(self, pretrained: Params, taus: Sequence[Params], *args: Any, **options: Any) -> Params:
         """The merged parameters: a tree like `pretrained`, with its dtypes."""
         ...

@@ -1,0 +1,16 @@
+"""Mistakes that a type checker finds in a program that uses tajax: one a line, with the code of its error."""
+
+from jax import Array
+
+import tajax
+
+
+def mistakes(theta: dict[str, Array]) -> None:
+    tajax.task_vector(theta)  # call-arg
+    tajax.apply_task_vector(theta, theta, scaling_coef="a lot")  # arg-type
+    tajax.apply_task_vector(theta, theta, coef=0.5)  # call-arg
+    tajax.combine(3)  # arg-type
+    tajax.param_mask(theta, 3)  # arg-type
+    tajax.param_mask(theta, "all", layers=(1, 2, 3))  # arg-type
+    tajax.linearize("model", theta)  # arg-type
+    tajax.norm(theta).upper()  # attr-defined
