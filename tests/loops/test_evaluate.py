@@ -1,8 +1,5 @@
 """Tallies that do not see the batching, and sweeps that equal the model at every coefficient."""
 
-import re
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,19 +187,6 @@ def test_vectors_of_zeros_leave_the_pretrained_model(encode, params, taus, head,
         step = evaluate.make_sweep_step(encode, linearized=linearized)
         got = evaluate.sweep(step, params, zeros, COEFS, head, [images])
         assert set(got.correct.tolist()) == {brute_force(encode, params, zeros, head, images)[0][0]}
-
-
-def test_examples_of_the_readme_run(encode, params, taus, head, images):
-    """Every Python block, one after the other, on the names that the text takes for granted."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 2
-    finetuned = jax.tree.map(jnp.add, params, taus[0])
-    names = {"pretrained": params, "finetuned": finetuned, "apply_fn": encode, "encode": encode, "head": head}
-    names |= {"other_tau": taus[1], "batches": cut(images, [8, 8, 8]), "single_task_accuracy": 0.5}
-    exec("".join(blocks), names)  # the README is ours
-    assert names["tallies"].count.tolist() == [ROWS] * 4
-    assert names["best"].lower < names["best"].scaling_coef < names["best"].upper
 
 
 def test_no_batch_is_no_accuracy(encode, params, taus, head, make_batch):
