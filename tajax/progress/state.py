@@ -155,9 +155,11 @@ def item_changed(stage: Stage, name: str, **fields: object) -> tuple[Item, ...]:
 
 
 def moved(stage: Stage, name: str, done: float, note: str, now: float) -> Stage:
-    """The stage with so many units of an item done, at that time."""
+    """The stage with so many units of an item done, at that time; what is only noted tells nothing of the pace."""
     items = item_changed(stage, name, done=done, note=note)
     own = sum(item.done - item.kept for item in items)
+    if own <= (stage.latest[1] if stage.latest else 0):
+        return dataclasses.replace(stage, items=items)
     return dataclasses.replace(stage, items=items, first=stage.first or (now, own), latest=(now, own))
 
 
