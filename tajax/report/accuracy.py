@@ -26,10 +26,11 @@ MEASURES = (
 )
 SPLITS = ("test", "val")
 CURVE_ROWS = 12
-MEANING = (
-    "Zero-shot: the pre-trained model; fine-tuned: on that task alone; merged: one model for all tasks; "
-    "normalised: merged / fine-tuned."
-)
+MEANINGS = {
+    "zero_shot": "zero-shot: the pre-trained model",
+    "single_task": "fine-tuned: on that task alone",
+    "task_addition": "merged: one model for all tasks; normalised: merged / fine-tuned",
+}
 
 
 def accuracy_tables(records: Sequence[Record], *, provenance: bool = True) -> list[Table]:
@@ -134,7 +135,7 @@ def _side_by_side(named: Iterable[tuple[str, Sequence[Sequence[Record]]]]) -> Ta
         tasks = {str(r["task"]) for r in find(groups[0], stage="task_addition", split="test")}
         body.append((name, *numbers, spread(list(coefs), 2), str(len(tasks)), str(len(runs))))
     titles = ("regime", *(title for title, _, _ in MEASURES), "α", "tasks", "seeds")
-    notes = [f"{MEANING} α is tuned on validation, one for all tasks."]
+    notes = [f"{_meaning(MEANINGS)}; α is tuned on validation, one for all tasks."]
     notes += ["± is one sample standard deviation over seeds."] if any(row[-1] != "1" for row in body) else []
     return Table("Test accuracy, mean over tasks, %", titles, tuple(body), tuple(notes))
 
@@ -144,7 +145,7 @@ def by_task(series: Series) -> list[Table]:
     made = []
     for title, metric in (
         ("Test accuracy of the merged model on each task, %", "top1"),
-        ("The same, normalised by the fine-tuned models' accuracy, %", "normalized_top1"),
+        ("Normalised test accuracy of the merged model on each task, % of the fine-tuned one's", "normalized_top1"),
     ):
         measured = {label: _of_tasks(runs, "task_addition", "test", metric, 100) for label, runs in series.items()}
         measured = {label: tasks for label, tasks in measured.items() if tasks}
@@ -173,6 +174,7 @@ def _of_every_task(series: Series) -> Iterable[Figure]:
     }
     panels = {label: kinds for label, kinds in measured.items() if len(kinds) > 1}
     if panels:
+        every = {name for of_label in panels.values() for name in of_label}
         few, means = (
             len(panels) == 1,
             [statistics.fmean(v) for kinds in panels.values() for m in kinds.values() for v in m.values()],
@@ -185,8 +187,8 @@ def _of_every_task(series: Series) -> Iterable[Figure]:
         yield Figure(
             "accuracy_by_task",
             "Accuracy of every task",
-            "Test accuracy in % of the pre-trained model, of one merged model for all tasks, and of the models "
-            "fine-tuned on each task alone." + deviations("Whiskers", series),
+            f"Test accuracy in %. {_meaning(stage for n, stage in kinds if n in every)}."
+            + deviations("Whiskers", series),
             tuple(drawn),
         )
     normalized = {
@@ -251,13 +253,20 @@ def _of_tasks(runs: Iterable[Run], stage: str, split: str, metric: str, times: f
 
 
 def _notes(records: Sequence[Record]) -> Iterable[str]:
-    yield MEANING
+    yield f"{_meaning(r['stage'] for r in records)}."
     addition = find(records, stage="task_addition")
     if addition:
         exact = find(records, stage="exact_scaling_coef")
         among = f": the best there is, as is all of {exact[0]['lower']:g}–{exact[0]['upper']:g}" if exact else ""
         by = f" of {method}" if (method := _method(addition)) else ""
         yield f"α = {addition[0]['scaling_coef']:g}{by}, tuned on validation, one for all tasks{among}."
+
+
+def _meaning(stages: Iterable[object]) -> str:
+    """What the columns or colours of these stages are, in a line."""
+    there = set(stages)
+    line = "; ".join(meaning for stage, meaning in MEANINGS.items() if stage in there)
+    return line[:1].upper() + line[1:]
 
 
 def _provenance(records: Sequence[Record]) -> Iterable[str]:

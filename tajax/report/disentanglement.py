@@ -94,7 +94,7 @@ def _maps(series: Series, distance: str, *, points: int) -> Iterator[Figure]:
 
 def _matrices(series: Series, distance: str) -> Iterator[Figure]:
     """Of each regime the mean ξ/2 of every pair, over seeds; where there are so many pairs that a table is tiring."""
-    panels = []
+    matrices = {}
     for label, runs in series.items():
         found = [r for run in runs for r in find(run.records, stage="disentanglement", distance=distance)]
         names = list(dict.fromkeys(str(name) for r in found for name in r["tasks"]))
@@ -104,14 +104,15 @@ def _matrices(series: Series, distance: str) -> Iterator[Figure]:
             pairs.setdefault(pair, []).append(record["summary"])
         if len(pairs) > 3:
             cells = [(i, j, statistics.fmean(v)) for pair, v in pairs.items() for i in pair for j in pair if i != j]
-            heading = label if len(series) > 1 else ""
-            shown = Axis("ξ/2", ".0%" if distance == "prediction" else ".2f")
-            panels.append(
-                charts.matrix(
-                    (names, names), cells, shown, titles=("task", "task"), title=heading, step=34, numbers=True
-                )
-            )
-    if panels:
+            matrices[label] = names, cells
+    if matrices:
+        shown = {"titles": ("task", "task"), "step": 34, "numbers": True}
+        shown["largest"] = max(v for _, cells in matrices.values() for _, _, v in cells)
+        value = Axis("ξ/2", ".0%" if distance == "prediction" else ".2f")
+        panels = (
+            charts.matrix((names, names), cells, value, title=label if len(series) > 1 else "", **shown)
+            for label, (names, cells) in matrices.items()
+        )
         title = f"Disentanglement error of every pair, {'heads' if distance == 'prediction' else 'features'}"
         caption = "Mean of ξ/2 over |α| ≤ 1 for each pair of tasks; " + (
             "the share of test predictions that change." if distance == "prediction" else "symmetric KL in nats."

@@ -58,8 +58,9 @@ def _table(records: Sequence[Record], title: str) -> Table:
         f"and over the control's. On the images they were found on it is {leading}, whatever the kernel.",
         "share: new / (new + control), ½ is none; reverse: with the roles of task and control exchanged; separation: "
         "how often a new image has more than a control image.",
-        "Eigenfunctions of the mixture: energy on the task's side; contrast (2p − 1)² of the parts p, 1: each lives on "
-        "one side; by chance; excess over chance, at most 1.",
+        "Mixture: eigenfunctions of the images of both together. Share: of their energy, on the task's side; contrast: "
+        "mean of (2p − 1)², p an eigenfunction's part on the task's side, 1 if each lives on one side; chance: the "
+        "contrast if images were dealt to both sides at random; excess: of the contrast over chance, at most 1.",
     )
     body = tuple((name, *(number(value, 2) for value in values)) for name, values in rows)
     columns = ("task", *(c[0] for c in COLUMNS))

@@ -255,12 +255,8 @@ def _side_by_side(found: dict[str, dict[str, Table]]) -> Iterator[Table]:
     for title, group in found.items():
         first = next(iter(group.values()))
         alike = [(label, table) for label, table in group.items() if table.columns == first.columns]
+        notes = tuple(note for note in first.notes if all(note in table.notes for _, table in alike))
         for number in range(first.means, 0, -1):
             rows = tuple((label, *table.rows[-number][1:]) for label, table in alike if table.means >= number)
-            name = first.rows[-number][0]
-            yield Table(
-                f"{title}, {name if name != 'mean' else 'mean over tasks'}",
-                ("regime", *first.columns[1:]),
-                rows,
-                first.notes,
-            )
+            name = first.rows[-number][0].replace("mean", "mean over tasks")
+            yield Table(f"{title}, {name}", ("regime", *first.columns[1:]), rows, notes)
