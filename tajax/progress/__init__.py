@@ -1,5 +1,7 @@
 """What a person sees while a run goes on: all of its stages in a terminal, lines elsewhere, or nothing.
 
+So a program says what it does::
+
     with progress.shown(quiet=False):
         progress.plan("title", "where", [progress.Stage("finetune"), progress.Stage("sweep")])
         with progress.stage("finetune", {"digits": 200, "signs": 200}) as running:

@@ -19,7 +19,8 @@ class Item:
         units: how much work it is: steps, images.
         done: units done.
         kept: those of `done` that an earlier process did.
-        began, ended: seconds of a clock; None before.
+        began: seconds of a clock; None before.
+        ended: likewise.
         note: its latest numbers.
     """
 
