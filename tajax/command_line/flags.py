@@ -90,9 +90,10 @@ def resolved(argv: Sequence[str]) -> Iterator[str]:
     """
     value_follows = False
     for word in argv:
-        head, value = ("", word) if value_follows else (re.match(r"--?config=|", word)[0], word)
-        if head or value_follows:
-            name, colon, variant = value.removeprefix(head).partition(":")
+        given = re.match("" if value_follows else "--?config=", word)
+        if given:
+            head = given[0]
+            name, colon, variant = word.removeprefix(head).partition(":")
             yield f"{head}{files.locate(name)}{colon}{variant}"
         else:
             if override := re.match(r"--?(?:no)?config\.([^=]+)", word):

@@ -196,8 +196,9 @@ def _meaning(name: str, comment: str, default: object) -> str:
 
 
 def _brief(value: object) -> str:
-    numbers = isinstance(value, tuple) and len(value) > 8 and not any(isinstance(item, str) for item in value)
-    return f"({value[0]}, {value[1]}, …, {value[-1]}): {len(value)} values" if numbers else repr(value)
+    if isinstance(value, tuple) and len(value) > 8 and not any(isinstance(item, str) for item in value):
+        return f"({value[0]}, {value[1]}, …, {value[-1]}): {len(value)} values"
+    return repr(value)
 
 
 def _flag_rows(values: flags.FlagValues, *, whole: bool) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,8 @@ import difflib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
@@ -119,9 +120,11 @@ _CHOICES = {
     "ntk.split": SPLITS,
     "pretrain.scenes": SCENES,
 }
-_COUNT = (lambda v: v >= 1, "1 or more")  # of whole numbers, unless the table below knows better
-_ANYTHING = (lambda v: True, "")
-_RANGES = {  # by the last part of a field's name
+Range: TypeAlias = tuple[Callable[[Any], object], str]  # whether a value of a field's type holds, and what is wanted
+
+_COUNT: Range = (lambda v: v >= 1, "1 or more")  # of whole numbers, unless the table below knows better
+_ANYTHING: Range = (lambda v: True, "")
+_RANGES: dict[str, Range] = {  # by the last part of a field's name
     **dict.fromkeys(("seed", "data_workers", "warmup_steps"), (lambda v: v >= 0, "0 or more")),
     "learning_rate": (lambda v: 0 < v < math.inf, "a finite number above 0"),
     "weight_decay": (lambda v: 0 <= v < math.inf, "a finite number, 0 or above"),
@@ -180,7 +183,7 @@ def _check_trainable(rule: object) -> None:
             raise ValueError(f"trainable pattern {pattern!r} is no regular expression: {error}.") from error
 
 
-def _check_layers(layers: tuple[object, ...] | None) -> None:
+def _check_layers(layers: tuple[Any, ...] | None) -> None:
     whole = layers is None or all(isinstance(end, int) and not isinstance(end, bool) for end in layers)
     if layers is not None and not (whole and len(layers) == 2 and 0 <= layers[0] < layers[1]):
         raise ValueError(
@@ -230,7 +233,7 @@ def _check_checkpoints(config: ConfigDict) -> None:
         )
 
 
-def _check_grid(field: str, coefs: tuple[object, ...], *, at_least: int) -> None:
+def _check_grid(field: str, coefs: tuple[Any, ...], *, at_least: int) -> None:
     numbers = all(isinstance(c, (int, float)) and not isinstance(c, bool) and math.isfinite(c) for c in coefs)
     if len(coefs) < at_least or not numbers or any(a >= b for a, b in itertools.pairwise(coefs)):
         wanted = f"want finite numbers, each larger than the one before, at least {at_least} of them"
@@ -278,6 +281,6 @@ def _check_pretrain(config: ConfigDict) -> None:
 
 
 def _check_divides(config: ConfigDict, part: str, whole: str) -> None:
-    values = flatten(config)
+    values: dict[str, Any] = flatten(config)
     if values[whole] % values[part]:
         raise ValueError(f"{part} ({values[part]}) does not divide {whole} ({values[whole]}).")

@@ -31,10 +31,12 @@ def field_comments() -> Mapping[str, str]:
     by_line = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     comments = {}
     for node in ast.walk(ast.parse(source)):
-        target = node.targets[0] if isinstance(node, ast.Assign) else None
-        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and node.end_lineno in by_line:
+        if not isinstance(node, ast.Assign) or (comment := by_line.get(node.end_lineno or 0)) is None:
+            continue
+        target = node.targets[0]
+        if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
             section = "" if target.value.id == "config" else f"{target.value.id}."
-            comments[section + target.attr] = re.sub(r"\b[A-Z]{2,}[A-Z_]+\b", _choices, by_line[node.end_lineno])
+            comments[section + target.attr] = re.sub(r"\b[A-Z]{2,}[A-Z_]+\b", _choices, comment)
     return comments
 
 
