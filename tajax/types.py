@@ -46,11 +46,11 @@ class MergeFn(Protocol):
 class Batch(NamedTuple):
     """Labelled images bound for the device. Rows with a False mask are padding and count for nothing."""
 
-    image: UInt8[Array, "B H W 3"]
+    image: UInt8[Array | np.ndarray, "B H W 3"]
     """Pixels after resize and crop, before normalisation."""
-    label: Int[Array, " B"]
+    label: Int[Array | np.ndarray, " B"]
     """Class index, int32. Any value in padded rows."""
-    mask: Bool[Array, " B"]
+    mask: Bool[Array | np.ndarray, " B"]
     """False in padded rows."""
 
 

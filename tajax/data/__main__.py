@@ -104,7 +104,7 @@ def show(records: Sequence[Readiness], data_dir: Path) -> None:
     for title in ("task", "state", "train", "test", *(["overlap"] if looked else []), "from"):
         table.add_column(title, justify="right" if title in ("train", "test", "overlap") else "left", overflow="fold")
     for record in records:
-        cells = [record.task, Text(record.state, _COLOURS.get(record.state, "red"))]
+        cells: list[str | Text] = [record.task, Text(record.state, _COLOURS.get(record.state, "red"))]
         cells += [_counts(record, split) for split in ("train", "test")]
         if looked:
             cells.append("–" if record.overlaps is None else Text(str(len(record.overlaps))))

@@ -147,7 +147,7 @@ def mixed_batches(
         for which, (source, count) in enumerate(zip(sources, rows, strict=True)):
             size = len(source.images)
             positions = batch * count + np.arange(count)
-            picked.append([order(which, p // size)[p % size] for p in positions])
+            picked.append([order(which, p // size)[p % size] for p in positions.tolist()])
         template = np.random.default_rng([seed, len(sources), batch]).integers(num_templates, size=sum(rows))
         yield MixedRows(
             np.concatenate([s.images[i] for s, i in zip(sources, picked, strict=True)]),

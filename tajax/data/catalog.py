@@ -14,7 +14,7 @@ from tajax import progress
 from tajax.data import archives, network
 from tajax.data.builders import BUILDERS, prepare, prepare_all
 from tajax.data.local import Contents, check_splits
-from tajax.data.sources import RecordSource
+from tajax.data.sources import RecordSource, Source
 
 # Role → names its split may have; the first that exists. Where there is no test split, validation stands in for it.
 _ROLES = {
@@ -208,7 +208,7 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str, data_dir: Path, hint:
 def _contents(builder: tfds.core.DatasetBuilder, splits: Mapping[str, str], keys: tuple[str, str]) -> Contents:
     image_key, label_key = keys
     names = tuple(builder.info.features[label_key].names)
-    sources = {}
+    sources: dict[str, Source] = {}
     for role, split in splits.items():
         absent = [part for part in split.split("+") if part not in builder.info.splits]
         if absent:
@@ -255,16 +255,15 @@ def _keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
         for kind in (tfds.features.Image, tfds.features.ClassLabel)
     }
     supervised = builder.info.supervised_keys or ()
-    keys = [
+    image, label = (
         next((key for key in supervised if key in found), None) or (found[0] if len(found) == 1 else None)
         for found in of_type.values()
-    ]
-    if None in keys:
+    )
+    if image is None or label is None:
         raise ValueError(
             f"{builder.info.full_name} is not image classification: it needs one image and one class label, and has "
             f"{', '.join(f'{key} ({type(feature).__name__})' for key, feature in features.items())}"
         )
-    image, label = keys
     dtype = np.dtype(features[image].np_dtype)
     if dtype != np.uint8:
         raise ValueError(f"{builder.info.full_name} stores {dtype} images; expected uint8")

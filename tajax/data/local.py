@@ -20,8 +20,17 @@ _FOREIGN = (".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".heic", ".avif", "
 _LAYOUT = "Expected: train/class name/*.png|jpg|jpeg|webp|bmp, the same under test/, and if you like under val/."
 _LARGEST, _TIGHTEST = 2**28, 200  # bytes of a member, and how many times less it may take in the file
 # NumPy reads a header with Python's own tokenizer, takes the memory that it promises, and unpacks with zlib.
-_DAMAGE = (ValueError, OSError, EOFError, RuntimeError, SyntaxError, MemoryError, ArithmeticError, LookupError)
-_DAMAGE += (zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+_DAMAGE: tuple[type[Exception], ...] = (
+    ValueError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    MemoryError,
+    ArithmeticError,
+    LookupError,
+)
+_DAMAGE += (LookupError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 _REQUIRED = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
 
 
@@ -204,6 +213,7 @@ def open_npz(path: Path) -> Contents:
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError(f"{path} holds a single array, not an .npz archive with the keys {', '.join(_REQUIRED)}")
     with archive:
+        assert archive.zip is not None  # of an archive that is open
         _check_sizes(archive.zip, path)
         lacking = [key for key in _REQUIRED if key not in archive]
         if lacking:

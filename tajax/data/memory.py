@@ -47,9 +47,10 @@ def check(source: Source, *, where: str, on_bad_image: str = "error") -> dict[in
     """
     if on_bad_image not in ON_BAD_IMAGE:
         raise ValueError(f"on_bad_image {on_bad_image!r} is not known; choose from {ON_BAD_IMAGE}")
+    look = source.check if isinstance(source, FileSource) else source.__getitem__
     by_file = isinstance(source, FileSource)
     if source not in _bad and (by_file or (on_bad_image == "skip" and not isinstance(source, ArraySource))):
-        _bad[source] = _in_threads(source.check if by_file else source.__getitem__, len(source), where)[1]
+        _bad[source] = _in_threads(look, len(source), where)[1]
     bad = _bad.get(source, {})
     if bad and on_bad_image == "error":
         raise BadImageError(_report(bad, len(source), where) + "Mend or remove them, or pass on_bad_image='skip'.")
@@ -131,9 +132,8 @@ def _decode(source: Source, size: int | None, where: str) -> tuple[ArraySource, 
     rows = np.array([index for index, example in enumerate(examples) if example is not None], int)
     images = [examples[index][0] for index in rows]
     labels = np.array([examples[index][1] for index in rows], np.int32)
-    if images and len({image.shape for image in images}) == 1:
-        images = np.stack(images)
-    return ArraySource(images, labels, where, rows), bad
+    stackable = images and len({image.shape for image in images}) == 1
+    return ArraySource(np.stack(images) if stackable else images, labels, where, rows), bad
 
 
 def _in_threads(

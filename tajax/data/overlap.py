@@ -36,6 +36,10 @@ def find_overlap(task: Task) -> list[Overlap]:
     Raises:
         BadImageError: an image cannot be read.
     """
+
+    def named(split: str, index: int) -> str:
+        return task.splits[split].describe(index)
+
     places: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for split in SPLITS:
         source = task.splits[split]
@@ -44,7 +48,7 @@ def find_overlap(task: Task) -> list[Overlap]:
             content = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
             places[content].append((split, index))
     return [
-        Overlap(first, second, tuple(task.splits[split].describe(index) for split, index in (first, second)))
+        Overlap(first, second, (named(*first), named(*second)))
         for same in places.values()
         for first, second in itertools.combinations(same, 2)
         if first[0] != second[0]

@@ -23,7 +23,7 @@ from PIL import Image
 
 from tajax.data import draws, memory
 from tajax.data.preprocess import random_resized_crop, resize_center_crop
-from tajax.data.sources import Source
+from tajax.data.sources import ArraySource, Source
 from tajax.data.tasks import Task, open_task
 from tajax.types import Batch, Preprocessing
 
@@ -115,8 +115,10 @@ class Batches:
         indices = np.concatenate(orders) if orders else np.zeros(0, np.intp)
         image = np.zeros((rows, self.size, self.size, 3), np.uint8)
         label = np.zeros(rows, np.int32)
-        if memory.is_array(self.source, self.size) and not self.augment:
-            np.take(self.source.images, indices, axis=0, out=image[: len(indices)], mode="clip")  # "raise" copies twice
+        if isinstance(self.source, ArraySource) and memory.is_array(self.source, self.size) and not self.augment:
+            np.take(
+                np.asarray(self.source.images), indices, axis=0, out=image[: len(indices)], mode="clip"
+            )  # "raise" copies twice
             label[: len(indices)] = self.source.labels[indices]
         else:
             for row, (epoch, index) in enumerate(zip(epochs.tolist(), indices.tolist(), strict=True)):
@@ -140,7 +142,8 @@ def _follow_the_parent(worker: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:
-        multiprocessing.parent_process().join()
+        if parent := multiprocessing.parent_process():
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True, name="parent").start()

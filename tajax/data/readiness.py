@@ -124,7 +124,7 @@ def _check(name: str, data_dir: Path, *, overlap: bool, progress: Progress | Non
         counts["train"] += counts.pop("val")
     if not expected or counts == expected or (task.manifest and _own_manifest(task, data_dir / name)):
         return Readiness(name, "ready", origin, counts, expected, overlaps=overlaps)
-    advice = (
+    advice: tuple[str, ...] = (
         f"{origin} has {_words(counts)} images; the table expects {_words(expected)}. It opens, but its figures are "
         "not the papers'.",
     )
@@ -147,7 +147,7 @@ def _expected(name: str, spec: TaskSpec | None) -> dict[str, int]:
 
 
 def _own_manifest(task: Task, folder: Path) -> bool:
-    return str(task.manifest["rule"]).startswith(str(folder))  # a list of the user's: its counts are meant
+    return str((task.manifest or {})["rule"]).startswith(str(folder))  # a list of the user's: its counts are meant
 
 
 def _words(counts: Mapping[str, int]) -> str:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -162,7 +162,7 @@ class RecordSource:
         origin: for messages.
     """
 
-    records: Sequence[Mapping[str, object]]
+    records: Sequence[Mapping[str, Any]]
     image_key: str
     label_key: str
     num_classes: int
@@ -172,7 +172,7 @@ class RecordSource:
     def __len__(self) -> int:  # noqa: D105
         return len(self.records)
 
-    def record(self, index: int) -> Mapping[str, object]:
+    def record(self, index: int) -> Mapping[str, Any]:
         """The record itself.
 
         Raises:

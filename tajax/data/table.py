@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from tajax.data import prompts
 from tajax.data.builders import ALL
@@ -54,7 +55,7 @@ def _row(
     train: int,
     test: int,
     splits: Mapping[str, str] = _TRAIN_TEST,
-    **more,
+    **more: Any,
 ) -> TaskSpec:
     return TaskSpec(
         dataset,

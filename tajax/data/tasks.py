@@ -13,7 +13,7 @@ import numpy as np
 
 from tajax.data import catalog, draws, local, manifests, prompts
 from tajax.data.local import Contents
-from tajax.data.sources import Source, rows_of
+from tajax.data.sources import RecordSource, Source, rows_of
 from tajax.data.table import BUNDLED, TASKS, TaskSpec
 
 CUT_SEED = 0  # of validation splits that are cut here; fixed, and apart from the seed of any run
@@ -167,7 +167,9 @@ def _from_table(name: str, data_dir: Path) -> Task:
         names = _catalogue_names(spec, contents.class_names, dataset, names_file)
     record = None
     if spec.manifest:
-        splits, record = manifests.divide(contents.splits["train"], contents.class_names, spec.manifest, folder)
+        whole = contents.splits["train"]
+        assert isinstance(whole, RecordSource)  # of TFDS
+        splits, record = manifests.divide(whole, contents.class_names, spec.manifest, folder)
         contents = contents._replace(splits=splits)
     return _task(name, contents, names, spec, origin=dataset, manifest=record)
 

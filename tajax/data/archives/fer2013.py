@@ -101,7 +101,7 @@ def _table_examples(found: Found, split: str) -> Examples:
     for line, row in _rows(read(found.store, found.name), where, usage=whole):
         place = f"{where} line {line}"
         label = check_label(row["emotion"], len(CLASSES), place)
-        usage = (row["usage"] or "").strip() if whole else None
+        usage = (row["usage"] or "").strip() if whole else ""
         if whole and usage not in _USAGE:
             raise BadArchiveError(f"{place} has Usage {usage!r}; expected one of {', '.join(_USAGE)}")
         if not whole or _USAGE[usage] == split:

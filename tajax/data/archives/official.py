@@ -68,7 +68,7 @@ def find(part: Part, stores: Sequence[Store]) -> Found | None:
     return None
 
 
-class OfficialArchives(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class OfficialArchives(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # untyped TFDS
     """A data set read from its publisher's files, found in the manual directory, unpacked or as they come.
 
     A subclass gives `PLACE` (which entries of the manual directory are its own), `DIRECTORY` (the name of one),
@@ -108,13 +108,14 @@ class OfficialArchives(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     @classmethod
     def missing_text(cls, missing: Sequence[str], manual: Path) -> str:
         """What is missing, and what to download and where to put it."""
+        parts = [cls.PARTS[name] for name in missing]
         lines = [f"{cls.name} needs files that are not in {manual}:"]
-        lines += [f"  {part.what} (official file: {part.file})" for part in map(cls.PARTS.get, missing)]
+        lines += [f"  {part.what} (official file: {part.file})" for part in parts]
         lines.append(
             f"Put the files there as they are, or unpacked; those with other names into {manual / cls.DIRECTORY}."
         )
         lines.append(cls.SOURCE)
-        urls = list(dict.fromkeys(part.url for part in map(cls.PARTS.get, missing) if part.url))
+        urls = list(dict.fromkeys(part.url for part in parts if part.url))
         if urls:
             lines.append("Addresses: " + " ".join(urls))
         return "\n".join(lines)
@@ -128,8 +129,8 @@ class OfficialArchives(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if self._located is None:
             located = self.parts_in(manual)
             missing = [name for name, place in located.items() if place is None]
-            urls = [self.PARTS[name].url for name in missing]
-            if missing and None in urls:
+            urls = [url for name in missing if (url := self.PARTS[name].url) is not None]
+            if len(urls) < len(missing):
                 raise BadArchiveError(self.missing_text(missing, manual))
             try:
                 network.check(urls)
@@ -143,8 +144,9 @@ class OfficialArchives(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             manual = Path(dl_manager.manual_dir)
         except AssertionError:  # TFDS: absent or empty
             manual = Path(self.data_path.parents[1], "downloads", "manual")
-        found = self.locate(manual)
-        found = found | self._fetch([name for name, place in found.items() if place is None], dl_manager)
+        located = self.locate(manual)
+        found = {name: place for name, place in located.items() if place is not None}
+        found |= self._fetch([name for name in located if name not in found], dl_manager)
         return {split: self._generate_examples(examples) for split, examples in self._splits(found).items()}
 
     def _generate_examples(self, examples: Examples) -> Examples:

@@ -34,7 +34,7 @@ def encode_png(picture: np.ndarray) -> io.BytesIO:
     return file
 
 
-class _TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _TaskBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # untyped TFDS
     """What the builders of the tasks have in common: everything but the record that describes the task."""
 
     SPEC: TaskSpec
@@ -93,9 +93,8 @@ class TajaxScenes(tfds.core.GeneratorBasedBuilder):
             yield index, {"image": encode_png(picture), "caption": caption}
 
 
-BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
-    builder.name: builder for builder in (TajaxScenes, *map(_task_builder, tasks.ALL.values()))
-}
+_ALL: tuple[type[tfds.core.GeneratorBasedBuilder], ...] = (TajaxScenes, *map(_task_builder, tasks.ALL.values()))
+BUILDERS = {builder.name: builder for builder in _ALL}
 TASK_NAMES = tuple(f"tajax_{name}" for name in tasks.SPECS)
 
 

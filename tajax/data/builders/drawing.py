@@ -154,8 +154,8 @@ def coverage(mask: Mask) -> Float[np.ndarray, "32 32"]:
     return np.asarray(mask.reduce(SCALE), np.float32) * np.float32(1 / 255)
 
 
-def paint(picture: np.ndarray, cover: np.ndarray, color: np.ndarray) -> None:
-    """Lay `color`, [3] or [32, 32, 3], over `picture` [32, 32, 3] in place, weighed by `cover` [32, 32]."""
+def paint(picture: np.ndarray, cover: np.ndarray, color: np.ndarray | np.floating) -> None:
+    """Lay `color`, [3], [32, 32, 3] or a grey, over `picture` [32, 32, 3] in place, weighed by `cover` [32, 32]."""
     picture += cover[..., None] * (color - picture)
 
 

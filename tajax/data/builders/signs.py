@@ -14,7 +14,7 @@ from tajax.data.builders.drawing import CANVAS, SCALE, Pose, coverage, glyph, pl
 from tajax.data.builders.figures import regular
 from tajax.data.builders.randomness import between, pick
 
-Paint = dict[str, tuple[int, int, int]]
+Paint = dict[str, tuple[int, ...]]
 
 _DISC = regular(36)
 _DIAMOND = regular(4)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import PIL.Image
 
 from tajax.data.builders.colors import sample_color
 from tajax.data.builders.concepts import (
@@ -96,7 +97,7 @@ def _draw_letter(rng: np.random.Generator, label: int, nuisance: Nuisance) -> np
     mirrored = standing(rng, nuisance)
     mirrored = mirrored._replace(x=mirrored.x + between(rng, -8, 8), radius=mirrored.radius * 0.8)
     behind = glyph(pick(rng, LETTERS), mirrored)
-    return letterpress(rng, type_, behind.transpose(0), nuisance)  # 0: left and right exchanged
+    return letterpress(rng, type_, behind.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT), nuisance)
 
 
 def _draw_texture(rng: np.random.Generator, label: int, nuisance: Nuisance) -> np.ndarray:
