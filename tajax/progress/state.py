@@ -46,8 +46,10 @@ class Stage:
         each: whether an item is worth a line of its own where there is no terminal.
         items: in their order; known when the stage begins.
         state: one of `WAITING`, `RUNNING`, `DONE`, `STOPPED`.
-        began, ended: seconds of a clock; None before.
-        first, latest: `(time, units)` when this process had done its first units and its latest.
+        began: seconds of a clock; None before.
+        ended: likewise.
+        first: `(time, units)` when this process had done its first units.
+        latest: the same of its latest.
         note: its key number.
     """
 
