@@ -54,8 +54,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(jax|jaxlib|jaxtyping|numpy|np|scipy|os|pathlib|collections|flax|optax|ml_collections)\..*"),
     ("py:class", "Array|ArrayLike|Bool|CLIPTokenizer|ConfigDict|DTypeLike|Float|Int|Num|Path|PyTree|UInt8|ndarray"),
     ("py:class", "AffineStep|BatchT|FeaturesStep|Fields|Indices|Metrics|Output|Progress|Record|ResponsesStep"),
-    ("py:.*", r"(tajax\.)?(\w+\.)*(Interrupted|Source|SplitRule|State|_TowerConfig)"),  # of inner modules
-    ("py:class", "State|SweepStep|TrainStep|Unlogged"),
+    ("py:.*", r"(tajax\.)?(\w+\.)*(Interrupted|Item|Plan|Source|SplitRule|State|_TowerConfig)"),  # of inner modules
+    ("py:class", "State|SweepStep|Thing|TrainStep|Unlogged"),
 ]
 napoleon_use_ivar = True
 napoleon_numpy_docstring = False

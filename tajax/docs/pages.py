@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 
 from tajax import config
+from tajax.config.comments import field_comments
 
 LINK = re.compile(r"^- \[[^\]]+\]\(([^)#:]+)\.(?:md|rst|ipynb)\)", re.MULTILINE)
-FIELD = re.compile(r"^    (\w+)\.(\w+) = (?:.*?)  # (.*)$", re.MULTILINE)
-SECTION = re.compile(r"^    config\.(\w+) = \w+ = ConfigDict\(\)(?:  # (.*))?$", re.MULTILINE)
-
-
 NAME = re.compile(r"(?<![\[`])`(tajax\.[\w.]+)`(?![\]`])")
 
 
@@ -60,20 +56,17 @@ def with_links(text: str) -> str:
 
 def field_tables() -> str:
     """A table of each section of `tajax.config.default_config`: field, default, and what the comment beside it says."""
-    text = inspect.getsource(config.default_config)
-    about = {name: comment for name, comment in SECTION.findall(text)}
-    fields = [(section, name, comment) for section, name, comment in FIELD.findall(text) if name not in about]
-    values, made = config.flatten(config.default_config()), []
-    for section in dict.fromkeys(section for section, _, _ in fields):
-        title = "The run" if section == "config" else f"``{section}``"
-        made += ["", title, "~" * len(title), "", about.get(section, "").capitalize() + ".", "" * 2]
-        if not about.get(section):
-            made[-2:] = []
+    about, values = field_comments(), config.flatten(config.default_config())
+    made: list[str] = []
+    for section in dict.fromkeys(field.rpartition(".")[0] for field in values):
+        title = f"``{section}``" if section else "The run"
+        made += ["", title, "~" * len(title), ""]
+        made += [_escaped(about[section]).capitalize() + ".", ""] if section in about else []
         made += [".. list-table::", "   :header-rows: 1", "   :widths: 28 22 50", ""]
         made += _row("field", "default", "what it is, unit; who reads it")
-        for name, comment in ((name, comment) for owner, name, comment in fields if owner == section):
-            field = name if section == "config" else f"{section}.{name}"
-            made += _row(f"``{field}``", f"``{_shown(field, values[field])}``", _escaped(comment))
+        for field, value in values.items():
+            if field.rpartition(".")[0] == section:
+                made += _row(f"``{field}``", f"``{_shown(field, value)}``", _escaped(about.get(field, "")))
     return "\n".join(made) + "\n"
 
 
@@ -90,6 +83,4 @@ def _row(*cells: str) -> list[str]:
 
 
 def _escaped(comment: str) -> str:
-    choices = vars(config.fields) | {"REGIMES": config.REGIMES}
-    comment = re.sub(r"one of ([A-Z_]+)\b", lambda name: f"one of {', '.join(choices[name[1]])}", comment)
-    return re.sub(r"([*|_@])", r"\\\1", comment)
+    return re.sub(r"([*|_@`])", r"\\\1", comment)
