@@ -26,6 +26,8 @@ _SCORES = ("top1", "normalized_top1", "control_top1", "val_top1", "summary", "re
 _KINDS = ("split", "vector", "distance", "reading", "kernel")  # fields that tell records of one stage and task apart
 _NOT_CURVES = ("step", "seed", "elapsed_seconds")
 THOUSANDTHS = 1000
+_LARGEST = 1e15  # a step times a thousand is a 64-bit number
+_LONGEST = 120  # letters of a name
 _TIMED = 1.0  # seconds between records from which a rate is taken: their clock has tenths
 
 
@@ -59,7 +61,7 @@ class Translation:
     def __init__(self, images: Mapping[str, int]):
         self.images = images
         self.clock_began = 0.0
-        self.timed: dict[tuple[object, object], tuple[int, float]] = {}
+        self.timed: dict[tuple[str, str], tuple[int, float]] = {}
 
     def __call__(self, record: Record) -> list[Point]:
         """The points of one record."""
@@ -69,9 +71,8 @@ class Translation:
             self.clock_began = _epoch(record.get("time")) - elapsed
             return []
         time, run = self.clock_began + elapsed, whose(record)
-        return [
-            Point(run, stage, name, step, value, time) for name, step, value in self._numbers(stage, record, elapsed)
-        ]
+        found = self._numbers(stage, record, elapsed)
+        return [Point(run, _plain(stage), _plain(name), step, value, time) for name, step, value in found]
 
     def _numbers(self, stage: str, record: Record, elapsed: float) -> Iterator[tuple[str, int, float]]:
         if stage in _TRAINING:
@@ -93,7 +94,7 @@ class Translation:
                     yield _named(record, name), 0, number
 
     def _rate(self, stage: str, record: Record, step: int, elapsed: float) -> float | None:
-        key = stage, record.get("task")
+        key = stage, whose(record)
         before = self.timed.setdefault(key, (step, elapsed))
         if elapsed - before[1] < _TIMED or stage not in self.images:
             return None
@@ -110,7 +111,12 @@ def whose(record: Record) -> str:
     """
     tasks = record.get("tasks")
     named = " and ".join(map(str, tasks)) if isinstance(tasks, list) else str(record.get("task") or record.get("stage"))
-    return re.sub(r"[^\w.-]+", "_", named).strip("._-") or "run"
+    return _plain(named).strip("._-") or "run"
+
+
+def _plain(name: str) -> str:
+    """The name as tags and directories can have it."""
+    return re.sub(r"[^\w.-]+", "_", name)[:_LONGEST]
 
 
 def _named(record: Record, name: str) -> str:
@@ -121,11 +127,14 @@ def _named(record: Record, name: str) -> str:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """A number that is one: records may have been changed by somebody."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < _LARGEST else None
 
 
 def _epoch(time: object) -> float:
     try:
         return datetime.datetime.fromisoformat(str(time)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         return 0.0

@@ -131,8 +131,6 @@ def _best_of_grid(experiment: Experiment, single: Mapping[str, float]) -> float:
 
 def _best_of_all(experiment: Experiment, tau: Params, single: Mapping[str, float]) -> float:
     """Records the grid and the exact optimum, both from one pass over each task's images."""
-    if recorded := experiment.find(stage="exact_scaling_coef"):
-        return recorded[0]["scaling_coef"]
     grid = np.array(experiment.config.evaluate.scaling_coefs)
     step = make_affine_step(experiment.encode_eval, devices=experiment.devices)
 
@@ -146,6 +144,8 @@ def _best_of_all(experiment: Experiment, tau: Params, single: Mapping[str, float
         return metrics.compute_each(tally_at(rows, labels, np.ones(len(labels), bool), grid[:, None]))
 
     _sweep(experiment, at_grid)
+    if recorded := experiment.find(stage="exact_scaling_coef"):
+        return recorded[0]["scaling_coef"]
     best = exact_scaling_coef(
         [correct_intervals(*seen(task), np.ones(1)) for task in experiment.tasks],
         [single[task.name] for task in experiment.tasks],

@@ -99,9 +99,6 @@ def _best_of_grid(experiment: Experiment, control: data.Task, required: float) -
 
 def _best_of_all(experiment: Experiment, control: data.Task, taus: Vectors, required: float) -> dict[str, Negation]:
     """Records the grid and the exact optima, all of them from one pass over each task's images."""
-    recorded = {r["task"]: r for r in experiment.find(stage="exact_negation_coef")}
-    if recorded.keys() == taus.keys():
-        return {name: Negation(*(record[field] for field in Negation._fields)) for name, record in recorded.items()}
     step = make_affine_step(experiment.encode_eval, devices=experiment.devices)
 
     @functools.cache
@@ -115,6 +112,9 @@ def _best_of_all(experiment: Experiment, control: data.Task, taus: Vectors, requ
         return metrics.compute_each(tally_at(images, labels, np.ones(len(labels), bool), rows))
 
     _record_sweeps(experiment, control, taus, at_grid)
+    recorded = {r["task"]: r for r in experiment.find(stage="exact_negation_coef")}
+    if recorded.keys() == taus.keys():
+        return {name: Negation(*(record[field] for field in Negation._fields)) for name, record in recorded.items()}
     grid, chosen = experiment.config.evaluate.scaling_coefs, {}
     for task, direction in zip(experiment.tasks, -np.eye(len(taus)), strict=True):
         intervals = correct_intervals(*seen(task), -np.ones(1)), correct_intervals(*seen(control), direction)

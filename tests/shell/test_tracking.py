@@ -137,7 +137,10 @@ def test_a_process_that_goes_on_leaves_the_files_of_one_that_was_not_killed(begi
 def test_records_that_somebody_changed_write_nowhere_else(begin, tmp_path):
     tracker = begin([{"stage": "zero_shot", "task": "../../outside", "split": "test", "top1": "high", "loss": 1.0}])
     tracker({"stage": "sweep", "task": "../..", "scaling_coef": 0.5, "top1": 0.5})
-    tracker({"stage": "run", "time": "yesterday"})
+    tracker({"stage": "sweep", "task": "long" * 100, "split": "\ud800", "scaling_coef": 10**400, "top1": 0.5})
+    tracker({"stage": "finetune", "task": {"a": 1}, "step": float("inf"), "elapsed_seconds": "1", "loss": 10**30})
+    for time in ("yesterday", "0001-01-01", 5, None):
+        tracker({"stage": "run", "time": time})
     assert {path.parts[0] for path in map(Path, contents(tmp_path))} == {"tensorboard"}
 
 
