@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(latex.latex(tables))
     else:
         show(table for section in composed.sections for table in section.tables)
+    for notice in composed.notices:
+        print(f"note: {notice}", file=sys.stderr)
     print(f"report: {out}", file=sys.stderr)
     for path in drawn:
         print(f"figure: {path}", file=sys.stderr)

@@ -116,8 +116,9 @@ def series(runs: Iterable[Run]) -> Series:
     differing = [name for name in settings[0] if len({values[name] for values in settings}) > 1] if runs else []
     together: Series = {}
     for run, values, tasks in zip(runs, settings, _of_tasks(runs), strict=True):
-        parts = [str(run.field("regime", "run")), *(values[name] for name in differing if name != "regime"), tasks]
-        together.setdefault(", ".join(part for part in parts if part), []).append(run)
+        differs = ", ".join(filter(None, (*(values[name] for name in differing if name != "regime"), tasks)))
+        regime = str(run.field("regime", "run"))
+        together.setdefault(f"{regime} ({differs})" if differs else regime, []).append(run)
     for more in (
         lambda run: re.sub(r"[_-]?\d+$", "", run.workdir.name),
         lambda run: str(run.records[0]["config_hash"]),

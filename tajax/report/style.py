@@ -56,11 +56,17 @@ class Figure(NamedTuple):
 
 
 def colors(names: Iterable[str]) -> altair.Scale:
-    """Colours of series: a regime has its own, whatever stands beside it."""
+    """Colours of series: a regime has its own, whatever stands beside it, and if it is there once whatever its kind."""
     import altair
 
     names = list(names)
-    known = {name: COLORS[name] for name in names if name in COLORS}
+    regimes = [name.partition(" (")[0] for name in names]
+    once = len(set(regimes)) == len(regimes)
+    known = {
+        n: COLORS[regime]
+        for n, regime in zip(names, regimes, strict=True)
+        if regime in COLORS and (once or n in COLORS)
+    }
     left = itertools.cycle([color for color in OTHERS if color not in known.values()] or OTHERS)
     return altair.Scale(domain=names, range=[known.get(name) or next(left) for name in names])
 

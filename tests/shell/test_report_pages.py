@@ -127,7 +127,7 @@ def test_what_is_unfinished_or_of_other_tasks_is_said_first(places):
     few = run._replace(config=config | {"tasks": ["shapes"]}, workdir=run.workdir.parent / "few")
     composed = sections.compose([run._replace(config=config), few])
     assert any("not comparable" in notice for notice in composed.notices)
-    assert [row[0] for row in composed.sections[0].tables[0].rows] == ["attention, 3 tasks", "attention, 1 task"]
+    assert [row[0] for row in composed.sections[0].tables[0].rows] == ["attention (3 tasks)", "attention (1 task)"]
 
 
 def test_maps_and_matrices_are_means_over_seeds_and_regimes_stand_beside_each_other(places):
