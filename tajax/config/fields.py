@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict, config_dict
 
+from tajax.merging import METHODS
+
 WORKFLOWS: Mapping[str, str] = {  # each a module in tajax/workflows, and the question it answers
     "single_task": "how good one fine-tuned model is at each task",
     "task_addition": "how much of every task one merged model keeps: θ₀ + α Σ τ, α tuned on validation",
@@ -23,7 +25,7 @@ HEADS = ("zero_shot", "linear_probe")
 SPLITS = ("train", "val", "test")
 KERNEL_OUTPUTS = ("trace", "diagonal", "full")
 SCENES = ("small", "large")
-MERGING_METHODS = ("dare", "task_arithmetic", "ties", "weight_average")
+MERGING_METHODS = tuple(METHODS)
 
 BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
 PROTOCOL_TASKS = ("cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
@@ -67,7 +69,7 @@ READERS = {
 
 
 def default_config() -> ConfigDict:
-    """Every field with its default: the published protocol (papers.md §1) on the bundled model and tasks.
+    """Every field with its default: the published protocol (Ilharco et al. 2023) on the bundled model and tasks.
 
     Returns:
         A locked `ConfigDict`: assigning to an unknown field raises `AttributeError` with the nearest name.

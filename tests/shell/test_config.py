@@ -13,8 +13,7 @@ from ml_collections import config_flags
 from tajax import config as tc
 from tajax import data
 from tajax.config import checks
-from tajax.config.fields import MERGING_METHODS, READERS
-from tajax.merging import METHODS
+from tajax.config.fields import READERS
 from tajax.trees import RULES
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -250,10 +249,6 @@ def test_checkpoints_are_one_for_each_task_or_a_pattern():
     config.checkpoints, config.task_vectors = ("a", "b"), "runs/x"
     with pytest.raises(ValueError, match="both given; give one"):
         tc.validate(config)
-
-
-def test_merging_methods_are_those_of_the_library():
-    assert MERGING_METHODS == tuple(METHODS)
 
 
 def test_operational_fields_exist():
