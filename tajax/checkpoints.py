@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +117,9 @@ class Writer:
         """Nothing is opened; see `__exit__`."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Waits for what is being written. If the block failed, its error counts and not that of the writing."""
         try:
             self.wait()
@@ -235,7 +237,7 @@ def _by_path(state: object) -> dict[str, object]:
     return {jax.tree_util.keystr(path, simple=True, separator="/") or "state": leaf for path, leaf in pairs}
 
 
-def _abstract(leaf: object) -> jax.ShapeDtypeStruct:
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=sharding)
 

@@ -272,7 +272,7 @@ def pointwise_sums(
     grid: Float[np.ndarray, " A"],
     alone: Sequence[Array],
     outputs: Callable[[tuple[float, float]], Array],
-    mask: Bool[Array | np.ndarray, " B"],
+    mask: Bool[Array, " B"],
     *head: Head,
 ) -> Float[np.ndarray, "D A A"]:
     """What a second vector does to the outputs of one batch, Σ_x dist(f at α alone, f at α and β), point by point.

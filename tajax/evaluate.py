@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from tajax import metrics, parallel, trees
@@ -54,17 +55,17 @@ def make_sweep_step(
         lack leaves that are zero in all of them: those cost neither memory nor tangents.
     """
 
-    def affine(pretrained, taus, coefs, head, batch):
+    def affine(pretrained: Params, taus: tuple[Trained, ...], coefs: Array, head: Head, batch: Batch) -> Tally:
         rows = _affine_rows(encode, pretrained, taus, head, batch)
         return tally_at(rows, batch.label, batch.mask, coefs)
 
-    def pointwise(pretrained, taus, coef, head, batch):
+    def pointwise(pretrained: Params, taus: tuple[Trained, ...], coef: Array, head: Head, batch: Batch) -> Tally:
         params = _edited(pretrained, taus, coef) if taus else pretrained
         return tally(head_logits(encode(params, batch.image), head), batch.label, batch.mask)
 
     summed = parallel.sum_over_devices(affine if linearized else pointwise, devices)
 
-    def step(pretrained, taus, coefs, head, batch):
+    def step(pretrained: Params, taus: Sequence[Trained], coefs: Array, head: Head, batch: Batch) -> Tally:
         batch = parallel.share_batch(batch, devices)
         if linearized:
             return summed(pretrained, taus, coefs, head, batch)
@@ -86,7 +87,7 @@ def make_affine_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None = 
         and the labels, −1 for padding.
     """
 
-    def affine(pretrained, taus, head, batch):
+    def affine(pretrained: Params, taus: tuple[Trained, ...], head: Head, batch: Batch) -> tuple[Array, Array, Array]:
         scores, gram, _ = _affine_rows(encode, pretrained, taus, head, batch)
         return scores, gram, jnp.where(batch.mask, batch.label, -1)
 
@@ -106,7 +107,7 @@ def make_features_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None 
         vectors may lack leaves, as in `make_sweep_step`.
     """
 
-    def features(pretrained, taus, coefs, batch):
+    def features(pretrained: Params, taus: tuple[Trained, ...], coefs: Array, batch: Batch) -> Array:
         return encode(_edited(pretrained, taus, coefs), batch.image)
 
     return parallel.rows_over_devices(features, devices)
@@ -124,7 +125,7 @@ def make_responses_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None
         `parallel.share_batch`. The task vectors may lack leaves, as in `make_sweep_step`.
     """
 
-    def responses(pretrained, taus, batch):
+    def responses(pretrained: Params, taus: tuple[Trained, ...], batch: Batch) -> Array:
         tangents, mask = _tangents(pretrained, taus)
         origin, pushed = linear_responses(encode, pretrained, tangents, batch.image, mask=mask)
         return jnp.concatenate([origin[None], pushed]).swapaxes(0, 1)
@@ -147,15 +148,15 @@ def _affine_rows(
 
 def _tangents(pretrained: Params, taus: Sequence[Trained]) -> tuple[list[Params], Mask]:
     """The whole task vectors, zero at the leaves that they lack, and the mask of those that they have."""
-    flats = [trees.flatten_paths(tau) for tau in taus]
+    flats: list[Any] = [trees.flatten_paths(tau) for tau in taus]
     mask = _moved(pretrained, flats)
     _, restore = trees.split(jax.tree.map(jnp.zeros_like, pretrained), mask)
     return list(map(restore, flats)), mask
 
 
-def _moved(pretrained: Params, taus: Sequence[Trained]) -> Mask:
+def _moved(pretrained: Params, taus: Sequence[Mapping[str, ArrayLike]]) -> Mask:
     """True at the leaves that the task vectors hold."""
-    held = set().union(*taus)
+    held: set[str] = set().union(*taus)
     return jax.tree.unflatten(jax.tree.structure(pretrained), [p in held for p in trees.flatten_paths(pretrained)])
 
 
@@ -197,7 +198,8 @@ def sweep(
         raise ValueError(f"coefs row {int(np.argmin(np.isfinite(coefs).all(axis=1)))} is not finite")
     pretrained, taus, head = _place(pretrained, taus, head, devices)
     total = None
-    for partial in _paced(step(pretrained, taus, coefs, head, batch) for batch in batches):
+    grid: Any = coefs  # which the step takes as it takes arrays of JAX
+    for partial in _paced(step(pretrained, taus, grid, head, batch) for batch in batches):
         total = partial if total is None else metrics.add(total, partial)
     if total is None:
         raise ValueError("the data set is empty: no batch to evaluate")
@@ -242,7 +244,8 @@ def affine_split(
     classes = int(head.num_classes)
     rows = [(scores[k, :, :classes], gram[k], labels[k]) for (scores, gram, labels), k in zip(parts, kept, strict=True)]
     scores, gram, labels = (np.concatenate(leaves) for leaves in zip(*rows, strict=True))
-    return AffineSplit(AffineLogits(scores, gram, np.int32(classes)), labels)
+    host: tuple[Any, ...] = (scores, gram, np.int32(classes))
+    return AffineSplit(AffineLogits(*host), labels)
 
 
 def _place(
@@ -252,7 +255,8 @@ def _place(
     for index, tau in enumerate(taus):
         trees.check_same_tree(pretrained, tau, what=("pretrained", f"task vector {index}"))
         trees.check_finite(tau, f"task vector {index}")
-    return parallel.replicate((pretrained, tuple(trees.moved_leaves(taus)), head), devices)
+    moved: tuple[Any, ...] = tuple(trees.moved_leaves(taus))
+    return parallel.replicate((pretrained, moved, head), devices)
 
 
 def _paced(results: Iterable[Result]) -> Iterator[Result]:

@@ -14,7 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ import optax
 from tajax import interrupts, optim, parallel
 from tajax.linearize import linearize, split
 from tajax.losses import cross_entropy, head_logits
-from tajax.types import ApplyFn, Batch, Head, Mask, Params
+from tajax.types import ApplyFn, Batch, Head, Mask, Params, Trained
 
 
 class TrainState(NamedTuple):
@@ -78,7 +78,9 @@ def make_train_step(
         rows that count), `top1` and `grad_norm`. The state given is donated: do not use it again.
     """
 
-    def loss_sum(trained, params, pretrained, head, batch):
+    def loss_sum(
+        trained: Trained, params: Params, pretrained: Params, head: Head, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
         apply_fn = linearize(encode, pretrained, mask=mask) if linearized else encode
         _, restore = split(params, mask)
         features = apply_fn(restore(trained), batch.image)
@@ -87,7 +89,7 @@ def make_train_step(
         losses = jnp.where(batch.mask, cross_entropy(logits, batch.label), 0)  # labels of padding may be anything
         return jnp.sum(losses), jnp.sum(hits)
 
-    def summed_grads(params, pretrained, head, batch):
+    def summed_grads(params: Params, pretrained: Params, head: Head, batch: Batch) -> Any:
         trained, _ = split(params, mask)
         grad_fn = jax.value_and_grad(loss_sum, has_aux=True)
         if accumulation_steps == 1:
@@ -97,12 +99,12 @@ def make_train_step(
         shapes = jax.eval_shape(grad_fn, trained, params, pretrained, head, jax.tree.map(lambda a: a[0], parts))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        def accumulate(total, part):
+        def accumulate(total: Any, part: Batch) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, grad_fn(trained, params, pretrained, head, part)), None
 
         return jax.lax.scan(accumulate, zeros, parts)[0]
 
-    def step(state, pretrained, head, batch):
+    def step(state: TrainState, pretrained: Params, head: Head, batch: Batch) -> tuple[TrainState, Metrics]:
         (loss, hits), grads = summed_grads(state.params, pretrained, head, batch)
         count = jnp.maximum(jnp.sum(batch.mask), 1)
         grads = jax.tree.map(lambda g: g / count, grads)
@@ -163,7 +165,7 @@ def train(
         Interrupted: the process was asked to end, and did its last step and checkpoint.
     """
     stream = iter(batches)
-    pending: list[Metrics] = list(unlogged)
+    pending: list[Any] = list(unlogged)  # metrics, on devices until somebody wants them
     kept_at = time.monotonic()
     with interrupts.deferred():
         for index in range(int(state.step), num_steps):
@@ -179,15 +181,15 @@ def train(
             log = done % log_every == 0 or done == num_steps
             late = checkpoint_seconds is not None and time.monotonic() - kept_at >= checkpoint_seconds
             due = late or (checkpoint_every is not None and done % checkpoint_every == 0)
-            keep = on_checkpoint is not None and (stop or (due and done < num_steps))
-            if log or keep:
+            keep = bool(stop or (due and done < num_steps))
+            if log or (keep and on_checkpoint):
                 pending = _on_host(pending)
                 _check_finite(pending, last_step=done, describe=describe, advice=advice)
             if log:
                 if on_log:
                     on_log(done, _means(pending))
                 pending = []
-            if keep:
+            if keep and on_checkpoint:
                 on_checkpoint(state, tuple(pending))
                 kept_at = time.monotonic()
             if stop:
@@ -204,7 +206,7 @@ def finetune(
     batches: Iterable[Batch],
     *,
     devices: Sequence[jax.Device] | None = None,
-    **options: object,
+    **options: Any,
 ) -> TrainState:
     """`train` on every device: the state after so many steps of fine-tuning under a frozen head.
 
@@ -224,7 +226,7 @@ def finetune(
         NonFiniteLossError, ValueError, Interrupted: as `train`.
     """
     devices = jax.local_devices() if devices is None else devices
-    state, pretrained, head = (parallel.replicate(tree, devices) for tree in (state, pretrained, head))
+    state, pretrained, head = parallel.replicate((state, pretrained, head), devices)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return train_step(state, pretrained, head, parallel.split_batch(batch, devices))

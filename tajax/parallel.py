@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +16,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tajax.types import Batch
+
+Tree = TypeVar("Tree")
 
 AXIS = "devices"
 _DELAY = 2  # steps: as far as `finetune.train` lets the host run ahead of the devices
@@ -92,7 +95,9 @@ def pad_batch(batch: Batch, multiple: int) -> Batch:
     missing = -len(batch.label) % multiple
     if not missing:
         return batch
-    return Batch(*(np.concatenate([a, np.zeros((missing, *a.shape[1:]), a.dtype)]) for a in map(np.asarray, batch)))
+    rows = [np.asarray(leaf) for leaf in batch]
+    leaves: list[Any] = [np.concatenate([a, np.zeros((missing, *a.shape[1:]), a.dtype)]) for a in rows]
+    return Batch(*leaves)
 
 
 def sum_over_devices(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
@@ -134,7 +139,7 @@ def _on_each(step: Callable, devices: Sequence[jax.Device], reduced: Callable, *
     if len(devices) == 1:
         return jax.jit(step)
 
-    def share(constants, batch):
+    def share(constants: tuple[Any, ...], batch: Batch) -> Any:
         return reduced(step(*constants, batch))
 
     mapped = jax.pmap(share, axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=devices)
@@ -184,7 +189,7 @@ def _placed(batch: Batch, devices: Sequence[jax.Device]) -> Batch:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
 
 
-def replicate(tree, devices: Sequence[jax.Device] | None = None):
+def replicate(tree: Tree, devices: Sequence[jax.Device] | None = None) -> Tree:
     """The tree with a copy of every leaf on every device, placed once rather than at each call.
 
     With several processes the tree has to be the same in all of them.
@@ -202,10 +207,10 @@ def replicate(tree, devices: Sequence[jax.Device] | None = None):
     return jax.tree.map(placed, jax.device_put(on_this_process(tree), own))
 
 
-def on_this_process(tree):
+def on_this_process(tree: Tree) -> Tree:
     """The tree with this process's copy of every leaf that is replicated over several processes."""
 
-    def own(leaf):
+    def own(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return leaf.addressable_data(0)
         return leaf
@@ -213,12 +218,12 @@ def on_this_process(tree):
     return jax.tree.map(own, tree)
 
 
-def rows_of_all(tree):
+def rows_of_all(tree: Tree) -> Tree:
     """Arrays on the host with the rows of every process, in order; `tree` has those of this one."""
     return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else tree
 
 
-def from_first(tree):
+def from_first(tree: Tree) -> Tree:
     """The tree as the first process has it, bit for bit; the others give one with the same shapes and dtypes."""
     if jax.process_count() == 1:
         return tree

@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from absl import flags
@@ -60,24 +60,26 @@ def join(values: flags.FlagValues) -> None:
         ValueError: flags that say too little, or nothing that JAX can find the other processes by.
         OSError: the others did not come.
     """
-    explicit = {name: values[name].value for name in ("coordinator", "processes", "process")}
+    explicit: dict[str, Any] = {name: values[name].value for name in ("coordinator", "processes", "process")}
     missing = [f"--{name}" for name, value in explicit.items() if value is None]
     if len(missing) == len(explicit) and not values.distributed:
         return
     if missing and len(missing) < len(explicit):
         raise ValueError(f"{' and '.join(missing)} missing: --coordinator, --processes and --process go together.")
-    count, index = explicit["processes"], explicit["process"]
+    coordinator, count, index = explicit.values()
     if not missing and not 0 <= index < count:
         raise ValueError(f"--process={index} is none of the {count} processes; choose 0 to {count - 1}.")
-    if not missing and not explicit["coordinator"].rpartition(":")[2].isdigit():
-        raise ValueError(f"--coordinator={explicit['coordinator']} has no port; write HOST:PORT.")
-    where, patience = explicit["coordinator"] or "those that the cluster names", _START * values.patience
+    if not missing and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"--coordinator={coordinator} has no port; write HOST:PORT.")
+    where, patience = coordinator or "those that the cluster names", _START * values.patience
     print(f"Waiting for the other processes ({where}), {patience} s at most.", file=sys.stderr, flush=True)
     _end_quietly_where_jax_aborts()
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself
     try:
         jax.distributed.initialize(
-            *explicit.values(),
+            coordinator,
+            count,
+            index,
             initialization_timeout=patience,
             heartbeat_timeout_seconds=values.patience,
             shutdown_timeout_seconds=24 * 3600,  # for the first to write what is left; its death is noticed earlier
@@ -116,7 +118,7 @@ def agree(find: Callable[[], Value]) -> Value:
         return find()
     key = f"{_SHARED}{next(_numbers)}"
     if is_first():
-        global_state.client.key_value_set(key, json.dumps(found := find()))
+        _client().key_value_set(key, json.dumps(found := find()))
         return found
     return json.loads(_wait_for(key))
 
@@ -126,7 +128,7 @@ def meet() -> None:
     if joined():
         place = f"{_SHARED}{next(_numbers)}/"
         index, count = share()
-        global_state.client.key_value_set(f"{place}{index}", "")
+        _client().key_value_set(f"{place}{index}", "")
         for other in range(count):
             _wait_for(f"{place}{other}")
 
@@ -172,7 +174,7 @@ def leave(code: int, reason: str) -> int:
         return code
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first process has gone already
         note = json.dumps({"code": code, "reason": reason})
-        global_state.client.key_value_set(f"{_NOTES}{global_state.process_id}", note)
+        _client().key_value_set(f"{_NOTES}{global_state.process_id}", note)
         time.sleep(6 * _POLL if is_first() else 0)  # the note goes with the first process: time to read it
     os._exit(code)  # JAX would wait for the others, and they for this one
 
@@ -224,12 +226,17 @@ def _end_with(other: str, code: int, reason: str) -> None:
     os._exit(ENDED_WITH_ANOTHER)
 
 
+def _client() -> Any:
+    """JAX's store of keys, which there is once the processes have joined; JAX gives it no type."""
+    return global_state.client
+
+
 def _wait_for(key: str) -> str:
     """The value of a key that another process sets; signals are heeded meanwhile."""
     pause = 0.001
     while True:
         try:
-            return global_state.client.key_value_try_get(key)
+            return _client().key_value_try_get(key)
         except jax.errors.JaxRuntimeError as error:
             if "NOT_FOUND" not in str(error):
                 raise

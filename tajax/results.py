@@ -118,7 +118,7 @@ def by_config(records: Iterable[Record]) -> dict[object, list[Record]]:
 
 def seconds(records: Sequence[Record]) -> float:
     """Time over all processes that worked on a run: each starts its clock anew."""
-    clocks = [float(r["elapsed_seconds"]) for r in records if "elapsed_seconds" in r]
+    clocks = [float(clock) for r in records if isinstance(clock := r.get("elapsed_seconds"), int | float)]
     return sum(now for now, after in zip(clocks, [*clocks[1:], -1.0], strict=True) if after < now)
 
 

@@ -75,7 +75,8 @@ def push_to_hub(
         commit = api.create_commit(repo_id, operations, commit_message=message, revision=revision)
     except (HTTPError, OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        kind = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}.get(status, ConnectionError)
+        kinds: dict[int | None, type[OSError]] = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
+        kind = kinds.get(status, ConnectionError)
         raise kind(f"Cannot push {path} to {repo_id!r}, nothing was committed: {hub.reason(error)}.") from error
     return f"{repo_id}@{commit.oid}"
 

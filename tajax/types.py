@@ -44,13 +44,16 @@ class MergeFn(Protocol):
 
 
 class Batch(NamedTuple):
-    """Labelled images bound for the device. Rows with a False mask are padding and count for nothing."""
+    """Labelled images bound for the device. Rows with a False mask are padding and count for nothing.
 
-    image: UInt8[Array | np.ndarray, "B H W 3"]
+    On the host the leaves are NumPy arrays, which JAX's functions take as well as its own.
+    """
+
+    image: UInt8[Array, "B H W 3"]
     """Pixels after resize and crop, before normalisation."""
-    label: Int[Array | np.ndarray, " B"]
+    label: Int[Array, " B"]
     """Class index, int32. Any value in padded rows."""
-    mask: Bool[Array | np.ndarray, " B"]
+    mask: Bool[Array, " B"]
     """False in padded rows."""
 
 

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +123,7 @@ def save_task_vector(
     _decoded(texts, what)
     trees.check_finite(tau, what)
     leaves = {name: np.asarray(leaf) for name, leaf in trees.flatten_paths(tau).items()}
-    trained = trees.flatten_paths(mask) if mask is not None else dict.fromkeys(leaves, True)
+    trained: dict[str, Any] = trees.flatten_paths(mask) if mask is not None else dict.fromkeys(leaves, True)
     check_same_names(what, trained, leaves, "the mask")
     for name, leaf in leaves.items():
         if np.any(leaf[np.logical_not(trained[name])]):  # one bool takes all of the leaf, or nothing

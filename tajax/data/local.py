@@ -20,17 +20,8 @@ _FOREIGN = (".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".heic", ".avif", "
 _LAYOUT = "Expected: train/class name/*.png|jpg|jpeg|webp|bmp, the same under test/, and if you like under val/."
 _LARGEST, _TIGHTEST = 2**28, 200  # bytes of a member, and how many times less it may take in the file
 # NumPy reads a header with Python's own tokenizer, takes the memory that it promises, and unpacks with zlib.
-_DAMAGE: tuple[type[Exception], ...] = (
-    ValueError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    SyntaxError,
-    MemoryError,
-    ArithmeticError,
-    LookupError,
-)
-_DAMAGE += (LookupError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+_DAMAGE: tuple[type[Exception], ...] = (ValueError, OSError, EOFError, RuntimeError, SyntaxError, MemoryError)
+_DAMAGE += (ArithmeticError, LookupError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 _REQUIRED = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
 
 

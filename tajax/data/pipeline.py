@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import grain
 import numpy as np
@@ -95,7 +96,8 @@ class Batches:
         with contextlib.closing(iter(dataset)) as stream:
             for batch in stream:
                 if workers:  # the arrays lie in memory shared with a worker: free it at once
-                    batch = Batch(*map(np.array, batch))
+                    copies: list[Any] = [np.array(leaf) for leaf in batch]
+                    batch = Batch(*copies)
                 yield batch
 
     def batch(self, number: int) -> Batch:
@@ -116,15 +118,15 @@ class Batches:
         image = np.zeros((rows, self.size, self.size, 3), np.uint8)
         label = np.zeros(rows, np.int32)
         if isinstance(self.source, ArraySource) and memory.is_array(self.source, self.size) and not self.augment:
-            np.take(
-                np.asarray(self.source.images), indices, axis=0, out=image[: len(indices)], mode="clip"
-            )  # "raise" copies twice
+            images = np.asarray(self.source.images)
+            np.take(images, indices, axis=0, out=image[: len(indices)], mode="clip")  # "raise" copies twice
             label[: len(indices)] = self.source.labels[indices]
         else:
             for row, (epoch, index) in enumerate(zip(epochs.tolist(), indices.tolist(), strict=True)):
                 picture, label[row] = self.source[index]
                 image[row] = self._geometry(picture, epoch, index)
-        return Batch(image, label, mask)
+        leaves: tuple[Any, ...] = (image, label, mask)
+        return Batch(*leaves)
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self.endless:
