@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tajax.docs import pages, signatures  # noqa: E402
+from tajax.docs import mathematics, pages, signatures  # noqa: E402
 
 _project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 project, release = _project["name"], _project["version"]
@@ -36,6 +36,7 @@ include_patterns = [
 exclude_patterns = [".*", "runs", "tests", "**/results", "**/__pycache__"]  # not looked into
 
 # Markdown and notebooks. Notebooks are committed with their outputs; nothing is run here.
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"
 
@@ -61,6 +62,7 @@ napoleon_use_ivar = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Source", "notes_style")]
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"tajax {release}"
 html_static_path: list[str] = []
@@ -71,7 +73,8 @@ templates_path = ["templates"]
 
 
 def setup(app):
-    """Pages that are made rather than written."""
+    """Pages that are made rather than written, signatures as in the source, and formulas that need no network."""
+    mathematics.add(app)
     app.connect("source-read", pages.add)
     app.connect("autodoc-process-signature", signatures.as_written)
     app.connect("autodoc-process-docstring", signatures.texts_hold_no_types, priority=900)  # after Napoleon

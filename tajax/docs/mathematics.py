@@ -1,0 +1,26 @@
+"""Formulas as MathML, which browsers draw themselves: Sphinx's own renderers load a script from the network."""
+
+from __future__ import annotations
+
+
+def add(app):
+    """Sphinx's `setup` of the renderer `mathml`."""
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
+
+
+def inline(translator, node):
+    """A formula within a sentence."""
+    _append(translator, node, "{}", as_block=False)
+
+
+def block(translator, node):
+    """A formula on lines of its own."""
+    _append(translator, node, '<div class="math">{}</div>\n', as_block=True)
+
+
+def _append(translator, node, around, *, as_block):
+    from docutils.nodes import SkipNode  # the tests import this file without Sphinx and docutils
+    from docutils.utils.math.latex2mathml import tex2mathml
+
+    translator.body.append(around.format(tex2mathml(node.astext(), as_block=as_block)))
+    raise SkipNode
