@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,16 +51,26 @@ class Run(NamedTuple):
 
 def arguments(description: str | None, *, regimes: tuple[str, ...] = tuple(REGIMES)) -> argparse.ArgumentParser:
     """The flags of every experiment; one may add its own. `regimes` are the default ones, none for no such flag."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    command = f"python -m experiments.{Path(sys.argv[0]).resolve().parent.name}.run"
+    parser = argparse.ArgumentParser(
+        prog=command,
+        description=description,
+        epilog=f"example: {command} --benchmark=bundled --seeds 0 writes tables into its README, records and figures "
+        "into results/. Exit codes: 0 done; 1 a run failed; 2 a wrong option.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--benchmark", choices=BENCHMARKS, default="bundled", help="model and tasks")
     if regimes:
-        parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=regimes, help="what is compared")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of fine-tuning")
+        known = f"what is compared, of {', '.join(REGIMES)}"
+        parser.add_argument(
+            "--regimes", nargs="+", choices=tuple(REGIMES), default=regimes, metavar="REGIME", help=known
+        )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="of fine-tuning")
     parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="folder of the real tasks' .npz files"
+        "--data", type=Path, default=Path("../shared/data"), metavar="DIR", help="folder of the real tasks' .npz files"
     )
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="where runs live; finished ones are not repeated"
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs live; finished ones are not repeated"
     )
     return parser
 

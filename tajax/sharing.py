@@ -1,10 +1,4 @@
-"""Task vectors and merged models on the Hugging Face hub, with a model card that says what they are.
-
-python -m tajax.sharing PATH OWNER/NAME [--private] [--revision BRANCH] [--license NAME]
-
-PATH is a run, whose task vectors are pushed; one task-vector file; or a model's directory, such as a run's `merged`.
-Log in once with `hf auth login`, or set HF_TOKEN. What is pushed is one commit: all of it or nothing.
-"""
+"""Task vectors and merged models on the Hugging Face hub, with a model card: `python -m tajax.sharing --help`."""
 
 from __future__ import annotations
 
@@ -23,6 +17,17 @@ __all__ = ["files_to_push", "main", "model_card", "push_to_hub"]
 
 _MODEL_CONFIGS = ("config.json", "open_clip_config.json")
 _MODEL_SUFFIXES = (".json", ".txt", ".safetensors")
+_EXAMPLES = """\
+Log in once with `hf auth login`, or set HF_TOKEN. What is pushed is one commit: all of it or nothing.
+
+examples:
+  python -m tajax.sharing runs/attn_tiny OWNER/NAME
+      the task vectors of a run, one file a task
+  python -m tajax.sharing runs/attn_tiny/merged OWNER/NAME --private --license mit
+      its merged model, which tajax.models.load("OWNER/NAME") and transformers open
+
+exit codes: 0 done; 2 nothing was pushed, or a wrong option.
+"""
 Vectors = Mapping[str, Mapping[str, object]]  # metadata by name of file
 
 
@@ -142,13 +147,16 @@ def model_card(path: Path, repo_id: str, *, license: str | None = None) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Pushes one thing; returns the exit code: 0 done, 2 refused."""
     parser = argparse.ArgumentParser(
-        prog="python -m tajax.sharing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tajax.sharing",
+        description="Puts task vectors or a model on the Hugging Face hub, with a card that says what they are.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("path", type=Path, help="a run, a task-vector file, or a model's directory")
-    parser.add_argument("repo_id", help="owner/name")
+    parser.add_argument("path", type=Path, metavar="PATH", help="a run, a task-vector file, or a model's directory")
+    parser.add_argument("repo_id", metavar="OWNER/NAME", help="the repository; it is made if absent")
     parser.add_argument("--private", action="store_true", default=None, help="make the repository a private one")
-    parser.add_argument("--revision", help="branch to commit to, made if absent")
-    parser.add_argument("--license", help="a name of the hub's list, such as mit")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to, made if absent")
+    parser.add_argument("--license", metavar="NAME", help="a name of the hub's list, such as mit")
     options = parser.parse_args(argv)
     try:
         print(push_to_hub(**vars(options)))

@@ -33,19 +33,21 @@ TASK is a name of the table (cars, dtd, mnist, …), a group (protocol: the eigh
 bundled: those drawn on this machine), or the path of a folder or .npz file. Without one, every task is looked at.
 
 examples:
-  python -m tajax.data --check protocol                what is there, what is missing, and how to get it
-  python -m tajax.data --check dtd --overlap           the same images in two splits of DTD?
-  python -m tajax.data --prepare gtsrb mnist           read archives, or download what is public
+  python -m tajax.data --check protocol
+      what is there, what is missing, and how to get it
+  python -m tajax.data --check dtd --overlap
+      whether the same images stand in two splits of DTD
+  python -m tajax.data --prepare gtsrb mnist
+      reads archives, or downloads what is public
 
-exit code: 0, all that was asked for is ready; 1, something is not, or --overlap found images in two splits;
-2, wrong usage.
+exit codes: 0 all that was asked for is ready; 1 something is not, or stands in two splits; 2 a wrong option.
 """
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tajax.data",
-        description="Check or prepare the images of tasks.",
+        description="Says which tasks are ready, or prepares their images.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -58,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data-dir",
         default=os.environ.get("TAJAX_DATA_DIR", "~/.cache/tajax"),
         metavar="DIR",
-        help="prepared data sets; files fetched by hand go into DIR/downloads/manual (%(default)s, or $TAJAX_DATA_DIR)",
+        help="prepared data sets; files fetched by hand go into DIR/downloads/manual "
+        "(default: $TAJAX_DATA_DIR or ~/.cache/tajax)",
     )
     parser.add_argument(
         "--overlap", action="store_true", help="look for images in two splits by their pixels; decodes every image"
