@@ -50,8 +50,8 @@ autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 add_module_names = False
-# Every reference must be found, but for names of other projects, which are not linked, and for aliases and type variables
-# in signatures: names of our own classes are written out there (signatures.py), so that short ones are no classes of ours.
+# Every reference must be found, but for names of other projects, which are not linked, and for aliases and type
+# variables in signatures: our own classes are written out there (signatures.py), so that short names are none of them.
 nitpick_ignore_regex = [
     ("py:.*", r"(jax|jaxlib|jaxtyping|numpy|np|scipy|os|pathlib|collections|flax|optax|ml_collections)\..*"),
     ("py:class", r"[A-Z]\w*|ndarray"),
