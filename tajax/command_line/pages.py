@@ -142,16 +142,16 @@ def variants_page(file: str, command: str) -> Iterator[Part]:
         ValueError: it cannot be read, or offers none.
     """
     path = files.locate(file)
-    yield Text(f"{file}: {files.summary(path)}\n")
-    offered, refusal = [], None
+    yield Text(": ".join(filter(None, (file, files.summary(path)))) + "\n")
+    offered = []
     for name in configuration.VARIANTS:
         try:
             offered.append((name, read([command, f"--config={path}:{name}"]).config))
-        except (ValueError, OSError) as error:
-            refusal = error
+        except (ValueError, OSError):
+            continue  # not one of its own; what is wrong with all of them is said below
     if not offered:
         config: ConfigDict = read([command, f"--config={path}"]).config
-        yield Text(f"It takes no variant of tajax ({refusal}). Without one:\n")
+        yield Text("It takes no variant of tajax. Without one:\n")
         offered = [("", config)]
     table = _grid()
     for name, config in offered:
