@@ -15,9 +15,13 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tajax.results import Record
 from tajax.tracking.points import Point, Translation, whose
+
+if TYPE_CHECKING:
+    from tensorboardX.proto.event_pb2 import Event
 
 FILE = "events.out.tfevents.tajax"  # TensorBoard reads every file with `tfevents` in its name
 _CONFIG = "config"
@@ -89,7 +93,7 @@ def _text(tag: str, text: str, time: float) -> bytes:
     return _framed(Event(wall_time=time, summary=summary(tag, f"```\n{text}\n```")))
 
 
-def _framed(event: object) -> bytes:
+def _framed(event: Event) -> bytes:
     """An event as a record of a TFRecord file."""
     from tensorboardX.record_writer import masked_crc32c
 

@@ -45,7 +45,8 @@ class WeightsAndBiases:
         check(project)
         import wandb
 
-        self.translate, self.defined = translate, set()
+        self.translate = translate
+        self.defined: set[str] = set()
         kept, entity_of = workdir / KEPT, project.rpartition("/")
         known = json.loads(kept.read_text()) if kept.exists() else {}
         if known.get("project") != project:
