@@ -8,6 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
@@ -71,7 +73,7 @@ html_additional_pages = {"index": "start.html"}
 templates_path = ["templates"]
 
 
-def setup(app):
+def setup(app: Sphinx) -> None:
     """Pages that are made rather than written, signatures as in the source, and formulas that need no network."""
     mathematics.add(app)
     app.connect("source-read", pages.add)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from tajax import config
 from tajax.config.comments import field_comments
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 LINK = re.compile(r"^- \[[^\]]+\]\(([^)#:]+)\.(?:md|rst|ipynb)\)", re.MULTILINE)
 NAME = re.compile(r"(?<![\[`])`(tajax\.[\w.]+)`(?![\]`])")
 
 
-def add(app: object, page: str, source: list[str]) -> None:
+def add(app: Sphinx, page: str, source: list[str]) -> None:
     """Sphinx's `source-read`: changes the text of a page before it is parsed."""
     if page.startswith("tajax/docs/") and app.env.doc2path(page).suffix == ".md":
         source[0] = with_links(source[0])

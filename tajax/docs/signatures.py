@@ -6,7 +6,12 @@ import functools
 import importlib
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 NAME = re.compile(r"(?<![\w.\"'])[A-Z]\w+(?![\w.\"'=])")
@@ -31,7 +36,15 @@ def _types() -> dict[str, str]:
     return found
 
 
-def as_written(app, what, name, obj, options, signature, returned):
+def as_written(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: Callable[..., object],
+    options: object,
+    signature: str | None,
+    returned: str | None,
+) -> tuple[str, str | None] | None:
     """Sphinx's `autodoc-process-signature`: a function with the names of the source, a class without types.
 
     Names of our own types become links. The types of a class stand beside its attributes.
@@ -50,7 +63,7 @@ def as_written(app, what, name, obj, options, signature, returned):
     return _linked(stringify_signature(full, show_return_annotation=False)), result and _linked(result)
 
 
-def texts_hold_no_types(app, what, name, obj, options, lines):
+def texts_hold_no_types(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Sphinx's `autodoc-process-docstring`: "The mean: over tasks" is prose, though Napoleon reads a type in it."""
     text = "\n".join(lines)
     text = re.sub(r"^:returns: (.*?)\n:rtype: ([^\n]*)$", r":returns: \2: \1", text, flags=re.M | re.S)
