@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
 from tajax import progress
 from tajax.data import archives, network
@@ -62,9 +63,11 @@ def prepare_bundled(names: Sequence[str], data_dir: Path) -> None:
     ]
     if not missing:
         return
-    progress.say(f"Preparing {', '.join(missing)} in {data_dir} (once, some seconds)")
+    whose = "a bundled task" if len(missing) == 1 else f"{len(missing)} bundled tasks"
+    progress.say(f"Drawing the images of {whose}, once; they are kept in {data_dir}")
     try:
-        prepare_all(data_dir=data_dir, names=missing)
+        with tqdm(total=len(missing), desc="drawing images", unit="task", disable=None) as bar:
+            prepare_all(data_dir=data_dir, names=missing, on_each=lambda count: bar.update(count - bar.n))
     except (OSError, RuntimeError) as error:  # array_record's writer knows no OSError
         try:  # another process may have finished the same task meanwhile
             prepare_all(data_dir=data_dir, names=missing)

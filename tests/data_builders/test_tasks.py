@@ -134,8 +134,9 @@ def test_an_interrupted_preparation_leaves_no_data_set(small, tmp_path, monkeypa
 
 def test_preparing_all_does_not_depend_on_child_processes(small, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.sys, "executable", "/bin/false")
-    names = ("tajax_digits", "tajax_textures", "tajax_signs")
-    prepare_all(data_dir=tmp_path, names=names)
+    names, seen = ("tajax_digits", "tajax_textures", "tajax_signs"), []
+    prepare_all(data_dir=tmp_path, names=names, on_each=seen.append)
+    assert seen[0] == 1 and seen == sorted(seen) and seen[-1] <= len(names)
     for name in names:
         assert (tmp_path / name / SPECS[name.removeprefix("tajax_")].version / "dataset_info.json").exists()
 

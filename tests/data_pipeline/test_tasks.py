@@ -237,7 +237,7 @@ def test_overlap_inside_train_is_no_leak_unless_the_cut_parts_it(tmp_path, array
 def test_bundled_tasks_are_prepared_once_with_a_word_about_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tajax.data.builders.tasks.SPLIT_SIZES", {"train": 20, "val": 12, "test": 10})
     task = open_task("digits", data_dir=tmp_path)
-    assert capsys.readouterr().err == f"Preparing tajax_digits in {tmp_path} (once, some seconds)\n"
+    assert capsys.readouterr().err == f"Drawing the images of a bundled task, once; they are kept in {tmp_path}\n"
     assert (task.name, task.validation) == ("digits", {"seed": None, "count": 12})
     assert len(task.class_names) == 10 and task.templates == BUNDLED["digits"].templates
     again = open_task("digits", data_dir=tmp_path)

@@ -8,7 +8,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tajax.data.builders.tasks import TaskSpec
 
 SCENE_SIZES = {"large": {"train": 120_000, "val": 2_000}, "small": {"train": 2_000, "val": 200}}
 SCENE_SEEDS = {"train": 0, "val": 1}
+_POLLED = 0.2  # seconds between looks at the child processes
 
 Examples = Iterator[tuple[int, dict[str, object]]]
 
@@ -143,7 +145,9 @@ def prepare(name: str, *, data_dir: str | Path, quiet: bool = True) -> tfds.core
     return builder
 
 
-def prepare_all(*, data_dir: str | Path, names: Sequence[str] = TASK_NAMES) -> None:
+def prepare_all(
+    *, data_dir: str | Path, names: Sequence[str] = TASK_NAMES, on_each: Callable[[int], object] | None = None
+) -> None:
     """Several data sets of ours in `data_dir`, those missing generated there, on up to four processors.
 
     Child processes only save time: whatever one of them leaves undone is done here afterwards, or fails here.
@@ -151,6 +155,7 @@ def prepare_all(*, data_dir: str | Path, names: Sequence[str] = TASK_NAMES) -> N
     Args:
         data_dir: where TFDS keeps prepared data sets.
         names: as for `prepare`; by default the eight tasks.
+        on_each: is told how many of the missing ones are there by now.
 
     Raises:
         ValueError: as `prepare`.
@@ -162,9 +167,18 @@ def prepare_all(*, data_dir: str | Path, names: Sequence[str] = TASK_NAMES) -> N
         subprocess.Popen([*command, *missing[k::workers]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for k in range(1, workers)
     ]
+
+    def tell() -> None:
+        if on_each:
+            on_each(sum(_is_prepared(_builder(name, data_dir)) for name in missing))
+
     try:
         for name in missing[::workers]:
             prepare(name, data_dir=data_dir)
+            tell()
+        while any(child.poll() is None for child in children):
+            tell()
+            time.sleep(_POLLED)
     except BaseException:
         for child in children:
             child.terminate()
@@ -172,5 +186,6 @@ def prepare_all(*, data_dir: str | Path, names: Sequence[str] = TASK_NAMES) -> N
     finally:
         for child in children:
             child.wait()
+    tell()
     for name in missing:
         prepare(name, data_dir=data_dir)
