@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 Thing = TypeVar("Thing")
+_WHOLE = ""  # the item of a stage without items
 _WATCH: contextvars.ContextVar[Watch] = contextvars.ContextVar("watch")
 
 
@@ -96,7 +97,7 @@ def expect(work: Mapping[str, float]) -> None:
     watch = _watch()
     waiting = [stage for stage in watch.state.stages if stage.name in work and stage.state == plans.WAITING]
     for stage in waiting:
-        watch.state = plans.changed(watch.state, stage.name, work=work[stage.name])
+        watch.state = plans.changed(watch.state, dataclasses.replace(stage, work=work[stage.name]))
 
 
 class Running:
@@ -129,13 +130,14 @@ def stage(
         done: those items that an earlier process has done.
     """
     watch, running = _watch(), Running(_watch())
-    whole = None if isinstance(units, Mapping) else ""
-    watch.begin(name, units if whole is None else {whole: units}, done)
+    items = units if isinstance(units, Mapping) else {_WHOLE: units}
+    in_items = items is units
+    watch.begin(name, items, done)
     try:
-        if whole is not None:
-            watch.item(whole)
+        if not in_items:
+            watch.item(_WHOLE)
         yield running
-        if whole is not None:
+        if not in_items:
             watch.item_ended()
     except BaseException:
         watch.end(plans.STOPPED)
@@ -177,9 +179,9 @@ def say(text: str) -> None:
 
 
 def _shown(metrics: Mapping[str, float]) -> str:
-    """Loss and accuracy first: a narrow terminal has no room for all."""
+    """Loss and accuracy alone, where they are known: a terminal of 80 columns has no room for more."""
     first = [name for name in ("loss", "top1") if name in metrics]
-    return " ".join(f"{name} {metrics[name]:.3f}" for name in dict.fromkeys((*first, *metrics)))
+    return " ".join(f"{name} {metrics[name]:.3f}" for name in first or metrics)
 
 
 def finish() -> None:

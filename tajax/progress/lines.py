@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from tajax.progress.state import Item, Left, Plan, Stage, left, left_of, pace
+from tajax.progress.display import Display
+from tajax.progress.state import Item, Left, Plan, Stage, elapsed, left, left_of, pace
 
 EVERY = 15.0  # seconds between lines about a stage that goes on
 
 
-class LineDisplay:
+class LineDisplay(Display):
     """Prints to standard error.
 
     Args:
@@ -47,7 +48,7 @@ class LineDisplay:
         count = f"{stage.finished}/{len(stage.items)}" if stage.items else "done"
         if stage.items and not stage.items[0].name:
             count = counted(stage.items[0])
-        took = "done before" if stage.kept else clock(now - stage.began)
+        took = "done before" if stage.kept else clock(elapsed(stage, now))
         self._line(plan, stage, count, stage.note, took)
 
     def closed(self, plan: Plan, now: float) -> None:
@@ -55,22 +56,12 @@ class LineDisplay:
         if plan.stages:
             self.emit(f"done in {clock(now - plan.began)}: {plan.place}")
 
-    def stopped(self, plan: Plan, now: float) -> None:
-        """The run has ended before its time; who ended it says why."""
-
     def say(self, text: str) -> None:
         """A message."""
         self.emit(text)
 
     def _line(self, plan: Plan, stage: Stage, *parts: str) -> None:
         self.emit(f"[{plan.number(stage)}] {stage.title}: " + "  ".join(part for part in parts if part))
-
-
-class NoDisplay:
-    """Shows nothing."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_: None
 
 
 def clock(seconds: float) -> str:

@@ -140,30 +140,37 @@ def begun(plan: Plan, name: str, units: Mapping[str, float], done: frozenset[str
     items = tuple(
         Item(item, size, done=size, kept=size) if item in done else Item(item, size) for item, size in units.items()
     )
-    if all(stage.name != name for stage in plan.stages):
-        plan = dataclasses.replace(plan, stages=(*plan.stages, Stage(name, name.replace("_", " "))))
-    return changed(plan, name, items=items, state=RUNNING, began=now, ended=None, first=None, latest=None)
+    stage = next((stage for stage in plan.stages if stage.name == name), None)
+    if stage is None:
+        stage = Stage(name, name.replace("_", " "))
+        plan = dataclasses.replace(plan, stages=(*plan.stages, stage))
+    stage = dataclasses.replace(stage, items=items, state=RUNNING, began=now, ended=None, first=None, latest=None)
+    return changed(plan, stage)
 
 
-def changed(plan: Plan, name: str, **fields: object) -> Plan:
-    """The plan with other fields of the stage of that name."""
-    stages = (dataclasses.replace(stage, **fields) if stage.name == name else stage for stage in plan.stages)
-    return dataclasses.replace(plan, stages=tuple(stages))
+def changed(plan: Plan, stage: Stage) -> Plan:
+    """The plan with this stage in place of the one of its name."""
+    return dataclasses.replace(plan, stages=tuple(stage if one.name == stage.name else one for one in plan.stages))
 
 
-def item_changed(stage: Stage, name: str, **fields: object) -> tuple[Item, ...]:
-    """The items of a stage, with other fields of the one of that name; one that is not among them comes last."""
-    items = stage.items if any(item.name == name for item in stage.items) else (*stage.items, Item(name))
-    return tuple(dataclasses.replace(item, **fields) if item.name == name else item for item in items)
+def item_of(stage: Stage, name: str) -> Item:
+    """The item of that name; a new one, if the stage has none."""
+    return next((item for item in stage.items if item.name == name), Item(name))
 
 
-def moved(stage: Stage, name: str, done: float, note: str, now: float) -> Stage:
-    """The stage with so many units of an item done, at that time; what is only noted tells nothing of the pace."""
-    items = item_changed(stage, name, done=done, note=note)
-    own = sum(item.done - item.kept for item in items)
+def item_changed(stage: Stage, item: Item) -> Stage:
+    """The stage with this item in place of the one of its name; if it has none, the item comes last."""
+    items = stage.items if any(one.name == item.name for one in stage.items) else (*stage.items, item)
+    return dataclasses.replace(stage, items=tuple(item if one.name == item.name else one for one in items))
+
+
+def moved(stage: Stage, item: Item, now: float) -> Stage:
+    """The stage with an item as it is at that time; what is only noted tells nothing of the pace."""
+    stage = item_changed(stage, item)
+    own = sum(item.done - item.kept for item in stage.items)
     if own <= (stage.latest[1] if stage.latest else 0):
-        return dataclasses.replace(stage, items=items)
-    return dataclasses.replace(stage, items=items, first=stage.first or (now, own), latest=(now, own))
+        return stage
+    return dataclasses.replace(stage, first=stage.first or (now, own), latest=(now, own))
 
 
 def pace(*stages: Stage) -> float | None:
@@ -175,11 +182,17 @@ def pace(*stages: Stage) -> float | None:
         >>> pace(Stage("sweep", first=(10.0, 1.0), latest=(16.0, 4.0)))
         2.0
     """
-    timed = [stage for stage in stages if stage.first and stage.latest and stage.latest[1] > stage.first[1]]
+    ends = [(stage.first, stage.latest) for stage in stages if stage.first and stage.latest]
+    timed = [(first, latest) for first, latest in ends if latest[1] > first[1]]
     if not timed:
         return None
-    seconds, units = (sum(stage.latest[axis] - stage.first[axis] for stage in timed) for axis in (0, 1))
+    seconds, units = (sum(latest[axis] - first[axis] for first, latest in timed) for axis in (0, 1))
     return seconds / units
+
+
+def elapsed(part: Item | Stage, now: float) -> float:
+    """Seconds from the beginning of an item or a stage to its end, or to now if it goes on; 0 before it begins."""
+    return 0.0 if part.began is None else (part.ended or now) - part.began
 
 
 def left_of(plan: Plan, stage: Stage, now: float) -> float | None:

@@ -32,7 +32,7 @@ class LineStream(io.TextIOBase):
         self.lock = threading.RLock()
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]  # a property of the base class as well, typeshed notwithstanding
         """Of the stream it stands for."""
         return getattr(self.file, "encoding", None) or "utf-8"
 

@@ -11,8 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tajax.progress.display import Display
 from tajax.progress.lines import clock, counted, rate, shown_left
-from tajax.progress.state import DONE, RUNNING, STOPPED, WAITING, Plan, Stage, left, left_of, window
+from tajax.progress.state import DONE, RUNNING, STOPPED, WAITING, Plan, Stage, elapsed, left, left_of, window
 from tajax.progress.streams import LineStream
 
 _MARKS = {DONE: ("✓", "green"), STOPPED: ("✗", "red"), WAITING: ("·", "dim"), RUNNING: ("", "cyan")}
@@ -21,8 +22,8 @@ _PER_SECOND = 4  # drawings
 _OWN_LINES = 5  # of the display, beside those of stages and items: title, totals, bar of others, two at the end
 
 
-class TerminalDisplay:
-    """Draws on standard error; what is printed meanwhile goes above it.
+class TerminalDisplay(Display):
+    """Draws on standard error, a few times a second and whatever happens; what is printed meanwhile goes above it.
 
     Args:
         plan: gives the state to draw.
@@ -56,10 +57,6 @@ class TerminalDisplay:
     def say(self, text: str) -> None:
         """A message, above the display."""
         self.console.print(Text.from_ansi(text), soft_wrap=True)
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        """What happens is seen at the next drawing."""
-        return lambda *_: None
 
     def _drawn(self) -> RenderableType:
         bars = [stream.bar for stream in self.streams.values() if stream.bar.strip()]
@@ -125,9 +122,9 @@ def _stage_row(stage: Stage, plan: Plan, now: float) -> tuple[RenderableType, ..
         time = left_of(plan, stage, now) if stage.total else None
         bar = ProgressBar(total=stage.total, completed=stage.done) if stage.total else Text("")
         turning = Text(_TURNING[int(now * _PER_SECOND) % len(_TURNING)], style)
-        shown = clock(now - stage.began) if time is None else f"{clock(time)} left"
+        shown = clock(elapsed(stage, now)) if time is None else f"{clock(time)} left"
         return turning, title, count, bar, Text(shown, style)
-    took = "done before" if stage.kept else clock((stage.ended or now) - stage.began)
+    took = "done before" if stage.kept else clock(elapsed(stage, now))
     at = stage.current  # of a stage that was stopped
     return Text(mark, style), title, count, Text(f"{at.name} {counted(at)}".strip() if at else stage.note), Text(took)
 
@@ -148,7 +145,7 @@ def _item_rows(stage: Stage, room: int) -> Iterator[tuple[RenderableType, ...]]:
             count = counted(item) if item.units > 1 and item.name else ""
             yield Text(""), Text(f"  {item.name}", "cyan"), Text(count), numbers, ""
         elif item.done >= item.units:
-            took = "" if item.began is None else clock(item.ended - item.began)
+            took = "" if item.began is None or item.ended is None else clock(item.ended - item.began)
             yield Text(""), Text(f"  {item.name}"), Text("✓", "green"), Text(item.note), Text(took)
         else:
             yield Text(""), Text(f"  {item.name}", "dim"), Text("·", "dim"), "", ""

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from tajax.progress import state as plans
-from tajax.progress.lines import LineDisplay, NoDisplay
+from tajax.progress.display import Display
+from tajax.progress.lines import LineDisplay
+from tajax.progress.state import Stage
 from tajax.progress.streams import LineStream, replaced
+
+if TYPE_CHECKING:
+    from tajax.progress.terminal import TerminalDisplay
 
 
 class Watch:
@@ -24,7 +31,7 @@ class Watch:
     def __init__(self, *, quiet: bool = False, now: Callable[[], float] = time.monotonic):
         self.quiet, self.now = quiet, now
         self.state = plans.Plan(began=now())
-        self.display = NoDisplay() if quiet else LineDisplay()
+        self.display: Display = Display() if quiet else LineDisplay()
         self._open = contextlib.ExitStack()
 
     @contextlib.contextmanager
@@ -33,7 +40,7 @@ class Watch:
         with self._open:
             if self.quiet:
                 silent = LineStream(sys.stdout, lambda line: None)
-                errors = LineStream(sys.stderr, lambda line, file=sys.stderr: print(line, file=file, flush=True))
+                errors = LineStream(sys.stderr, functools.partial(print, file=sys.stderr, flush=True))
                 self._open.enter_context(replaced({"stdout": silent, "stderr": errors}))
             elif sys.stderr is not None and sys.stderr.isatty():
                 from tajax.progress.terminal import TerminalDisplay  # a log needs none of it
@@ -41,14 +48,14 @@ class Watch:
                 display = TerminalDisplay(lambda: self.state, self.now)
                 if not display.console.is_dumb_terminal:
                     self.display = display
-                    self._open.callback(self._leave_terminal)
+                    self._open.callback(self._leave, display)
                     display.start()
                     self._open.enter_context(replaced(display.streams))
             yield
 
-    def _leave_terminal(self) -> None:
+    def _leave(self, terminal: TerminalDisplay) -> None:
         self.state = dataclasses.replace(self.state, ended=self.now())
-        self.display.stop()
+        terminal.stop()
         self.display = LineDisplay()
 
     def finish(self) -> None:
@@ -62,59 +69,64 @@ class Watch:
         now = self.now()
         clean = {printable(item): size for item, size in units.items()}
         self.state = plans.begun(self.state, name, clean, frozenset(map(printable, done)), now)
-        self.display.began(self.state, self.state.running, now)
+        self.display.began(self.state, self._running(), now)
 
     def end(self, state: str) -> None:
         """The stage that is running is done or stopped."""
-        running, now = self.state.running, self.now()
-        self.state = plans.changed(self.state, running.name, state=state, ended=now)
+        now = self.now()
+        ended = dataclasses.replace(self._running(), state=state, ended=now)
+        self.state = plans.changed(self.state, ended)
         if state == plans.DONE:
-            ended = next(stage for stage in self.state.stages if stage.name == running.name)
             self.display.ended(self.state, ended, now)
         else:
             self.display.stopped(self.state, now)
 
     def item(self, name: str) -> None:
         """An item of the stage begins."""
-        running, name = self.state.running, printable(name)
-        items = plans.item_changed(running, name, began=self.now(), ended=None)
-        self.state = plans.changed(self.state, running.name, items=items)
+        running = self._running()
+        item = dataclasses.replace(plans.item_of(running, printable(name)), began=self.now(), ended=None)
+        self.state = plans.changed(self.state, plans.item_changed(running, item))
 
     def resumed(self, done: float) -> None:
         """So many units of the item were done by an earlier process."""
         running = self.state.running
         if running and running.current:
-            items = plans.item_changed(running, running.current.name, done=done, kept=done)
-            self.state = plans.changed(self.state, running.name, items=items)
+            item = dataclasses.replace(running.current, done=done, kept=done)
+            self.state = plans.changed(self.state, plans.item_changed(running, item))
 
     def move(self, done: float | None, by: float, note: str | None) -> None:
         """So many units of the item are done, or so many more."""
         running, now = self.state.running, self.now()
-        item = running.current if running else None
-        if item is None:
+        if running is None or running.current is None:
             return
+        item = running.current
         reached = min(item.units, item.done + by if done is None else done)
-        moved = plans.moved(running, item.name, reached, item.note if note is None else printable(note), now)
-        self.state = plans.changed(self.state, running.name, items=moved.items, first=moved.first, latest=moved.latest)
-        self.display.moved(self.state, moved, moved.current, now)
+        item = dataclasses.replace(item, done=reached, note=item.note if note is None else printable(note))
+        moved = plans.moved(running, item, now)
+        self.state = plans.changed(self.state, moved)
+        self.display.moved(self.state, moved, item, now)
 
     def item_ended(self) -> None:
         """The item is done."""
-        running, now = self.state.running, self.now()
-        name = running.current.name
-        if running.current.done < running.current.units:
-            self.move(running.current.units, 0.0, None)
-        running = self.state.running
-        items = plans.item_changed(running, name, ended=now)
-        self.state = plans.changed(self.state, running.name, items=items)
-        running = self.state.running
-        ended = next(item for item in running.items if item.name == name)
+        item, now = self._running().current, self.now()
+        if item is None:
+            raise RuntimeError(f"stage {self._running().name!r} has no item that could end; call `item` first.")
+        if item.done < item.units:
+            self.move(item.units, 0.0, None)
+        ended = dataclasses.replace(plans.item_of(self._running(), item.name), ended=now)
+        running = plans.item_changed(self._running(), ended)
+        self.state = plans.changed(self.state, running)
         if ended.kept < ended.units:
             self.display.item_ended(self.state, running, ended, now)
 
     def note(self, text: str) -> None:
         """The key number of the stage that is running."""
-        self.state = plans.changed(self.state, self.state.running.name, note=printable(text))
+        self.state = plans.changed(self.state, dataclasses.replace(self._running(), note=printable(text)))
+
+    def _running(self) -> Stage:
+        if self.state.running is None:
+            raise RuntimeError("no stage is running; call `begin` first.")
+        return self.state.running
 
 
 def printable(text: str) -> str:
