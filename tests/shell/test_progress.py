@@ -316,8 +316,8 @@ def test_lines_of_a_log(capsys, monkeypatch):
             pass
         progress.finish()
     assert capsys.readouterr().err.splitlines() == [
-        "[1/3] finetune: task_00 (1/2)  loss 0.250 top1 0.500 grad_norm 1.000  0:00",
-        "[1/3] finetune: task_01 (2/2)  loss 0.250 top1 0.500 grad_norm 1.000  0:00",
+        "[1/3] finetune: task_00 (1/2)  loss 0.250 top1 0.500  0:00",
+        "[1/3] finetune: task_01 (2/2)  loss 0.250 top1 0.500  0:00",
         "[1/3] finetune: 2/2  mean train top1 0.500  0:00",
         "done in 0:00: runs/attn",
     ]
