@@ -29,7 +29,7 @@ class Axis(NamedTuple):
 
 PERCENT = ".1f"
 TICKS = 10  # at most about so many on a horizontal axis
-WHOLE = ("d", ",")  # formats of whole numbers
+WHOLE = ("d", ",d")  # formats of whole numbers
 
 
 def curves(

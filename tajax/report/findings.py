@@ -97,4 +97,4 @@ def _sentences(begin: str, told: Sequence[str]) -> str:
 
 def _number(value: float, form: str) -> str:
     """A number in a format of d3, which knows a few that Python does not."""
-    return f"{value:,.0f}" if form in ("d", ",") else f"{value:{form.replace('~', '')}}"
+    return f"{value:,.0f}" if form in ("d", ",d") else f"{value:{form.replace('~', '')}}"

@@ -38,7 +38,7 @@ def figures(series: Series) -> list[Figure]:
                             task.setdefault(step, []).append(float(record["loss"]))
         if points:
             of = " Mean over tasks." if len(series) > 1 and stage == "finetune" else ""
-            chart = charts.curves(points, Axis("step", ","), Axis("loss, nats", ".3f", zero=True))
+            chart = charts.curves(points, Axis("step", ",d"), Axis("loss, nats", ".3f", zero=True))
             made.append(Figure(f"{stage}_loss", title, caption + of, (chart,)))
     return made
 

@@ -44,8 +44,8 @@ def every_kind(*, seed=0, regime="attention", names=TASKS, config_hash="01234567
             made.append({"stage": "kernel_behaviour", "linearized_top1": 0.7} | place | gap)
             for on in (task, "objects"):
                 made.append({"stage": "negation_sweep", "measured_on": on, "top1": 0.9 - coef / 2} | place)
-        for step in (10, 20, 30):
-            made.append({"stage": "finetune", "task": task, "step": step, "loss": 2 - step / 20, "top1": 0.5})
+        for step in (50, 100, 150):
+            made.append({"stage": "finetune", "task": task, "step": step, "loss": 2 - step / 100, "top1": 0.5})
         kernel = {
             "reading": "nystrom",
             "kernel": "plain",
@@ -134,6 +134,7 @@ def test_every_figure_is_drawn_and_fits(opened, page_of_all, width):
         box = marks.bounding_box()
         assert 100 < box["width"] <= width and box["height"] > 60, index
         assert marks.locator("path, text").count() > 5
+        assert not any("e+" in text for text in marks.locator("text").all_text_contents()), "a step is written as 1e+2"
     assert tab.locator("figure.plot figcaption").count() == tab.locator("figure.plot").count()
 
 
