@@ -59,6 +59,13 @@ def read(argv: Sequence[str]) -> flags.FlagValues:
         rest = values(argv)
     except flags.UnrecognizedFlagError as error:
         known = [f"--{name}" for name in define(()) if name not in ("h", "q")]
+        fields = [f"--config.{name}" for name in configuration.flatten(configuration.default_config())]
+        if meant := [
+            field for field in fields if error.flagname in (field[2:].partition(".")[2], field.rpartition(".")[2])
+        ]:
+            raise ValueError(
+                f"unknown flag '--{error.flagname}'. Did you mean {' or '.join(meant)}? {_FIELDS}"
+            ) from error
         configuration.one_of("flag", f"--{error.flagname}", known, way_out=_FIELDS)
         raise
     except (flags.Error, SyntaxError) as error:  # an error inside a config file arrives with its traceback in the text
@@ -79,6 +86,7 @@ def read(argv: Sequence[str]) -> flags.FlagValues:
 
 
 _FIELDS = "Fields of the config are set with --config.FIELD=VALUE."
+_ALL_FIELDS = "All fields: tajax --config=NAME --help."
 
 
 def resolved(argv: Sequence[str]) -> Iterator[str]:
@@ -97,7 +105,8 @@ def resolved(argv: Sequence[str]) -> Iterator[str]:
             yield f"{head}{files.locate(name)}{colon}{variant}"
         else:
             if override := re.match(r"--?(?:no)?config\.([^=]+)", word):
-                configuration.one_of("config field", override[1], configuration.flatten(configuration.default_config()))
+                fields = configuration.flatten(configuration.default_config())
+                configuration.one_of("config field", override[1], fields, way_out=_ALL_FIELDS)
             yield word
         value_follows = word in ("--config", "-config") and not value_follows
 

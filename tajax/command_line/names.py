@@ -13,9 +13,10 @@ from tajax.types import Params
 
 
 def check_names(config: ConfigDict) -> None:
-    """Refuses a model, a task or a trainable pattern that does not exist; nothing is loaded, fetched or written.
+    """Refuses a model, a task, a trainable pattern or a run that does not exist; nothing is loaded, fetched or written.
 
     Raises:
+        FileNotFoundError: the run whose task vectors are asked for is not there.
         ValueError: the name, the nearest ones, the choices, and what else can be given.
     """
     from tajax import data
@@ -28,6 +29,12 @@ def check_names(config: ConfigDict) -> None:
     for entry in (*config.tasks, *control):
         data.check_entry(entry, data_dir=Path(config.data_dir).expanduser())
     trees.param_mask(_image_tower(), configuration.regime(config).trainable)
+    run = None if config.task_vectors is None else Path(config.task_vectors).expanduser()
+    if run is not None and not (run / "task_vectors").is_dir():
+        raise FileNotFoundError(
+            f"config.task_vectors: there are no task vectors in {run} (looked at from {Path.cwd()}). Give the "
+            "directory of a run that has fine-tuned, or leave the field out."
+        )
 
 
 @functools.cache

@@ -28,11 +28,13 @@ from tajax.config.regimes import REGIMES, Regime
 def one_of(what: str, value: object, choices: Iterable[str], *, way_out: str = "") -> str:
     """`value` if it is one of `choices`, else a `ValueError` that names the nearest, all of them, and a way out.
 
+    Of choices in sections, those of the nearest one's section are named.
+
     Example:
-        >>> one_of("config field", "steps", ("seed", "finetune.steps"))
+        >>> one_of("config field", "steps", ("seed", "ntk.split", "ntk.steps"))
         Traceback (most recent call last):
         ...
-        ValueError: unknown config field 'steps'. Did you mean 'finetune.steps'? Choices: seed, finetune.steps.
+        ValueError: unknown config field 'steps'. Did you mean 'ntk.steps'? Choices: ntk.split, ntk.steps.
     """
     choices = tuple(choices)
     if isinstance(value, str) and value in choices:
@@ -40,7 +42,9 @@ def one_of(what: str, value: object, choices: Iterable[str], *, way_out: str = "
     near = [choice for choice in choices if choice.rpartition(".")[2] == value]
     near = near or difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise ValueError(f"unknown {what} {value!r}.{hint} Choices: {', '.join(choices)}.{way_out and ' ' + way_out}")
+    sections = {choice.rpartition(".")[0] for choice in near}
+    named = ", ".join(choice for choice in choices if not near or choice.rpartition(".")[0] in sections)
+    raise ValueError(f"unknown {what} {value!r}.{hint} Choices: {named}.{way_out and ' ' + way_out}")
 
 
 def regime(config: ConfigDict) -> Regime:

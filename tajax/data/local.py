@@ -115,7 +115,7 @@ def open_folder(folder: Path) -> Contents:
     lacking = [split for split in ("train", "test") if split not in directories]
     if lacking:
         found = f"It has the directories {', '.join(present[:8])}." if present else "It has no directories."
-        raise ValueError(f"folder {folder} lacks the split {' and '.join(lacking)}. {found} {_LAYOUT}")
+        raise ValueError(f"folder {folder} lacks {' and '.join(f'{split}/' for split in lacking)}. {found} {_LAYOUT}")
     stored = _class_directories(folder / "train")
     splits: dict[str, Source] = {}
     for split, directory in directories.items():

@@ -159,7 +159,7 @@ def test_folders_that_are_no_task(folder, tmp_path):
     (folder / "test" / "wren").mkdir()
     refused("split 'test' of .* is empty")
     (folder / "test").rename(folder / "validation")
-    refused("lacks the split test. It has the directories train, validation.")
+    refused("lacks test/. It has the directories train, validation.")
     with pytest.raises(ValueError, match="kept/00.png is a file; give a folder"):
         data.open_task(tmp_path / "kept" / "00.png")
 

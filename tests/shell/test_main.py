@@ -141,6 +141,9 @@ BAD = {
     ): "unknown task 'objcts'. Did you mean 'objects'",
     (ATTN, "--config.trainable=atention"): "Did you mean 'attention'?\nNamed rules: all, attention",
     (ATTN, "--wrokdir=x"): "unknown flag '--wrokdir'. Did you mean '--workdir'? Choices: --config, --workdir",
+    (ATTN, "--steps=20"): "unknown flag '--steps'. Did you mean --config.finetune.steps or --config.pretrain.steps?",
+    (ATTN, "--config.evaluate.exct=True"): "Choices: evaluate.batch_size, evaluate.control_threshold,",
+    (ATTN, "--config.task_vectors=runs/none"): "there are no task vectors in runs/none (looked at from",
     (ATTN, "--workdir=file/inside"): "file",
 }
 
