@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from tajax.linearize import linear_responses
@@ -101,13 +102,13 @@ def logits_at(rows: AffineLogits, coefs: Float[Array, " T"]) -> Float[Array, "B 
 
 
 def tally_at(
-    rows: AffineLogits, labels: Int[Array, " B"], mask: Bool[Array, " B"], coefs: Float[Array, "G T"]
+    rows: AffineLogits, labels: Int[ArrayLike, " B"], mask: Bool[ArrayLike, " B"], coefs: Float[ArrayLike, "G T"]
 ) -> Tally:
     """Tallies at G choices of coefficients: leaves of shape [G]."""
     return jax.lax.map(lambda c: tally(logits_at(rows, c), labels, mask), coefs)
 
 
-def correct_intervals(rows: AffineLogits, labels: Int[Array, " B"], direction: Float[Array, " T"]) -> Interval:
+def correct_intervals(rows: AffineLogits, labels: Int[ArrayLike, " B"], direction: Float[ArrayLike, " T"]) -> Interval:
     """The α at which each image is classified correctly by the model at θ₀ + α Σ_t d_t τ_t.
 
     Dividing by the norm changes no prediction, so class k loses to the label y where p_k + α q_k > 0, with

@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from tajax.trees import check_same_names
+from tajax.types import JsonObject
 
 State = TypeVar("State")
 
@@ -38,7 +39,7 @@ class Checkpoint(NamedTuple, Generic[State]):
     """A train state and the notes that were saved with it, JSON values by name."""
 
     state: State
-    notes: dict[str, object]
+    notes: JsonObject
 
 
 class DamagedCheckpointError(ValueError):

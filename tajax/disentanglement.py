@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from tajax import trees
@@ -270,7 +271,7 @@ def summed_distances(
 def pointwise_sums(
     distances: tuple[Callable[..., Array], ...],
     grid: Float[np.ndarray, " A"],
-    alone: Sequence[Array],
+    alone: Sequence[ArrayLike],
     outputs: Callable[[tuple[float, float]], Array],
     mask: Bool[Array, " B"],
     *head: Head,

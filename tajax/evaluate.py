@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -17,14 +17,14 @@ from tajax.linearize import linear_responses
 from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.task_vectors import apply_task_vector, combine
-from tajax.types import ApplyFn, Batch, Head, Mask, Params, Trained
+from tajax.types import ApplyFn, Batch, Head, Mask, Moved, Params
 
 Result = TypeVar("Result")
 
-SweepStep = Callable[[Params, Sequence[Trained], Array, Head, Batch], Tally]
-AffineStep = Callable[[Params, Sequence[Trained], Head, Batch], tuple[Array, Array, Array]]
-FeaturesStep = Callable[[Params, Sequence[Trained], Array, Batch], Array]
-ResponsesStep = Callable[[Params, Sequence[Trained], Batch], Array]
+SweepStep = Callable[[Params, Sequence[Moved], Array, Head, Batch], Tally]
+AffineStep = Callable[[Params, Sequence[Moved], Head, Batch], tuple[Array, Array, Array]]
+FeaturesStep = Callable[[Params, Sequence[Moved], ArrayLike, Batch], Array]
+ResponsesStep = Callable[[Params, Sequence[Moved], Batch], Array]
 
 
 class AffineSplit(NamedTuple):
@@ -55,17 +55,17 @@ def make_sweep_step(
         lack leaves that are zero in all of them: those cost neither memory nor tangents.
     """
 
-    def affine(pretrained: Params, taus: tuple[Trained, ...], coefs: Array, head: Head, batch: Batch) -> Tally:
+    def affine(pretrained: Params, taus: tuple[Moved, ...], coefs: Array, head: Head, batch: Batch) -> Tally:
         rows = _affine_rows(encode, pretrained, taus, head, batch)
         return tally_at(rows, batch.label, batch.mask, coefs)
 
-    def pointwise(pretrained: Params, taus: tuple[Trained, ...], coef: Array, head: Head, batch: Batch) -> Tally:
+    def pointwise(pretrained: Params, taus: tuple[Moved, ...], coef: Array, head: Head, batch: Batch) -> Tally:
         params = _edited(pretrained, taus, coef) if taus else pretrained
         return tally(head_logits(encode(params, batch.image), head), batch.label, batch.mask)
 
     summed = parallel.sum_over_devices(affine if linearized else pointwise, devices)
 
-    def step(pretrained: Params, taus: Sequence[Trained], coefs: Array, head: Head, batch: Batch) -> Tally:
+    def step(pretrained: Params, taus: Sequence[Moved], coefs: Array, head: Head, batch: Batch) -> Tally:
         batch = parallel.share_batch(batch, devices)
         if linearized:
             return summed(pretrained, taus, coefs, head, batch)
@@ -87,7 +87,7 @@ def make_affine_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None = 
         and the labels, −1 for padding.
     """
 
-    def affine(pretrained: Params, taus: tuple[Trained, ...], head: Head, batch: Batch) -> tuple[Array, Array, Array]:
+    def affine(pretrained: Params, taus: tuple[Moved, ...], head: Head, batch: Batch) -> tuple[Array, Array, Array]:
         scores, gram, _ = _affine_rows(encode, pretrained, taus, head, batch)
         return scores, gram, jnp.where(batch.mask, batch.label, -1)
 
@@ -107,7 +107,7 @@ def make_features_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None 
         vectors may lack leaves, as in `make_sweep_step`.
     """
 
-    def features(pretrained: Params, taus: tuple[Trained, ...], coefs: Array, batch: Batch) -> Array:
+    def features(pretrained: Params, taus: tuple[Moved, ...], coefs: Array, batch: Batch) -> Array:
         return encode(_edited(pretrained, taus, coefs), batch.image)
 
     return parallel.rows_over_devices(features, devices)
@@ -125,7 +125,7 @@ def make_responses_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None
         `parallel.share_batch`. The task vectors may lack leaves, as in `make_sweep_step`.
     """
 
-    def responses(pretrained: Params, taus: tuple[Trained, ...], batch: Batch) -> Array:
+    def responses(pretrained: Params, taus: tuple[Moved, ...], batch: Batch) -> Array:
         tangents, mask = _tangents(pretrained, taus)
         origin, pushed = linear_responses(encode, pretrained, tangents, batch.image, mask=mask)
         return jnp.concatenate([origin[None], pushed]).swapaxes(0, 1)
@@ -133,20 +133,18 @@ def make_responses_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None
     return parallel.rows_over_devices(responses, devices)
 
 
-def _edited(pretrained: Params, taus: Sequence[Trained], coef: Array) -> Params:
+def _edited(pretrained: Params, taus: Sequence[Moved], coef: Array) -> Params:
     flats = [trees.flatten_paths(tau) for tau in taus]
     moved, restore = trees.split(pretrained, _moved(pretrained, flats))
     return restore(apply_task_vector(moved, combine(flats, coef)))
 
 
-def _affine_rows(
-    encode: ApplyFn, pretrained: Params, taus: Sequence[Trained], head: Head, batch: Batch
-) -> AffineLogits:
+def _affine_rows(encode: ApplyFn, pretrained: Params, taus: Sequence[Moved], head: Head, batch: Batch) -> AffineLogits:
     tangents, mask = _tangents(pretrained, taus)
     return affine_logits(encode, pretrained, tangents, head, batch.image, mask=mask)
 
 
-def _tangents(pretrained: Params, taus: Sequence[Trained]) -> tuple[list[Params], Mask]:
+def _tangents(pretrained: Params, taus: Sequence[Moved]) -> tuple[list[Params], Mask]:
     """The whole task vectors, zero at the leaves that they lack, and the mask of those that they have."""
     flats: list[Any] = [trees.flatten_paths(tau) for tau in taus]
     mask = _moved(pretrained, flats)
@@ -154,7 +152,7 @@ def _tangents(pretrained: Params, taus: Sequence[Trained]) -> tuple[list[Params]
     return list(map(restore, flats)), mask
 
 
-def _moved(pretrained: Params, taus: Sequence[Mapping[str, ArrayLike]]) -> Mask:
+def _moved(pretrained: Params, taus: Sequence[Moved]) -> Mask:
     """True at the leaves that the task vectors hold."""
     held: set[str] = set().union(*taus)
     return jax.tree.unflatten(jax.tree.structure(pretrained), [p in held for p in trees.flatten_paths(pretrained)])
@@ -250,7 +248,7 @@ def affine_split(
 
 def _place(
     pretrained: Params, taus: Sequence[Params], head: Head, devices: Sequence[jax.Device] | None
-) -> tuple[Params, tuple[Trained, ...], Head]:
+) -> tuple[Params, tuple[Moved, ...], Head]:
     """Everything that stays the same from batch to batch, checked, and put on the devices once."""
     for index, tau in enumerate(taus):
         trees.check_same_tree(pretrained, tau, what=("pretrained", f"task vector {index}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from tajax.types import Head
@@ -41,7 +42,7 @@ def unit_scale(squares: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
     return jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
-def cross_entropy(logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Float[Array, " B"]:
+def cross_entropy(logits: Float[Array, "B K"], labels: Int[ArrayLike, " B"]) -> Float[Array, " B"]:
     """Cross-entropy of each example, logsumexp(z) − z_label.
 
     Args:
@@ -56,5 +57,5 @@ def cross_entropy(logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Floa
         Array([0.6931472], dtype=float32)
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    picked = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    picked = jnp.take_along_axis(logits, jnp.asarray(labels)[:, None], axis=-1)[:, 0]
     return jax.nn.logsumexp(logits, axis=-1) - picked

@@ -28,7 +28,7 @@ class Tally(NamedTuple):
     """int32: examples, padding excluded."""
 
 
-def tally(logits: Float[Array, "B K"], labels: Int[Array, " B"], mask: Bool[Array, " B"]) -> Tally:
+def tally(logits: Float[Array, "B K"], labels: Int[ArrayLike, " B"], mask: Bool[ArrayLike, " B"]) -> Tally:
     """The sums of one batch. Rows with a False mask count for nothing, whatever they hold.
 
     An example with NaN logits is counted as wrong (and makes the loss NaN).

@@ -26,14 +26,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 import tajax
+from tajax.types import JsonObject
 
-Record: TypeAlias = dict[str, Any]
-"""A record as JSON has it. Any, because what a field holds is known to the stage that writes it alone."""
+Record: TypeAlias = JsonObject
 
 REQUIRED = ("stage", "config_hash")  # a number without them cannot be traced to what made it
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")

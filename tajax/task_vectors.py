@@ -206,7 +206,7 @@ def gram_by_module(taus: Sequence[Params], *, stacked: str = "blocks") -> dict[s
     return grams
 
 
-def cosine_matrix(gram: Float[Array, "T T *L"]) -> Float[Array, "T T *L"]:
+def cosine_matrix(gram: Float[ArrayLike, "T T *L"]) -> Float[Array, "T T *L"]:
     """Cosines from inner products, G[s, t] / √(G[s, s] G[t, t]): 1 on the diagonal, NaN where a vector is zero.
 
     Args:
@@ -218,7 +218,7 @@ def cosine_matrix(gram: Float[Array, "T T *L"]) -> Float[Array, "T T *L"]:
                [-0.5,  1. ]], dtype=float32)
     """
     lengths = jnp.sqrt(jnp.moveaxis(jnp.diagonal(gram, axis1=0, axis2=1), -1, 0))  # [T, *L]
-    return gram / (lengths[:, None] * lengths[None])
+    return jnp.divide(gram, lengths[:, None] * lengths[None])
 
 
 def _widen(leaf: ArrayLike) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -21,6 +21,12 @@ Mask: TypeAlias = PyTree[LeafMask]
 
 Trained: TypeAlias = dict[str, Array]
 """The trained leaves alone, by path; of a leaf that is trained in some layers, those layers."""
+
+Moved: TypeAlias = Mapping[str, ArrayLike]
+"""The leaves of a task vector, by path, without those that are zero in all vectors it is used with."""
+
+JsonObject: TypeAlias = dict[str, Any]
+"""What JSON calls an object. Any, because what a name stands for is known to whoever wrote it alone."""
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TypeVar
@@ -106,7 +106,7 @@ class Running:
     def __init__(self, watch: Watch):
         self._watch = watch
 
-    def each(self, things: Sequence[Thing], name: Callable[[Thing], str] = attrgetter("name")) -> Iterator[Thing]:
+    def each(self, things: Iterable[Thing], name: Callable[[Thing], str] = attrgetter("name")) -> Iterator[Thing]:
         """The things, each of which is the current item until the next one is asked for."""
         for thing in things:
             self._watch.item(name(thing))

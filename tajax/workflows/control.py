@@ -28,6 +28,7 @@ def setup_with_control(config: ConfigDict, workdir: Path, *, overwrite: bool = F
         ValueError: the control cannot be read, or has the name of one of the tasks.
     """
     experiment = setup(config, workdir, overwrite=overwrite, with_control=True)
+    assert experiment.control is not None  # as it was asked for
     return experiment, experiment.control
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tajax import data, evaluate, metrics, models, parallel, processes, progress, tracking, trees
-from tajax.config import Regime, config_hash, flatten
+from tajax.config import Regime, config_hash
 from tajax.config import regime as regime_of
 from tajax.data.preprocess import normalize
+from tajax.results import Record
 from tajax.types import ApplyFn, Batch, Head, Mask, Params
 from tajax.workflows.heads import linear_probe_head
 from tajax.workflows.imported import keep_vectors, moved_mask, read_vectors
@@ -87,7 +88,7 @@ class Experiment:
             return linear_probe_head(self, task)
         return models.zero_shot_head(self.clip, task.class_names, task.templates)
 
-    def find(self, **fields: object) -> list[dict]:
+    def find(self, **fields: object) -> list[Record]:
         """Records of this run with these fields."""
         return self.journal.find(**fields)
 
@@ -166,8 +167,8 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
     with progress.stage("setup"):
         control = data.open_task(config.control, data_dir=config.data_dir) if with_control else None
         devices = parallel.devices_of_all(config.devices)
-        for field in ("finetune.batch_size", "evaluate.batch_size"):
-            parallel.check_batch_size(flatten(config)[field], devices, what=f"config.{field}")
+        for section in ("finetune", "evaluate"):
+            parallel.check_batch_size(config[section].batch_size, devices, what=f"config.{section}.batch_size")
         clip = models.load(config.model, remat=config.finetune.remat)
         if config.initialization == "random":
             clip = clip.with_random_image_tower(config.seed)
@@ -190,8 +191,8 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
     journal = _journal(config, workdir, clip, tasks, mask, started)
-    facts = {"imported": imported, "control": control}
-    experiment = Experiment(config, workdir, clip, tasks, {}, regime, mask, *encoders, devices, journal, **facts)
+    about = regime, mask, *encoders, devices, journal, imported, control
+    experiment = Experiment(config, workdir, clip, tasks, {}, *about)
     _check_base(experiment)
     journal.track(config)
     if imported:

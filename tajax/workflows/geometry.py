@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,8 +71,8 @@ def measure_geometry(experiment: Experiment, taus: Mapping[str, Params]) -> None
 def _with_sums(grams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The modules, before them the whole vector, and the layers with all that is in them."""
     stacked = [gram for module, gram in grams.items() if module.startswith(f"{LAYERS}/")]
-    layers = {LAYERS: sum(stacked)} if stacked else {}
-    return {WHOLE: sum(map(_summed_layers, grams.values()))} | layers | grams
+    layers = {LAYERS: functools.reduce(np.add, stacked)} if stacked else {}
+    return {WHOLE: functools.reduce(np.add, map(_summed_layers, grams.values()))} | layers | grams
 
 
 def _summed_layers(gram: np.ndarray) -> np.ndarray:
@@ -91,4 +92,6 @@ def _mean_over_pairs(cosines: np.ndarray) -> float:
 
 def _or_none(values: np.ndarray) -> list:
     """Nested lists with None in place of NaN, which JSON cannot hold."""
-    return np.where(np.isnan(values), None, values.astype(object)).tolist()
+    objects = values.astype(object)
+    objects[np.isnan(values)] = None
+    return objects.tolist()

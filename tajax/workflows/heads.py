@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,7 +87,7 @@ def _shuffled(experiment: Experiment, task: data.Task) -> Iterator[Batch]:
     )
 
 
-def _features(experiment: Experiment, batches: Iterator[Batch], count: int) -> tuple[np.ndarray, np.ndarray]:
+def _features(experiment: Experiment, batches: Iterable[Batch], count: int) -> tuple[np.ndarray, np.ndarray]:
     """Pre-trained features [count, E] of the first images, and their labels."""
     devices = experiment.devices
     pretrained = parallel.replicate(experiment.pretrained, devices)

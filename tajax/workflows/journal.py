@@ -34,8 +34,8 @@ class Journal:
     """
 
     path: Path
-    origin: Mapping[str, object]
-    facts: Mapping[str, object] = field(default_factory=dict)
+    origin: Record
+    facts: Record = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     introduced: bool = False
     known: list[Record] = field(default_factory=list)

@@ -7,6 +7,7 @@ tangent space the second is the model as trained, and the first tells what the w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from tajax import data, evaluate, metrics, parallel, progress, trees
 from tajax.gap import GapSums, gap_sums, relative_gap
 from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
-from tajax.types import Head, Params
+from tajax.types import Batch, Head, Params
 from tajax.workflows.experiment import Experiment, setup
 from tajax.workflows.single_task import finetune_all
 from tajax.workflows.workdir import write_report
@@ -104,16 +105,20 @@ def _measure(
 ) -> _Sums:
     grid, devices = np.array(experiment.config.evaluate.scaling_coefs, np.float32), experiment.devices
     pretrained, taus = parallel.replicate((experiment.pretrained, tuple(trees.moved_leaves([tau]))), devices)
-    total = None
-    for batch in experiment.batches(task, SPLIT):
+
+    def of_batch(batch: Batch) -> _Sums:
         padded = parallel.pad_batch(batch, len(devices))
         placed = parallel.share_batch(padded, devices)
         rows = np.asarray(steps[1](pretrained, taus, placed))
         moved = np.stack([np.asarray(steps[0](pretrained, taus, grid[k : k + 1], placed)) for k in range(len(grid))])
         sums = _sums(moved, rows[:, 0], rows[:, 1], grid, experiment.heads[task.name], padded.label, padded.mask)
-        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64 if trees.is_float(leaf) else np.int64), sums)
-        total = wide if total is None else jax.tree.map(np.add, total, wide)
-    return total
+        wide: _Sums = jax.tree.map(
+            lambda leaf: np.asarray(leaf, np.float64 if trees.is_float(leaf) else np.int64), sums
+        )
+        return wide
+
+    of_batches = map(of_batch, experiment.batches(task, SPLIT))
+    return functools.reduce(lambda total, more: jax.tree.map(np.add, total, more), of_batches)
 
 
 @jax.jit
@@ -130,6 +135,7 @@ def _sums(
         features, alpha = point
         logits = head_logits(features, head), head_logits(origin + alpha * response, head)
         same = jnp.argmax(logits[0], axis=-1) == jnp.argmax(logits[1], axis=-1)
-        return *(tally(some, labels, mask) for some in logits), jnp.sum(same & mask)
+        model, linearized = (tally(some, labels, mask) for some in logits)
+        return model, linearized, jnp.sum(same & mask)
 
     return _Sums(gap_sums(moved, origin, response, grid, mask), *jax.lax.map(at, (moved, grid)))

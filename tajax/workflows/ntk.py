@@ -103,7 +103,7 @@ def localize(experiment: Experiment, control: data.Task, count: int) -> None:
         operators = make_operators(experiment, count)
         own, elsewhere = np.arange(count), np.arange(count, 2 * count)
         for task in running.each(missing):
-            shown = {}
+            shown: dict[str, float] = {}
             of_kernel = operators(np.concatenate([sample(experiment, task, count), others]))
             for reading, kernel in wanting(task):
                 each = [READINGS[reading](k, own, elsewhere, settings.eigenfunctions) for k in of_kernel[kernel]]
@@ -121,7 +121,7 @@ def localize(experiment: Experiment, control: data.Task, count: int) -> None:
                     split=settings.split,
                     **values,
                 )
-                shown[f"{reading} {kernel}"] = values["share"]
+                shown[f"{reading} {kernel}"] = float(values["share"])
             progress.note(shown)
 
 
@@ -137,7 +137,7 @@ def sample(experiment: Experiment, task: data.Task, count: int) -> np.ndarray:
         batch_size=count,
         preprocessing=experiment.clip.preprocessing,
     )
-    return batch.image
+    return np.asarray(batch.image)
 
 
 def make_operators(experiment: Experiment, count: int) -> Callable[[np.ndarray], dict[str, list[Operator]]]:

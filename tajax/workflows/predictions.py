@@ -15,6 +15,7 @@ from PIL import Image
 
 from tajax import atomic, data, evaluate, parallel, processes, progress, trees
 from tajax.losses import head_logits
+from tajax.results import Record
 from tajax.task_vectors import apply_task_vector
 from tajax.types import Batch, Params
 from tajax.workflows.experiment import Experiment
@@ -63,7 +64,9 @@ def record_predictions(experiment: Experiment, taus: Mapping[str, Params], tau: 
     done = [record["task"] for record in experiment.find(stage="predictions")]
     with progress.stage("predictions", units, done=done) as running:
         left = [task for task in experiment.tasks if task.name not in done]
-        models_at = _models(experiment, tau, scaling_coef) if left else None
+        if not left:
+            return
+        models_at = _models(experiment, tau, scaling_coef)
         for task in running.each(left):
             found = predict(experiment, task, models_at(taus[task.name]))
             classes = list(task.class_names)
@@ -115,7 +118,7 @@ def kind_of(right: np.ndarray) -> str | None:
     return None
 
 
-def summary(labels: Int[np.ndarray, " N"], predicted: Int[np.ndarray, "M=3 N"], num_classes: int) -> dict[str, object]:
+def summary(labels: Int[np.ndarray, " N"], predicted: Int[np.ndarray, "M=3 N"], num_classes: int) -> Record:
     """What is recorded of a split's predictions.
 
     Args:
@@ -156,7 +159,7 @@ def thumbnail(image: UInt8[np.ndarray, "H W 3"], side: int = SIDE) -> bytes:
     return file.getvalue()
 
 
-def _keep(experiment: Experiment, task: data.Task, found: Predictions) -> list[dict[str, object]]:
+def _keep(experiment: Experiment, task: data.Task, found: Predictions) -> list[Record]:
     """Writes the examples of a task, all of them or none, and gives what is recorded of each."""
     folder = experiment.workdir / FOLDER / task.name
     kept = []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from tajax import checkpoints, interrupts, optim, parallel, progress, tracking
@@ -18,13 +20,18 @@ from tajax.data.preprocess import normalize
 from tajax.finetune import TrainState, Unlogged, init_state, train
 from tajax.models import clip, save_pretrained, tokenizer
 from tajax.models.load import OPENAI_MEAN, OPENAI_STD
-from tajax.types import Params, Preprocessing
+from tajax.types import Mask, Params, Preprocessing
 from tajax.workflows.journal import Journal
 from tajax.workflows.stages import announce
 from tajax.workflows.workdir import claim, write_report
 
 
-def contrastive_loss(image_features, text_features, scale, groups):
+def contrastive_loss(
+    image_features: Float[Array, "B E"],
+    text_features: Float[Array, "B E"],
+    scale: Float[Array, ""],
+    groups: Int[Array, " B"],
+) -> Float[Array, ""]:
     """Symmetric contrastive cross-entropy in which every pair with the same caption is a positive.
 
     With one image a caption this is CLIP's loss (Radford et al. 2021, §2.3); with several, the targets of a
@@ -48,7 +55,15 @@ def contrastive_loss(image_features, text_features, scale, groups):
     ) / 2
 
 
-def augment(key, images, mirrored, *, zoom: float = 0.2, shift: float = 4.0, light: float = 0.3):
+def augment(
+    key: PRNGKeyArray,
+    images: UInt8[Array, "B H W 3"],
+    mirrored: Bool[Array, " B"],
+    *,
+    zoom: float = 0.2,
+    shift: float = 4.0,
+    light: float = 0.3,
+) -> UInt8[Array, "B H W 3"]:
     """Random zoom, shift, brightness and contrast for every image, mirrored half of the time where that is allowed.
 
     Args:
@@ -73,7 +88,7 @@ def augment(key, images, mirrored, *, zoom: float = 0.2, shift: float = 4.0, lig
     pad = int(np.ceil(shift + zoom * max(height, width) / 2)) + 1
     pixels = jnp.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
 
-    def warp(image, scale, offset):
+    def warp(image: Array, scale: Array, offset: Array) -> Array:
         return jax.image.scale_and_translate(
             image, (height, width, 3), (0, 1), jnp.tile(scale, 2), offset - pad * scale, method="linear"
         )
@@ -86,14 +101,19 @@ def augment(key, images, mirrored, *, zoom: float = 0.2, shift: float = 4.0, lig
     return jnp.round(jnp.clip(pixels, 0, 255)).astype(jnp.uint8)
 
 
-def make_step(model: clip.CLIP, tx: optax.GradientTransformation, mask: Params, preprocessing: Preprocessing):
+def make_step(
+    model: clip.CLIP, tx: optax.GradientTransformation, mask: Mask, preprocessing: Preprocessing
+) -> Callable[..., tuple[TrainState, Array]]:
     """A compiled step `(state, key, images, mirrored, tokens, groups) -> (state, loss)`; the state is donated."""
 
-    def loss_fn(params, images, tokens, groups):
-        image_features, text_features, scale = model.apply({"params": params}, images, tokens)
+    def loss_fn(params: Params, images: Array, tokens: Array, groups: Array) -> Array:
+        outputs = model.apply({"params": params}, images, tokens)
+        image_features, text_features, scale = outputs  # type: ignore[misc]  # Flax's type: with variables that change
         return contrastive_loss(image_features, text_features, jnp.minimum(scale, 100.0), groups)
 
-    def step(state, key, images, mirrored, tokens, groups):
+    def step(
+        state: TrainState, key: PRNGKeyArray, images: Array, mirrored: Array, tokens: Array, groups: Array
+    ) -> tuple[TrainState, Array]:
         pixels = normalize(augment(jax.random.fold_in(key, state.step), images, mirrored), preprocessing)
         loss, grads = jax.value_and_grad(loss_fn)(state.params, pixels, tokens, groups)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

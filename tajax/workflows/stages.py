@@ -69,7 +69,7 @@ def _single_task(config: ConfigDict) -> tuple[Stage, ...]:
 
 
 def _task_addition(config: ConfigDict) -> tuple[Stage, ...]:
-    after = (Stage("predictions", images=1),) if config.save.examples else ()
+    after: tuple[Stage, ...] = (Stage("predictions", images=1),) if config.save.examples else ()
     after += (Stage("save", "save merged model", work=0),) if config.save.merged or config.save.open_clip else ()
     return (
         *_single_task(config),

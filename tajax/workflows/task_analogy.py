@@ -5,6 +5,7 @@ Source: Ilharco et al. 2023, §5.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def add_analogy(experiment: Experiment, taus: tuple[Params, Params, Params]) -> 
                     fields = {"vector": name, "task": task.name, "split": "val", "scaling_coef": coef}
                     experiment.record("analogy_sweep", **fields, **values)
     sweeps = _sweeps(experiment)
-    best = {name: min(grid, key=lambda c, n=name: (-sweeps[n, c]["top1"], abs(c))) for name in VECTORS}
+    best = {name: _best({coef: sweeps[name, coef]["top1"] for coef in grid}) for name in VECTORS}
     missing = {split: _missing(experiment, split) for split in SPLITS}
     units, done = {s: len(task.split(s)) for s in SPLITS}, [split for split in SPLITS if not missing[split]]
     with progress.stage("task_analogy", units, done=done) as running:
@@ -74,6 +75,11 @@ def add_analogy(experiment: Experiment, taus: tuple[Params, Params, Params]) -> 
         (reached,) = (r["top1"] for r in experiment.find(stage="task_analogy", vector="analogy", split="test"))
         running.note(f"{task.name} test top1 {reached:.3f}")
     return best
+
+
+def _best(top1: Mapping[float, float]) -> float:
+    """The coefficient with the best accuracy; of several the one closest to zero."""
+    return min(top1, key=lambda coef: (-top1[coef], abs(coef)))
 
 
 def _missing(experiment: Experiment, split: str) -> list[str]:

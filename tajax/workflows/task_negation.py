@@ -107,7 +107,7 @@ def _best_of_all(experiment: Experiment, control: data.Task, taus: Vectors, requ
         constants = experiment.pretrained, edited, experiment.heads[on.name]
         return affine_split(step, *constants, experiment.batches(on, "val"), devices=experiment.devices)
 
-    def at_grid(on: data.Task, _: Vectors, rows: Float[np.ndarray, "G T"]) -> list[Values]:
+    def at_grid(on: data.Task, _: Vectors, rows: Float[np.ndarray, "G T"]) -> Sequence[Values]:
         images, labels = seen(on)
         return metrics.compute_each(tally_at(images, labels, np.ones(len(labels), bool), rows))
 

@@ -25,7 +25,7 @@ from tajax.config import config_hash, counts, diff
 from tajax.types import Params
 
 CONFIG, LOCK, OWNER = "config.json", ".lock", ".owner.json"
-CONTENTS = (CONFIG, "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints")
+CONTENTS: tuple[str, ...] = (CONFIG, "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints")
 CONTENTS += ("merged", "merged_open_clip", "model", "report.html", "examples", *tracking.CONTENTS)
 
 SIGN_OF_LIFE = 20.0  # seconds between those that the owner gives
@@ -109,7 +109,7 @@ def _show_life(owner: Path, stop: threading.Event) -> None:
 
 
 def _read_owner(owner: Path) -> dict[str, object]:
-    unknown = dict.fromkeys(("pid", "host", "since", "command"), "unknown")
+    unknown: dict[str, object] = dict.fromkeys(("pid", "host", "since", "command"), "unknown")
     try:
         known = json.loads(owner.read_text())
     except (OSError, ValueError):
