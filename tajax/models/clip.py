@@ -76,11 +76,11 @@ class Attention(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, x, num_queries: int | None = None):
+    def __call__(self, x: Array, num_queries: int | None = None) -> Array:
         batch, length, width = x.shape
         head_dim = width // self.num_heads
 
-        def heads(tokens, name):
+        def heads(tokens: Array, name: str) -> Array:
             y = _dense(tokens, width, self.dtype, width**-0.5, name)
             return y.reshape(batch, -1, self.num_heads, head_dim).swapaxes(1, 2)  # [B, heads, N, d]
 
@@ -102,7 +102,7 @@ class MLP(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         config, width = self.config, x.shape[-1]
         x = _dense(x, config.intermediate_size, self.dtype, (2 * width) ** -0.5, "fc_in")
         x = ACTIVATIONS[config.hidden_act](x)
@@ -122,7 +122,7 @@ class Block(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, x, num_outputs: int | None = None):
+    def __call__(self, x: Array, num_outputs: int | None = None) -> Array:
         config = self.config
         attention = Attention(
             config.num_attention_heads, config.num_hidden_layers, self.causal, self.dtype, name="attn"
@@ -145,7 +145,7 @@ def _transform(
         return jax.vmap(lambda k: block.init(k, x)["params"])(jax.random.split(key, depth))
 
     def layer(x: Array, params: Params, num_outputs: int | None) -> Array:
-        return block.apply({"params": params}, x, num_outputs)
+        return features_at(block, params, x, num_outputs)
 
     if tower.remat:
         layer = jax.checkpoint(layer, prevent_cse=False, static_argnums=2)
@@ -171,7 +171,7 @@ class PatchEmbedding(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images: Array) -> Array:
         p, g = self.config.patch_size, self.config.grid_size
         channels, width = images.shape[-1], self.config.hidden_size
         init = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
@@ -270,6 +270,11 @@ class TextEncoder(nn.Module):
         return features.astype(jnp.promote_types(features.dtype, jnp.float32))
 
 
+def features_at(module: nn.Module, params: Params, *inputs: Array | int | None) -> Array:
+    """What a module makes of its inputs with these parameters."""
+    return module.apply({"params": params}, *inputs)  # type: ignore[return-value]  # in Flax's type variables may change
+
+
 class CLIP(nn.Module):
     """Both towers and the logarithm of the inverse temperature.
 
@@ -283,11 +288,11 @@ class CLIP(nn.Module):
     unroll: int | bool = 1
     remat: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         """Both towers, under the names that their parameters have."""
-        knobs = {"dtype": self.dtype, "unroll": self.unroll, "remat": self.remat}
-        self.image = ImageEncoder(self.config.vision, **knobs)
-        self.text = TextEncoder(self.config.text, **knobs)
+        knobs = self.dtype, self.unroll, self.remat
+        self.image = ImageEncoder(self.config.vision, *knobs)
+        self.text = TextEncoder(self.config.text, *knobs)
         init = nn.initializers.constant(self.config.logit_scale_init_value)
         self.logit_scale = self.param("logit_scale", init, ())
 

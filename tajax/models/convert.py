@@ -216,7 +216,7 @@ def image_params_from_tensors(
     if problems:
         raise ValueError(f"The image tower ({naming} names) is not one of this geometry. {problems}.")
     if kept:
-        leaves[projection.path] = flatten_paths(pretrained)["projection/kernel"]
+        leaves[projection.path] = np.asarray(flatten_paths(pretrained)["projection/kernel"])
     return unflatten_paths({path.removeprefix(_IMAGE): leaf for path, leaf in leaves.items()})
 
 
@@ -229,7 +229,7 @@ def image_tensor_names(config: ClipConfig, naming: str) -> set[str]:
     """
     shapes = flatten_paths(abstract_params(config))
     rows = [row for row in ROWS if row.path.startswith(_IMAGE)]
-    return {name for row in rows for name, _ in _sources(row, naming, shapes[row.path].shape)}
+    return {name for row in rows for name, _ in _sources(row, naming, np.shape(shapes[row.path]))}
 
 
 def _claim(
@@ -241,7 +241,7 @@ def _claim(
     ignored: tuple[str, ...] = (),
 ) -> tuple[dict[str, np.ndarray], str]:
     """The leaves of some rows by path, and what is wrong with the tensors: an empty text if nothing is."""
-    shapes = {path: leaf.shape for path, leaf in flatten_paths(abstract_params(config)).items()}
+    shapes = {path: np.shape(leaf) for path, leaf in flatten_paths(abstract_params(config)).items()}
     missing: dict[str, None] = {}
     unfit: dict[str, str] = {}
     leaves: dict[str, np.ndarray] = {}

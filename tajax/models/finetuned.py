@@ -231,7 +231,7 @@ def _parameter_orders(config: ClipConfig) -> list[list[str]]:
 def _like_base(leaves: Params, base: LoadedClip) -> Params:
     """The leaves with the dtypes of the base, all of them finite."""
     reference = flatten_paths(base.params["image"])
-    cast = {path: np.asarray(leaf, reference[path].dtype) for path, leaf in flatten_paths(leaves).items()}
+    cast = {path: np.asarray(leaf, jnp.result_type(reference[path])) for path, leaf in flatten_paths(leaves).items()}
     check_finite(cast, "the image tower")
     structure = jax.tree.structure(base.params["image"])
     return jax.tree.unflatten(structure, [jnp.asarray(cast[path]) for path in reference])

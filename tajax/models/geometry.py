@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TypeVar
 
+import numpy as np
 from jaxtyping import Array, Int
 
 __all__ = ["HIDDEN_ACTS", "LEGACY_EOS_TOKEN_ID", "ClipConfig", "TextConfig", "VisionConfig", "pooled_position"]
@@ -30,7 +32,7 @@ class _TowerConfig:
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         kind = type(self).__name__
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -69,7 +71,7 @@ class VisionConfig(_TowerConfig):
     patch_size: int = 32
     num_channels: int = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.patch_size > self.image_size:
             raise ValueError(f"VisionConfig: patch_size {self.patch_size} exceeds image_size {self.image_size}.")
@@ -117,7 +119,7 @@ class ClipConfig:
     text: TextConfig = TextConfig()
     logit_scale_init_value: float = 2.6592
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.vision.projection_dim != self.text.projection_dim:
             raise ValueError(
                 "The towers must project to one width: "
@@ -184,7 +186,10 @@ def _section(config: Mapping, name: str) -> Mapping:
     return section
 
 
-def _read_section(kind: type, section: Mapping, projection_dim: int):
+Tower = TypeVar("Tower", VisionConfig, TextConfig)
+
+
+def _read_section(kind: type[Tower], section: Mapping, projection_dim: int) -> Tower:
     """The fields of `kind` found in a section of `config.json`; lists of equal numbers become the number."""
     values = {}
     for field in dataclasses.fields(kind):
@@ -203,10 +208,10 @@ def _read_section(kind: type, section: Mapping, projection_dim: int):
     return kind(**values)
 
 
-def pooled_position(config: TextConfig, tokens: Int[Array, "B C"]) -> Int[Array, " B"]:
+def pooled_position(config: TextConfig, tokens: Int[Array | np.ndarray, "B C"]) -> Int[Array | np.ndarray, " B"]:
     """Where each text is pooled: its first EOS, or its highest id where `eos_token_id` is the mistaken 2.
 
-    A row without an EOS gives 0, as it does in `transformers`. Takes NumPy as well as JAX arrays.
+    A row without an EOS gives 0, as it does in `transformers`. Of a NumPy array it is one, too.
     """
     legacy = config.eos_token_id == LEGACY_EOS_TOKEN_ID
     return (tokens if legacy else tokens == config.eos_token_id).argmax(axis=-1)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tajax.models.clip import TextEncoder
+from tajax.models.clip import TextEncoder, features_at
 from tajax.models.geometry import pooled_position
 from tajax.models.load import LoadedClip
 from tajax.types import Head, Params
@@ -114,4 +114,4 @@ def _encode(clip: LoadedClip, tokens: Int[np.ndarray, "M C"]) -> Float[np.ndarra
 
 @functools.partial(jax.jit, static_argnums=0)
 def _features(encoder: TextEncoder, params: Params, tokens: Int[Array, "B C"]) -> Float[Array, "B E"]:
-    return encoder.apply({"params": params}, tokens)
+    return features_at(encoder, params, tokens)

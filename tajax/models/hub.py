@@ -19,7 +19,7 @@ __all__ = ["BUNDLED", "HubName", "commit_of", "hub_name", "locate", "reason"]
 BUNDLED = {"tiny": "tiny-clip"}
 """Names of the models inside the package, and their directories under `tajax/assets`."""
 
-_COMMON = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
+_COMMON: tuple[str, ...] = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
 _COMMON += ("special_tokens_map.json", "vocab.json", "merges.txt", "open_clip_config.json")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors",)

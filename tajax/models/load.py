@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from tajax.models import files
-from tajax.models.clip import ImageEncoder, TextEncoder
+from tajax.models.clip import ImageEncoder, TextEncoder, features_at
 from tajax.models.convert import params_from_tensors
 from tajax.models.geometry import LEGACY_EOS_TOKEN_ID, ClipConfig
 from tajax.models.hub import commit_of, locate
@@ -55,12 +55,12 @@ class LoadedClip:
     def encode_image(self, image_params: Params, images: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
         """Features `[B, E]`, not normalised, of normalised images; an `ApplyFn` over `params['image']`."""
         encoder = ImageEncoder(self.config.vision, self.dtype, self.unroll, self.remat)
-        return encoder.apply({"params": image_params}, images)
+        return features_at(encoder, image_params, images)
 
     def encode_text(self, text_params: Params, tokens: Int[Array, "B C"]) -> Float[Array, "B E"]:
         """Features `[B, E]`, not normalised, of tokens int32; an `ApplyFn` over `params['text']`."""
         encoder = TextEncoder(self.config.text, self.dtype, self.unroll, self.remat)
-        return encoder.apply({"params": text_params}, tokens)
+        return features_at(encoder, text_params, tokens)
 
     @functools.cached_property
     def tokenizer(self) -> ClipTokenizer:
@@ -138,7 +138,7 @@ def load(
     dtype = jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be a float, such as float32 or bfloat16, got {dtype}.")
-    if dtype == jnp.float64 and not jax.config.jax_enable_x64:
+    if dtype == jnp.float64 and jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise ValueError("dtype float64 needs jax.config.update('jax_enable_x64', True) before anything is computed.")
     path = locate(name_or_path, revision=revision)
     directory = path if path.is_dir() else path.parent

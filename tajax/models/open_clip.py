@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TypedDict
 
 import numpy as np
 
@@ -194,7 +195,13 @@ def infer_config(tensors: Mapping[str, np.ndarray], *, hidden_act: str = "quick_
     )
 
 
-def _vocabulary(size: int) -> dict[str, int]:
+class _Vocabulary(TypedDict):
+    vocab_size: int
+    bos_token_id: int
+    eos_token_id: int
+
+
+def _vocabulary(size: int) -> _Vocabulary:
     """The size of the vocabulary, whose two highest ids are BOS and EOS."""
     return {"vocab_size": size, "bos_token_id": size - 2, "eos_token_id": size - 1}
 

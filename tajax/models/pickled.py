@@ -18,7 +18,8 @@ import pickletools
 import reprlib
 import struct
 from collections.abc import Callable, Mapping
-from typing import BinaryIO, NamedTuple, TypeAlias
+from mmap import mmap
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -105,7 +106,7 @@ class StoredTensor(NamedTuple):
         return np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides, writeable=False)
 
 
-def unpickle(stream: BinaryIO) -> Plain:
+def unpickle(stream: BinaryIO | mmap) -> Plain:
     r"""The object in a pickle, as plain data. The stream is left behind the pickle's last instruction.
 
     Tuples of a tensor's shape are tuples, sets are lists, dictionaries of all kinds are dictionaries; tensors are
@@ -129,8 +130,9 @@ def unpickle(stream: BinaryIO) -> Plain:
     """
     machine = _Machine()
     position = stream.tell()
+    instructions = pickletools.genops(stream)  # type: ignore[arg-type]  # for which read, readline and tell are enough
     try:
-        for count, (instruction, argument, at) in enumerate(pickletools.genops(stream)):
+        for count, (instruction, argument, at) in enumerate(instructions):
             position = position if at is None else at
             if count > _MOST_INSTRUCTIONS:
                 raise ValueError(f"more than {_MOST_INSTRUCTIONS:,} instructions, where a model has 200,000 at most")
@@ -144,13 +146,13 @@ def unpickle(stream: BinaryIO) -> Plain:
 class _Machine:
     """The stack machine of a pickle, without the instructions that reach Python."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.stack: list[Plain] = []
         self.marks: list[int] = []
         self.memo: dict[int, Plain] = {}
 
-    def do(self, name: str, argument: object) -> None:
-        """One instruction."""
+    def do(self, name: str, argument: Any) -> None:
+        """One instruction, whose argument is of a type of its own."""
         if name in _PUSHED:
             self.stack.append(argument)
         elif name in _CONSTANTS:
@@ -247,7 +249,7 @@ _CONSTANTS: Mapping[str, Callable[[], Plain]] = {
     "EMPTY_DICT": dict,
     "EMPTY_SET": list,
 }
-_STACK: Mapping[str, Callable[[_Machine], None]] = {
+_STACK: Mapping[str, Callable[[_Machine], object]] = {
     "MARK": lambda m: m.marks.append(len(m.stack)),
     "POP": lambda m: m.pop() if len(m.stack) > (m.marks or [0])[-1] else m.marks.pop(),
     "POP_MARK": lambda m: m.above_mark(),
@@ -316,10 +318,10 @@ def _persistent(identity: Plain) -> Plain:
 
 def _tensor(storage: Plain, offset: Plain, shape: Plain, strides: Plain, *rest: Plain) -> StoredTensor:
     """A view of a storage, whose furthest element lies inside."""
-    if not isinstance(storage, Storage) or not all(isinstance(t, tuple) for t in (shape, strides)):
+    if not (isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)):
         raise TypeError(f"a tensor is made of a {_kind(storage)}, a {_kind(shape)} and a {_kind(strides)}")
-    numbers = (offset, *shape, *strides)
-    if any(type(n) is not int or n < 0 for n in numbers) or len(shape) != len(strides) or len(shape) > 32:
+    whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *strides))
+    if not isinstance(offset, int) or not whole or len(shape) != len(strides) or len(shape) > 32:
         raise ValueError(f"a tensor has offset {_short(offset)}, shape {_short(shape)} and strides {_short(strides)}")
     if len(rest) > 2 and rest[2]:
         raise ValueError(f"a tensor with the properties {_short(rest[2])} is not read")

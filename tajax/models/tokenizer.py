@@ -40,7 +40,7 @@ class ClipTokenizer:
     backend: CLIPTokenizer
     context_length: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse a context too short for one token between BOS and EOS."""
         if self.context_length < 3:
             raise ValueError(f"context_length must be at least 3 (BOS, a token, EOS), got {self.context_length}.")
@@ -178,7 +178,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context_length: int = 77
         merges.append(tuple(merge))
         vocab.setdefault(token, len(vocab))
     vocab |= {BOS: len(vocab), EOS: len(vocab) + 1}
-    return ClipTokenizer(_backend_class()(vocab=vocab, merges=merges), context_length)
+    return ClipTokenizer(_backend_class()(vocab=vocab, merges=merges), context_length)  # type: ignore[arg-type]  # pairs, too
 
 
 @functools.cache

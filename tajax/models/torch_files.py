@@ -59,17 +59,13 @@ class TorchFile(NamedTuple):
         chosen = {name: self.tensors[name] for name in names}
         storages = {tensor.storage.key: tensor.storage for tensor in chosen.values()}
         try:
-            data = dict(_read_archive(self.path, storages) if self.places is None else self._read_legacy(storages))
+            if self.places is None:
+                data = dict(_read_archive(self.path, storages))
+            else:
+                data = dict(_read_legacy(self.path, storages, self.places))
             return {name: tensor.view(data[tensor.storage.key]) for name, tensor in chosen.items()}
         except _DAMAGED as error:
             raise ValueError(f"{self.path} is damaged: {error}. Fetch the file again.") from error
-
-    def _read_legacy(self, storages: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        with self.path.open("rb") as file:
-            for key in storages:
-                offset, length = self.places[key]
-                file.seek(offset)
-                yield key, file.read(length)
 
 
 def open_torch_file(path: str | Path) -> TorchFile:
@@ -160,6 +156,16 @@ def _read_archive(path: Path, storages: Mapping[str, Storage]) -> Iterator[tuple
             yield key, b"" if record is None else archive.read(record)
 
 
+def _read_legacy(
+    path: Path, storages: Iterable[str], places: Mapping[str, tuple[int, int]]
+) -> Iterator[tuple[str, bytes]]:
+    with path.open("rb") as file:
+        for key in storages:
+            offset, length = places[key]
+            file.seek(offset)
+            yield key, file.read(length)
+
+
 def _open_legacy(path: Path) -> tuple[Plain, dict[str, tuple[int, int]]]:
     """The object in a file of PyTorch before 1.6, and where its storages lie."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -214,11 +220,13 @@ def _walk(root: Plain) -> tuple[dict[str, StoredTensor], dict[str, str], dict[st
         if not waiting:
             return tensors, classes, texts
         name, value, depth = waiting.pop()
-        found = tensors if isinstance(value, StoredTensor) else texts if isinstance(value, str) else None
-        if found is not None:
+        if isinstance(value, StoredTensor | str):
             if name in tensors or name in texts:
                 raise ValueError(f"{name[:120]!r} stands twice")
-            found[name] = value
+            if isinstance(value, str):
+                texts[name] = value
+            else:
+                tensors[name] = value
             continue
         if isinstance(value, Named) and value.is_object:
             classes[name] = value.name

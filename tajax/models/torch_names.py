@@ -52,7 +52,8 @@ def tensors_from_leaves(
     parts: dict[str, dict[int, np.ndarray]] = {}
     for path, leaf in leaves.items():
         for name, part, layer in _places(rows[path], naming, np.shape(leaf)):
-            if not np.any(trained[path] if np.ndim(trained[path]) == 0 else trained[path][layer]):
+            chosen = np.asarray(trained[path])
+            if not np.any(chosen[layer] if chosen.ndim else chosen):
                 continue
             value = _turned(np.asarray(leaf) if layer is None else np.asarray(leaf)[layer], rows[path], naming)
             if part is None:
@@ -83,7 +84,8 @@ def leaves_from_tensors(
     Raises:
         ValueError: an unknown naming, a tensor that the image tower does not have, or one of another shape.
     """
-    rows, leaves, claimed = _rows(naming), {}, set()
+    rows, leaves = _rows(naming), dict[str, np.ndarray]()
+    claimed: set[str] = set()
     for path, shape in shapes.items():
         for name, part, layer in _places(rows[path], naming, shape):
             if name not in tensors:
