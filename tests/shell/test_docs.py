@@ -92,6 +92,8 @@ def test_commands_are_taken_by_their_programs(module, arguments, tmp_path, monke
         (place.parent if place.suffix else place).mkdir(parents=True, exist_ok=True)
         if place.suffix:
             place.touch()
+    for run in re.findall(r"--config\.task_vectors=(\S+)", " ".join(arguments)):  # of an earlier command
+        Path(run, "task_vectors").mkdir(parents=True)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     if any(word == "--help" or word.endswith(":help") for word in arguments):
         assert main.main(sys.argv) == 0 and capsys.readouterr().out
