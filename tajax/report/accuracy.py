@@ -14,7 +14,7 @@ from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
 from tajax.report.runs import Run, Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import MISSING, Number, Table, number, percent, spread
+from tajax.report.tables import MISSING, Number, Table, mean_of_all, number, percent, spread
 from tajax.results import Record, by_config, find, seconds
 
 # Column title, stage of the record, and metric.
@@ -52,7 +52,7 @@ def accuracy_tables(records: Sequence[Record], *, provenance: bool = True) -> li
     if not columns:
         return []
     rows = [(str(task), *map(percent, row)) for task, row in zip(tasks, zip(*values, strict=True), strict=True)]
-    means = ("mean", *(percent(None if None in column else statistics.fmean(column)) for column in values))
+    means = ("mean", *(percent(mean_of_all(column)) for column in values))
     notes = (*_notes(records), *(_provenance(records) if provenance else ()))
     return [Table("Accuracy on each task, %", ("task", *columns), (*rows, means), notes, 1, origin(records))]
 
@@ -212,9 +212,9 @@ def _over_alpha(series: Series) -> Iterable[Figure]:
         for run in runs:
             points: dict[float, list[float]] = {}
             for record in find(run.records, stage="sweep", split="val"):
-                coef, top1 = float(record["scaling_coef"]), 100 * float(record["top1"])
-                points.setdefault(coef, []).append(top1)
-                tasks.setdefault(str(record["task"]), {}).setdefault(coef, []).append(top1)
+                coef, reached = float(record["scaling_coef"]), 100 * float(record["top1"])
+                points.setdefault(coef, []).append(reached)
+                tasks.setdefault(str(record["task"]), {}).setdefault(coef, []).append(reached)
             for coef, values in points.items():
                 means.setdefault(label, {}).setdefault(coef, []).append(statistics.fmean(values))
     alpha, top1 = Axis("scaling coefficient α", zero=True), Axis("validation accuracy, %", PERCENT)

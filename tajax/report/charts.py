@@ -91,7 +91,7 @@ def curves(
         )
         layers.append(ring.encode(alt.X("x:Q", title=x.title), alt.Y("mean:Q", title=y.title), color))
     told = findings.of_curves(points, x.title, y.title, (x.format, y.format))
-    return _named(alt.layer(*layers).properties(width="container", height=HEIGHT), title, told)
+    return _named(alt.LayerChart(layer=layers).properties(width="container", height=HEIGHT), title, told)
 
 
 def dots(
@@ -121,10 +121,11 @@ def dots(
         for group, runs in groups.items()
         if runs
     ]
-    order = list(dict.fromkeys(row["group"] for row in rows))
+    order = list(dict.fromkeys(group for groups in values.values() for group, runs in groups.items() if runs))
     down = alt.Y("group:N", title=None, sort=order, axis=alt.Axis(labelLimit=140, ticks=False, domain=False, grid=True))
-    drawn = {"title": y.title, "scale": alt.Scale(**({"domain": ends} if ends else {"zero": y.zero}))}
-    across = alt.X("mean:Q", **drawn, axis=alt.Axis(tickCount=TICKS, labelFlush=False, labelSeparation=4))
+    scale = alt.Scale(domain=ends) if ends else alt.Scale(zero=y.zero)
+    ticks = alt.Axis(tickCount=TICKS, labelFlush=False, labelSeparation=4)
+    across = alt.X("mean:Q", title=y.title, scale=scale, axis=ticks)
     legend = alt.Legend(title=series or None) if len(values) > 1 else None
     color = alt.Color("series:N", scale=colors(values), legend=legend)
     base = alt.Chart(alt.Data(values=rows)).encode(down)
@@ -135,17 +136,17 @@ def dots(
     ]
     layers = []
     if line and len(values) > 1:
-        span = base.encode(alt.X("min(mean):Q", **drawn), alt.X2("max(mean):Q"))
+        span = base.encode(alt.X("min(mean):Q", title=y.title, scale=scale), alt.X2("max(mean):Q"))
         layers.append(span.mark_rule(color=INK, opacity=0.25, aria=False))
     if any(row["deviation"] for row in rows):
         tooltip.append(alt.Tooltip("deviation:Q", title="deviation over seeds", format=y.format))
-        whisker = base.encode(alt.X("low:Q", **drawn), alt.X2("high:Q"), color=color)
+        whisker = base.encode(alt.X("low:Q", title=y.title, scale=scale), alt.X2("high:Q"), color=color)
         layers.append(whisker.mark_rule(strokeWidth=1.5, aria=False))
     shape = alt.Shape("series:N", scale=alt.Scale(domain=list(values)), legend=legend)
     layers.append(
         base.mark_point(filled=True, size=80, opacity=1).encode(across, color=color, shape=shape, tooltip=tooltip)
     )
-    whole = alt.layer(*layers).properties(width="container", height=26 * len(order))
+    whole = alt.LayerChart(layer=layers).properties(width="container", height=26 * len(order))
     return _named(whole, title, findings.of_dots(values, y.title, y.format))
 
 
@@ -218,7 +219,7 @@ def heat_map(
     if edges[0] < -1 and edges[-1] > 1:
         shown.append(square.encode(across, up, alt.X2("r:Q"), alt.Y2("u:Q")))
     told = findings.of_map(coefs, values, title, value.title, value.format)
-    return _named(alt.layer(*shown).properties(width=190, height=190), title, told)
+    return _named(alt.LayerChart(layer=shown).properties(width=190, height=190), title, told)
 
 
 def matrix(
@@ -266,7 +267,7 @@ def matrix(
             "j:O",
             title=titles[1],
             sort=list(range(len(names[1]))),
-            axis=_labels(labels[1], labelAngle=-60 if max(map(len, labels[1]), default=0) > 2 else 0),
+            axis=_labels(labels[1], angle=-60 if max(map(len, labels[1]), default=0) > 2 else 0),
         ),
     )
     legend = alt.Legend(title=None, orient="right", format=value.format, gradientLength=120, tickCount=4)
@@ -285,7 +286,7 @@ def matrix(
         written = base.mark_text(fontSize=11, aria=False, tooltip=None)
         layers.append(written.encode(alt.Text("v:Q", format=value.format), color=ink))
     told = findings.of_matrix(names, cells, title, value.title, value.format)
-    return _named(alt.layer(*layers).properties(width={"step": step}, height={"step": step}), title, told)
+    return _named(alt.LayerChart(layer=layers).properties(width={"step": step}, height={"step": step}), title, told)
 
 
 def _named(chart: altair.LayerChart, title: str, told: str) -> altair.LayerChart:
@@ -302,11 +303,11 @@ def _between(line: Mapping[float, Sequence[float]], at: float) -> float:
 def _ticks(axis: Axis) -> altair.Axis:
     import altair as alt
 
-    whole = {"tickMinStep": 1, "format": axis.format} if axis.format in WHOLE else {}
-    return alt.Axis(grid=False, tickCount=TICKS, labelFlush=False, labelSeparation=4, **whole)
+    step, form = (1, axis.format) if axis.format in WHOLE else (alt.Undefined, alt.Undefined)
+    return alt.Axis(grid=False, tickCount=TICKS, labelFlush=False, labelSeparation=4, tickMinStep=step, format=form)
 
 
-def _labels(names: Sequence[str], **more: float) -> altair.Axis:
+def _labels(names: Sequence[str], *, angle: float | None = None) -> altair.Axis:
     import json
 
     import altair as alt
@@ -320,7 +321,7 @@ def _labels(names: Sequence[str], **more: float) -> altair.Axis:
         ticks=False,
         domain=False,
         grid=False,
-        **more,
+        labelAngle=alt.Undefined if angle is None else angle,
     )
 
 

@@ -12,7 +12,7 @@ from tajax.report import charts
 from tajax.report.charts import Axis
 from tajax.report.runs import Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import MISSING, Table, number, spread
+from tajax.report.tables import MISSING, Table, mean_of_all, number, spread
 from tajax.results import Record, find
 
 # Distance of the records, title of its table, and how its numbers are written: times what, digits.
@@ -42,9 +42,9 @@ def compared(series: Series) -> list[Table]:
         for distance, _, times, digits in DISTANCES:
             for key, factor, written in (("summary", times, digits), ("relative", 1, 2)):
                 groups = (find(run.records, stage="disentanglement", distance=distance) for run in runs)
-                means = [None if None in (v := [r[key] for r in g]) else statistics.fmean(v) for g in groups if g]
-                whole = bool(means) and None not in means
-                cells.append(spread([factor * mean for mean in means], written) if whole else MISSING)
+                means = [mean_of_all(record[key] for record in group) for group in groups if group]
+                there = [factor * mean for mean in means if mean is not None]
+                cells.append(spread(there, written) if there and len(there) == len(means) else MISSING)
                 most = max(most, len(means))
         if most:
             body.append((label, str(most), *cells))
@@ -106,11 +106,17 @@ def _matrices(series: Series, distance: str) -> Iterator[Figure]:
             cells = [(i, j, statistics.fmean(v)) for pair, v in pairs.items() for i in pair for j in pair if i != j]
             matrices[label] = names, cells
     if matrices:
-        shown = {"titles": ("task", "task"), "step": 34, "numbers": True}
-        shown["largest"] = max(v for _, cells in matrices.values() for _, _, v in cells)
-        value = Axis("ξ/2", ".0%" if distance == "prediction" else ".2f")
         panels = (
-            charts.matrix((names, names), cells, value, title=label if len(series) > 1 else "", **shown)
+            charts.matrix(
+                (names, names),
+                cells,
+                Axis("ξ/2", ".0%" if distance == "prediction" else ".2f"),
+                titles=("task", "task"),
+                title=label if len(series) > 1 else "",
+                step=34,
+                numbers=True,
+                largest=max(v for _, cells in matrices.values() for _, _, v in cells),
+            )
             for label, (names, cells) in matrices.items()
         )
         title = f"Disentanglement error of every pair, {'heads' if distance == 'prediction' else 'features'}"

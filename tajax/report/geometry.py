@@ -12,7 +12,7 @@ from tajax.report import charts
 from tajax.report.charts import Axis
 from tajax.report.runs import Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import Number, Table, number, percent, spread
+from tajax.report.tables import Number, Table, mean_of_all, number, percent, spread
 from tajax.results import Record, find
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _mean_cosines(wholes: Sequence[Record]) -> list[tuple[int, int, float]]:
         place = [names.index(name) if name in names else None for name in map(str, whole["tasks"])]
         for i, row in zip(place, whole["cosines"], strict=True):
             for j, value in zip(place, row, strict=True):
-                if None not in (i, j, value) and i != j:
+                if i is not None and j is not None and value is not None and i != j:
                     values.setdefault((i, j), []).append(value)
     return [(i, j, statistics.fmean(found)) for (i, j), found in values.items()]
 
@@ -156,8 +156,7 @@ def mean_cosine(cosines: Sequence[Sequence[float | None]]) -> float | None:
         >>> mean_cosine([[1.0, 0.5, 0.0], [0.5, 1.0, 0.25], [0.0, 0.25, 1.0]]), mean_cosine([[1.0]])
         (0.25, None)
     """
-    pairs = [cosines[s][t] for s, t in itertools.combinations(range(len(cosines)), 2)]
-    return None if not pairs or None in pairs else statistics.fmean(pairs)
+    return mean_of_all(cosines[s][t] for s, t in itertools.combinations(range(len(cosines)), 2))
 
 
 def _cosines(whole: Record, dimensions: int) -> Table:
@@ -178,8 +177,8 @@ def _by_layer(layers: Record) -> Table:
     for index, (norms, base, cosine) in enumerate(zip(*columns, strict=True)):
         norm = statistics.fmean(norms)
         rows.append((str(index), number(norm, 3), _relative(norm, base), number(cosine, 3)))
-    columns, notes = ("layer", "‖τ‖", "‖τ‖ / ‖θ₀‖ %", "mean cosine"), ("Means over tasks; of cosines, over pairs.",)
-    return Table("Task vectors τ by layer", columns, tuple(rows), notes, of=origin([layers]))
+    titles, notes = ("layer", "‖τ‖", "‖τ‖ / ‖θ₀‖ %", "mean cosine"), ("Means over tasks; of cosines, over pairs.",)
+    return Table("Task vectors τ by layer", titles, tuple(rows), notes, of=origin([layers]))
 
 
 def _relative(norm: float, base: float) -> str:

@@ -23,7 +23,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
     )
     if not rows:
         return []
-    notes = (
+    notes: tuple[str, ...] = (
         "Logistic regression on the pre-trained model's features, frozen afterwards; λ by validation loss.",
         "Columns called zero-shot are of the pre-trained model under these heads.",
     )

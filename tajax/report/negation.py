@@ -10,7 +10,7 @@ from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
 from tajax.report.runs import Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import MISSING, Table, coefficient, number, percent, spread
+from tajax.report.tables import MISSING, Table, coefficient, mean_of_all, number, percent, spread
 from tajax.results import Record, find
 
 SPLITS = ("test", "val")
@@ -156,12 +156,13 @@ def compared(series: Series) -> list[Table]:
     made = []
     for (a, b, c, d), regimes in analogies.items():
         rows = []
-        for label, runs in regimes.items():
+        for label, seeds in regimes.items():
             top1 = (
-                [r["top1"] for group in groups for r in find(group, split="test")] for groups in zip(*runs, strict=True)
+                [r["top1"] for group in groups for r in find(group, split="test")]
+                for groups in zip(*seeds, strict=True)
             )
-            cells = (spread([100 * v for v in values], 1) if len(values) == len(runs) else MISSING for values in top1)
-            rows.append((label, str(len(runs)), *cells))
+            cells = (spread([100 * v for v in values], 1) if len(values) == len(seeds) else MISSING for values in top1)
+            rows.append((label, str(len(seeds)), *cells))
         columns = ("regime", "seeds", "zero-shot", f"{c} alone", f"{c} + ({b} − {a})", f"fine-tuned on {d}")
         made.append(Table(f"Test accuracy on {d} by analogy, %", columns, tuple(rows)))
     return made
@@ -196,5 +197,4 @@ def _analogy(records: Sequence[Record]) -> Iterator[Table]:
 
 
 def _mean(values: Iterable[float | None]) -> str:
-    values = list(values)
-    return percent(None if None in values or not values else statistics.fmean(values))
+    return percent(mean_of_all(values))

@@ -86,8 +86,8 @@ def figures(series: Series) -> list[Figure]:
         drawn = [charts.dots(shares, Axis("share of the local energy on the task", ".2f"), line=False)]
         if counted:
             half = 0.5, "½: no locality"
-            leading, share = Axis("leading eigenfunctions counted", "d"), Axis("share, mean over tasks", ".3f")
-            drawn.append(charts.curves(counted, leading, share, rule=half))
+            number, share = Axis("leading eigenfunctions counted", "d"), Axis("share, mean over tasks", ".3f")
+            drawn.append(charts.curves(counted, number, share, rule=half))
         caption = (
             "The part of the local energy of a task's leading eigenfunctions that new images of the "
             "task have, beside images of the control; ½ is none. Above: by task. Below: mean over tasks, by the number "
@@ -97,5 +97,5 @@ def figures(series: Series) -> list[Figure]:
     return made
 
 
-def _number(value: object) -> float | None:
+def _number(value: float | list[float] | None) -> float | None:
     return statistics.fmean(value) if isinstance(value, list) else value

@@ -28,7 +28,8 @@ def html(page: Page) -> bytes:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False, keep_trailing_newline=True
     )
-    specs, plots = [], {}
+    specs: list[Markup] = []
+    plots: dict[str, range] = {}
     for figure in figures(page):
         plots[figure.name] = range(len(specs), len(specs) + len(figure.panels))
         specs += [Markup(script_json(specification(panel))) for panel in figure.panels]
@@ -61,7 +62,7 @@ def _vega() -> str:
     """Vega, Vega-Lite and Vega-Embed in one script: of the versions that write the files for papers, too."""
     import vl_convert
 
-    return vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle().replace("</script", "<\\/script")  # type: ignore[call-arg]  # not in its stub
 
 
 def _resource(name: str) -> str:

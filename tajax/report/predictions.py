@@ -126,7 +126,7 @@ def _confusion(classes: Sequence[str], records: Sequence[Record], title: str) ->
     for single, merged, count in cells:
         for one in {single, merged} if single != merged else ():
             apart[one] = apart.get(one, 0) + count
-    shown = range(len(classes))
+    shown: Sequence[int] = range(len(classes))
     if len(classes) > MOST_CLASSES:
         shown = sorted(sorted(apart, key=lambda one: (-apart[one], one))[:MOST_CLASSES])
     place = {one: number for number, one in enumerate(shown)}
@@ -140,8 +140,7 @@ def _confusion(classes: Sequence[str], records: Sequence[Record], title: str) ->
     labels, of = without_common_words(names)
     titles = (f"fine-tuned{of and f': {of}'}", f"merged{of and f': {of}'}")
     share = Axis("share, %", ".0f")
-    shown = {"titles": titles, "title": title, "step": 16, "labels": (labels, labels)}
-    return charts.matrix((names, names), kept, share, **shown)
+    return charts.matrix((names, names), kept, share, titles=titles, title=title, step=16, labels=(labels, labels))
 
 
 def without_common_words(names: Sequence[str]) -> tuple[list[str], str]:

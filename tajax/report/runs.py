@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from tajax import results
 from tajax.results import Record
@@ -88,7 +88,7 @@ def read(workdir: str | Path) -> list[Run]:
             "which holds that file as soon as anything has been measured."
         )
     try:
-        config = legible(json.loads((workdir / "config.json").read_text()))
+        config = _legible(json.loads((workdir / "config.json").read_text()))
     except FileNotFoundError:
         config = {}
     except (ValueError, RecursionError) as error:
@@ -131,8 +131,8 @@ def series(runs: Iterable[Run]) -> Series:
         together = apart
     for label, group in together.items():
         if len({_identity(run) for run in group}) < len(group):
-            places = ", ".join(str(run.workdir) for run in group)
-            raise ValueError(f"{label} is there more than once with the same seed: {places}. Leave one of them out.")
+            named = ", ".join(str(run.workdir) for run in group)
+            raise ValueError(f"{label} is there more than once with the same seed: {named}. Leave one of them out.")
     return together
 
 
@@ -195,10 +195,14 @@ def _of_tasks(runs: Sequence[Run]) -> list[str]:
     return [" + ".join(task_names(run)) for run in runs]
 
 
-def legible(value):
-    """JSON values whose texts are lines: no control characters or halves of surrogate pairs, spaces for line breaks."""
+def legible(records: Iterable[Record]) -> list[Record]:
+    """Records whose texts are lines: no control characters or halves of surrogate pairs, spaces for line breaks."""
+    return [_legible(record) for record in records]
+
+
+def _legible(value: Any) -> Any:
     if isinstance(value, str):
         return _ILLEGIBLE.sub("\ufffd", _BREAK.sub(" ", value))
     if isinstance(value, dict):
-        return {legible(key): legible(item) for key, item in value.items()}
-    return [legible(item) for item in value] if isinstance(value, list) else value
+        return {_legible(key): _legible(item) for key, item in value.items()}
+    return [_legible(item) for item in value] if isinstance(value, list) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from tajax import results
 from tajax.report import (
@@ -25,6 +25,8 @@ from tajax.report.style import Figure
 from tajax.report.tables import Table, averaged
 from tajax.results import Record
 
+_OfRun: TypeAlias = tuple[str, tuple[tuple[str, tuple[Example, ...]], ...]]
+
 
 class Section(NamedTuple):
     """A subject.
@@ -43,7 +45,7 @@ class Section(NamedTuple):
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     more: tuple[Table, ...] = ()
-    examples: tuple[tuple[str, tuple[tuple[str, tuple[Example, ...]], ...]], ...] = ()
+    examples: tuple[_OfRun, ...] = ()
 
 
 class Page(NamedTuple):
@@ -204,11 +206,7 @@ def _section(subject: _Subject, labels: Series, alone: bool) -> Section:
     if subject.name == "training":
         costs = shown if alone else behind
         costs[:] = [(run, [*made, *training.cost(run)]) for run, made in costs]
-    examples = ()
-    if subject.name == "images":
-        first = [next((run for run in runs if predictions.has(run)), None) for runs in labels.values()]
-        examples = tuple((facts.name(run), tuple(predictions.examples(run).items())) for run in first if run)
-        examples = tuple((name, found) for name, found in examples if found)
+    examples = _examples(labels) if subject.name == "images" else ()
     if alone:
         first, second = ([table._replace(of="") for table in made] for [(_, made)] in (shown, behind))
         return Section(subject.name, subject.title, tuple(first), drawn, tuple(second), examples)
@@ -218,6 +216,13 @@ def _section(subject: _Subject, labels: Series, alone: bool) -> Section:
     together = (*compared, *means, *(table for group in found.values() for table in group.values()))
     single = [table._replace(of=facts.name(run)) for run, made in (*shown, *behind) for table in made]
     return Section(subject.name, subject.title, together, drawn, tuple(single), examples)
+
+
+def _examples(labels: Series) -> tuple[_OfRun, ...]:
+    """Of each label those of its first run that has any."""
+    firsts = (next((run for run in runs if predictions.has(run)), None) for runs in labels.values())
+    found = ((facts.name(run), tuple(predictions.examples(run).items())) for run in firsts if run)
+    return tuple((name, of_tasks) for name, of_tasks in found if of_tasks)
 
 
 _Made = list[tuple[Run, list[Table]]]

@@ -33,6 +33,7 @@ HEIGHT = 300
 COLUMN, TEXT, SMALLER = 238, 497, 0.6
 WIDTH_ON_PAPER, HEIGHT_ON_PAPER, COLUMNS_ON_PAPER = 325, 200, 3
 FORMATS = ("png", "svg", "pdf")
+_SIZE = re.compile(r' width="([\d.]+)" height="([\d.]+)"')  # of an SVG
 
 
 class Figure(NamedTuple):
@@ -50,7 +51,7 @@ class Figure(NamedTuple):
     name: str
     title: str
     caption: str
-    panels: tuple[altair.Chart | altair.LayerChart, ...]
+    panels: tuple[altair.LayerChart, ...]
     wide: bool = True
     columns: int = 0
 
@@ -79,7 +80,7 @@ def dashes(names: Iterable[str]) -> altair.Scale:
     return altair.Scale(domain=names, range=[DASHES[i // len(OTHERS) % len(DASHES)] for i in range(len(names))])
 
 
-def specification(panel: altair.Chart) -> dict[str, object]:
+def specification(panel: altair.LayerChart | altair.ConcatChart) -> dict[str, object]:
     """The Vega-Lite specification of a panel in the style of the page; values are written out in it."""
     import altair
 
@@ -104,13 +105,12 @@ def drawn(figure: Figure, *, format: str = "pdf") -> bytes:
         return vl_convert.vegalite_to_png(_on_paper(panels, most), scale=3)
     for columns in range(most, 0, -1):  # fewer beside each other where their letters would be too small
         picture = vl_convert.vegalite_to_svg(_on_paper(panels, columns))
-        size = re.search(r' width="([\d.]+)" height="([\d.]+)"', picture)
-        width, height = map(float, size.groups())
+        width, height = map(float, _SIZE.findall(picture)[0])
         scale = min(SMALLER, (COLUMN if figure.wide or len(panels) == 1 else TEXT) / width)
         if scale > 0.8 * SMALLER:
             break
     smaller = f' width="{scale * width:.1f}" height="{scale * height:.1f}"'  # its viewBox stays
-    picture = picture[: size.start()] + smaller + picture[size.end() :]
+    picture = _SIZE.sub(smaller, picture, count=1)
     return picture.encode() if format == "svg" else vl_convert.svg_to_pdf(picture)
 
 
@@ -148,7 +148,7 @@ def spread(runs: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "low": mean - deviation, "high": mean + deviation, "deviation": deviation}
 
 
-def _sized(panel):
+def _sized(panel: altair.LayerChart) -> altair.LayerChart:
     """A panel that fills the width of the page, with the width it has on paper."""
     copy = panel.copy()
     if getattr(copy, "width", None) == "container":

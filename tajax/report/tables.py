@@ -198,6 +198,18 @@ def coefficient(value: float | None, mark: str = "") -> str:
     return MISSING if value is None else Number(value, 2, written=f"{value:g}{mark}")
 
 
+def mean_of_all(values: Iterable[float | None]) -> float | None:
+    """The mean; None where a value is missing, or there is none.
+
+    Example:
+        >>> mean_of_all([1.0, 2.0]), mean_of_all([1.0, None]), mean_of_all([])
+        (1.5, None, None)
+    """
+    values = list(values)
+    there = [value for value in values if value is not None]
+    return statistics.fmean(there) if there and len(there) == len(values) else None
+
+
 def percent(fraction: float | None) -> str:
     """A fraction in percent with one decimal; a dash for what was not measured.
 

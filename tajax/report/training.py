@@ -70,6 +70,7 @@ def compared(series: Series) -> list[Table]:
         for run in runs:
             for table in cost(run):
                 for stage, _, seconds, _ in table.rows:
+                    assert isinstance(seconds, Number)  # of `cost`
                     of_seed = spent.setdefault(label, {}).setdefault(stage, {})
                     seed = run.field("seed")
                     of_seed[seed] = of_seed.get(seed, 0.0) + seconds.value
