@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from tajax import affine, merging, scaling
 from tajax.disentanglement import disentanglement_error
@@ -25,6 +26,21 @@ from tajax.task_vectors import (
     task_vector,
 )
 from tajax.trees import param_mask
+
+if TYPE_CHECKING:  # `_ON_DEMAND`, as `__getattr__` would hide every misspelt name from a type checker
+    from tajax import checkpoints as checkpoints
+    from tajax import config as config
+    from tajax import data as data
+    from tajax import evaluate as evaluate
+    from tajax import finetune as finetune
+    from tajax import models as models
+    from tajax import optim as optim
+    from tajax import parallel as parallel
+    from tajax import report as report
+    from tajax import results as results
+    from tajax import sharing as sharing
+    from tajax import vector_files as vector_files
+    from tajax import workflows as workflows
 
 __version__ = "0.1.0"
 
@@ -67,11 +83,12 @@ _ON_DEMAND = frozenset(
     | {"workflows"}
 )
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> ModuleType:
-    if name in _ON_DEMAND:
-        return importlib.import_module(f"tajax.{name}")
-    raise AttributeError(f"module 'tajax' has no attribute {name!r}")
+    def __getattr__(name: str) -> ModuleType:
+        if name in _ON_DEMAND:
+            return importlib.import_module(f"tajax.{name}")
+        raise AttributeError(f"module 'tajax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,8 +1,10 @@
 """`import tajax` inside somebody else's JAX code brings the core and nothing else."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,11 @@ def test_the_public_names_are_there(probe):
     for name in tajax.__all__:
         assert getattr(tajax, name).__doc__, name
     assert {"models", "data", "merging"} <= set(probe["names"])
+
+
+def test_type_checkers_know_what_is_imported_on_demand():
+    source = Path(tajax.__file__).read_text(encoding="utf-8")
+    assert set(re.findall(r"^    from tajax import (\w+) as \1$", source, re.M)) == tajax._ON_DEMAND
 
 
 def test_an_unknown_name_is_an_attribute_error():

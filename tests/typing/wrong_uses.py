@@ -14,3 +14,5 @@ def mistakes(theta: dict[str, Array]) -> None:
     tajax.param_mask(theta, "all", layers=(1, 2, 3))  # arg-type
     tajax.linearize("model", theta)  # arg-type
     tajax.norm(theta).upper()  # attr-defined
+    tajax.mearging.METHODS.keys()  # attr-defined
+    tajax.models.lod("tiny")  # attr-defined
