@@ -143,7 +143,10 @@ def _on_each(step: Callable, devices: Sequence[jax.Device], reduced: Callable, *
         return reduced(step(*constants, batch))
 
     mapped = jax.pmap(share, axis_name=AXIS, in_axes=(None, 0), out_axes=out_axes, devices=devices)
-    return lambda *args: on_this_process(mapped(args[:-1], args[-1]))
+    # On a CPU a collective waits in a thread of a pool that all programs share: with several of them in flight, none
+    # may have all its devices at the collective, and XLA ends the process after 40 seconds. So one runs at a time.
+    ended = jax.block_until_ready if devices[0].platform == "cpu" else lambda results: results
+    return lambda *args: on_this_process(ended(mapped(args[:-1], args[-1])))
 
 
 def share_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Batch:

@@ -45,6 +45,11 @@ def measured_by_two():
     return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
 
 
+def test_one_program_at_a_time_waits_for_other_devices_on_a_cpu(measured):
+    """Several in flight wait for one another in XLA's threads, which ends the process."""
+    assert measured["ended"]
+
+
 def test_two_processes_count_as_one_does(measured, measured_by_two):
     """And both of them know all of it: sums, rows in order, what the first has to the sign of zero, who was asked."""
     first, second = measured_by_two
