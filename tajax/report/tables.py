@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TextIO
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -72,13 +72,11 @@ def show(tables: Iterable[Table], *, file: TextIO | None = None) -> None:
     console = Console(file=file, highlight=False)
     if not console.is_terminal:
         console = Console(file=file, highlight=False, width=WIDTH)
+    parts: list[RenderableType] = []
     for table in tables:
-        console.print(Text(table.heading, "bold"))
-        for columns in _blocks(table, console):
-            console.print(_grid(table, columns, console.width))
-        for note in table.notes:
-            console.print(Text(note))
-        console.print()
+        grids = [_grid(table, columns, console.width) for columns in _blocks(table, console)]
+        parts += [Text(table.heading, "bold"), *grids, *map(Text, table.notes), Text()]
+    console.print(Group(*parts))  # at once: in a notebook they are one output
 
 
 def _blocks(table: Table, console: Console) -> Iterator[list[int]]:
