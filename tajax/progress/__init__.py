@@ -181,7 +181,8 @@ def say(text: str) -> None:
 def _shown(metrics: Mapping[str, float]) -> str:
     """Loss and accuracy alone, where they are known: a terminal of 80 columns has no room for more."""
     first = [name for name in ("loss", "top1") if name in metrics]
-    return " ".join(f"{name} {metrics[name]:.3f}" for name in first or metrics)
+    small = {name for name in metrics if 0 < abs(metrics[name]) < 5e-4}  # would be written as 0.000
+    return " ".join(f"{name} {metrics[name]:{'.0e' if name in small else '.3f'}}" for name in first or metrics)
 
 
 def finish() -> None:

@@ -243,12 +243,11 @@ def _check_base(experiment: Experiment) -> None:
 
 
 def _announce(experiment: Experiment) -> None:
-    config, facts = experiment.config, experiment.journal.facts
+    facts = experiment.journal.facts
     trained, total = facts["trained_parameters"], facts["total_parameters"]
-    moving = "imported vectors move" if experiment.imported else "training"
+    moved = "moved by imported vectors" if experiment.imported else "trained"
     of_processes = f" of {facts['processes']} processes" if processes.joined() else ""
     progress.say(
-        f"{config.regime} on {config.model}: {moving} {trained:,} of the {total:,} parameters of the image tower "
-        f"({trained / total:.1%}), {len(experiment.tasks)} tasks, {len(experiment.devices)} "
-        f"{jax.default_backend()} device(s){of_processes}"
+        f"{moved}: {trained:,} of {total:,} parameters of the image tower ({trained / total:.1%}), "
+        f"on {len(experiment.devices)} × {jax.default_backend()}{of_processes}"
     )

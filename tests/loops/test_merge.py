@@ -100,7 +100,7 @@ def encoders(standard, theta0, world):
 def test_encoders_of_others_give_what_their_vectors_give(standard, encoders, run, world):
     done = run("merge", world / "merged_encoders", checkpoints=repr((encoders,)))
     assert done.code == 0, done.err
-    assert "imported vectors move" in done.err
+    assert "moved by imported vectors: " in done.err
     for stage in ("zero_shot", "single_task", "sweep", "task_addition"):
         for ours, theirs in zip(measured(world / "merged_encoders", stage), measured(standard, stage), strict=True):
             assert ours[:3] == theirs[:3] and ours[4] == theirs[4], stage

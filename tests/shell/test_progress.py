@@ -372,3 +372,12 @@ def test_without_a_display_there_are_lines(capsys):
         assert list(running.each(["a"], str)) == ["a"]
     progress.advance(3)  # outside of a stage: nothing to advance
     assert "some stage: 1/1" in capsys.readouterr().err
+
+
+def test_small_numbers_are_not_written_as_zero(capsys):
+    with progress.shown():
+        declare(("finetune",))
+        with progress.stage("finetune", {"digits": 1}) as running:
+            for _ in running.each(("digits",), str):
+                progress.note({"λ": 1e-8, "val top1": 0.5, "none": 0.0})
+    assert "digits (1/1)  λ 1e-08 val top1 0.500 none 0.000" in capsys.readouterr().err
