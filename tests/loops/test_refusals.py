@@ -25,7 +25,11 @@ BAD = {  # overrides, and what the message has to hold
     "mask": ({"trainable": "attn/kwery/kernel"}, "matches none", "Nearest paths: ", "blocks/attn/query/kernel"),
     "task": ({"tasks": "('digts',)"}, "unknown task 'digts'", "Did you mean 'digits'", "shapes, "),
     "path": ({"tasks": "('./nothing.npz',)"}, "nothing.npz does not exist"),
-    "hub id": ({"model": "openai/clip-vit-base-patch32"}, "Cannot fetch 'openai/clip-vit-base-patch32'", "hf download"),
+    "hub id": (
+        {"model": "openai/clip-vit-base-patch32"},
+        "No path here is 'openai/clip-vit-base-patch32'. Cannot fetch",
+        "hf download",
+    ),
     "model": ({"model": "tinny"}, "No model 'tinny'", "'tiny'"),
 }
 
