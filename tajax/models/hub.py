@@ -180,9 +180,9 @@ def _download(hub: HubName) -> Path:
         what = repr(hub.file) if hub.file else "'*.json' '*.txt' '*.safetensors'"
         target, named = hub.repo_id.rsplit("/", 1)[-1], "/".join(filter(None, (hub.repo_id, hub.file)))
         raise FileNotFoundError(
-            f"No path here is {named!r}. Cannot fetch {hub.repo_id!r} from the Hugging Face hub, and it is not in the local "
-            f"cache: {reason(error)}. Where there is a network, run\n    hf download {hub.repo_id}{at} --include {what} "
-            f"--local-dir {target}\nthen copy {target}/ here and pass its path in place of the id."
+            f"No path here is {named!r}. Cannot fetch {hub.repo_id!r} from the Hugging Face hub, and it is not in the "
+            f"local cache: {reason(error)}. Where there is a network, run\n    hf download {hub.repo_id}{at} "
+            f"--include {what} --local-dir {target}\nthen copy {target}/ here and pass its path in place of the id."
         ) from error
     if hub.file is None:
         return directory
