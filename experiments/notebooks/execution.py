@@ -31,7 +31,7 @@ QUICK: Mapping[str, Mapping[str, object]] = {
     "linearisation_and_ntk": {"STEPS": 300, "WIDTHS": (8, 64, 256), "MANY": 500},
     "merge_from_the_hub": {"TASKS": ("digits", "textures"), "STEPS": 40, "COEFS": (0.0, 0.5, 1.0)},
     "full_protocol_on_a_tpu": {
-        "REGIMES": ("attention", "linear"),
+        "REGIMES": ("standard", "attention"),
         "TASKS": ("digits",),
         "STEPS": 4,
         "CONTROL": None,
