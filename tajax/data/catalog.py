@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from tajax import progress
-from tajax.data import archives, network
+from tajax.data import archives, network, preparation
 from tajax.data.builders import BUILDERS, prepare, prepare_all
 from tajax.data.local import Contents, check_splits
 from tajax.data.sources import RecordSource, Source
@@ -69,13 +69,10 @@ def prepare_bundled(names: Sequence[str], data_dir: Path) -> None:
         with tqdm(total=len(missing), desc="drawing images", unit="task", disable=None) as bar:
             prepare_all(data_dir=data_dir, names=missing, on_each=lambda count: bar.update(count - bar.n))
     except (OSError, RuntimeError) as error:  # array_record's writer knows no OSError
-        try:  # another process may have finished the same task meanwhile
-            prepare_all(data_dir=data_dir, names=missing)
-        except (OSError, RuntimeError):
-            raise ValueError(
-                f"bundled tasks {', '.join(missing)} cannot be prepared in {data_dir}: {error}. Make room, or choose a "
-                "directory you may write to: data_dir=… here, --config.data_dir=… on the command line."
-            ) from error
+        raise ValueError(
+            f"bundled tasks {', '.join(missing)} cannot be prepared in {data_dir}: {error}. Make room, or choose a "
+            "directory you may write to: data_dir=… here, --config.data_dir=… on the command line."
+        ) from error
 
 
 def open_bundled(name: str, data_dir: Path) -> Contents:
@@ -109,11 +106,12 @@ def open_tfds(name: str, data_dir: Path, *, splits: Mapping[str, str] | None = N
     except (ValueError, AssertionError) as error:
         raise ValueError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
     keys = _keys(builder)  # before preparing what could not be used
-    if not Path(builder.data_dir, "dataset_info.json").is_file():  # `is_prepared` logs a warning for each that is not
+    if not preparation.is_prepared(builder):
         if family in archives.BUILDERS:
             builder = _prepare_archive(name, data_dir, hint)
         else:
             _prepare(builder, name, data_dir, hint)
+            builder = tfds.builder(name, data_dir=os.fspath(data_dir))
     return _contents(builder, splits or _by_name(builder), keys)
 
 
@@ -192,8 +190,9 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str, data_dir: Path, hint:
             raise FileNotFoundError(f"{' and '.join(absent)} not found in {manual}")
         files = needed_files(name) if _family(name) in _names() else {}
         network.check(url for url, info in files.items() if not (manual / (info.filename or url)).exists())
-        with archives.quiet(), archives.tidy(builder):
-            builder.download_and_prepare(file_format="array_record")
+        with preparation.alone(builder) as needed, archives.quiet(), archives.tidy(builder):
+            if needed:
+                builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # downloads, archives and TensorFlow fail in their own ways; all mean "not here"
         lines = [
             f"data set {name!r} is not prepared in {data_dir}, and preparing it failed: "

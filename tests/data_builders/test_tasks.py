@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -130,6 +131,12 @@ def test_an_interrupted_preparation_leaves_no_data_set(small, tmp_path, monkeypa
             prepare("tajax_colors", data_dir=tmp_path)
     assert not list(tmp_path.rglob("dataset_info.json"))
     assert len(prepare("tajax_colors", data_dir=tmp_path).as_data_source("val")) == SIZES["val"]
+
+
+def test_runs_that_start_together_prepare_a_data_set_once(small, tmp_path):
+    with ThreadPoolExecutor(2) as together:  # a lock of one thread holds for another as for another process
+        builders = list(together.map(lambda _: prepare("tajax_textures", data_dir=tmp_path), range(2)))
+    assert [len(builder.as_data_source("test")) for builder in builders] == [SIZES["test"]] * 2
 
 
 def test_preparing_all_does_not_depend_on_child_processes(small, tmp_path, monkeypatch):

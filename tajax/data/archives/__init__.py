@@ -16,6 +16,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from tajax import progress
+from tajax.data import preparation
 from tajax.data.archives.cars import TajaxCars
 from tajax.data.archives.fer2013 import TajaxFer2013
 from tajax.data.archives.gtsrb import TajaxGtsrb
@@ -78,10 +79,13 @@ def prepare(name: str, *, data_dir: str | os.PathLike[str]) -> tfds.core.Dataset
         BadImageError: a file is no image.
     """
     builder = BUILDERS[name](data_dir=os.fspath(data_dir), file_format="array_record")
-    if not Path(builder.data_dir, "dataset_info.json").exists():
-        config = tfds.download.DownloadConfig(manual_dir=manual_directory(data_dir), try_download_gcs=False)
-        builder.locate(manual_directory(data_dir))  # before TFDS makes a directory
-        progress.say(f"Preparing {name} in {data_dir} (once, some minutes)")
-        with quiet(), tidy(builder):
-            builder.download_and_prepare(download_config=config)
-    return builder
+    if preparation.is_prepared(builder):
+        return builder
+    config = tfds.download.DownloadConfig(manual_dir=manual_directory(data_dir), try_download_gcs=False)
+    builder.locate(manual_directory(data_dir))  # before TFDS makes a directory
+    with preparation.alone(builder) as needed:
+        if needed:
+            progress.say(f"Preparing {name} in {data_dir} (once, some minutes)")
+            with quiet(), tidy(builder):
+                builder.download_and_prepare(download_config=config)
+    return BUILDERS[name](data_dir=os.fspath(data_dir), file_format="array_record")

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from tajax.data import preparation
 from tajax.data.builders import tasks
 from tajax.data.builders.drawing import SIZE
 from tajax.data.builders.scenes import render_scene
@@ -112,11 +113,6 @@ def _builder(name: str, data_dir: str | Path) -> tfds.core.DatasetBuilder:
     return BUILDERS[family](data_dir=str(data_dir), config=config or None, file_format="array_record")
 
 
-def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    """As `builder.is_prepared()`, which logs a warning for every data set that is not there yet."""
-    return (Path(builder.data_dir) / "dataset_info.json").exists()
-
-
 def prepare(name: str, *, data_dir: str | Path, quiet: bool = True) -> tfds.core.DatasetBuilder:
     """A builder of ours whose data are in `data_dir`, generated there first if they are not.
 
@@ -134,15 +130,16 @@ def prepare(name: str, *, data_dir: str | Path, quiet: bool = True) -> tfds.core
         ValueError: the name is none of ours, or the config is none of the builder's.
     """
     builder = _builder(name, data_dir)
-    if _is_prepared(builder):
+    if preparation.is_prepared(builder):
         return builder
-    with contextlib.ExitStack() as stack:
-        if quiet:
+    with preparation.alone(builder) as needed, contextlib.ExitStack() as stack:
+        if needed and quiet:
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             tfds.display_progress_bar(False)
             stack.callback(tfds.display_progress_bar, True)
-        builder.download_and_prepare()
-    return builder
+        if needed:
+            builder.download_and_prepare()
+    return _builder(name, data_dir)  # reads what is there now, whoever prepared it
 
 
 def prepare_all(
@@ -160,7 +157,7 @@ def prepare_all(
     Raises:
         ValueError: as `prepare`.
     """
-    missing = [name for name in names if not _is_prepared(_builder(name, data_dir))]
+    missing = [name for name in names if not preparation.is_prepared(_builder(name, data_dir))]
     workers = max(1, min(len(missing), os.cpu_count() or 1, 4))
     command = [sys.executable, "-m", "tajax.data.builders", str(data_dir)]
     children = [
@@ -170,7 +167,7 @@ def prepare_all(
 
     def tell() -> None:
         if on_each:
-            on_each(sum(_is_prepared(_builder(name, data_dir)) for name in missing))
+            on_each(sum(preparation.is_prepared(_builder(name, data_dir)) for name in missing))
 
     try:
         for name in missing[::workers]:
