@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tajax import affine, merging, scaling
 from tajax.disentanglement import disentanglement_error
 from tajax.gap import relative_feature_gap
-from tajax.linearize import linear_responses, linearize
+from tajax.linearization import linear_responses, linearize
 from tajax.ntk import empirical_ntk, ntk_vector_product
 from tajax.task_vectors import (
     analogy,
@@ -92,4 +92,5 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ON_DEMAND])
+    rooms = (name for name, value in globals().items() if isinstance(value, ModuleType) and name != "importlib")
+    return sorted({"__version__", *__all__, *_ON_DEMAND, *rooms})

@@ -20,7 +20,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from tajax.linearize import linear_responses
+from tajax.linearization import linear_responses
 from tajax.losses import unit_scale
 from tajax.metrics import Tally, tally
 from tajax.types import ApplyFn, Head, Mask, Params

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from tajax import trees
-from tajax.linearize import linear_responses
+from tajax.linearization import linear_responses
 from tajax.losses import head_logits
 from tajax.task_vectors import apply_task_vector, combine
 from tajax.types import ApplyFn, Batch, Head, Params

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from tajax import metrics, parallel, trees
 from tajax.affine import AffineLogits, affine_logits, tally_at
-from tajax.linearize import linear_responses
+from tajax.linearization import linear_responses
 from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.task_vectors import apply_task_vector, combine

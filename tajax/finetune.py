@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from tajax import interrupts, optim, parallel
-from tajax.linearize import linearize, split
+from tajax.linearization import linearize, split
 from tajax.losses import cross_entropy, head_logits
 from tajax.types import ApplyFn, Batch, Head, Mask, Params, Trained
 

@@ -15,7 +15,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from tajax import trees
-from tajax.linearize import linear_responses
+from tajax.linearization import linear_responses
 from tajax.task_vectors import apply_task_vector
 from tajax.types import ApplyFn, Batch, Params
 

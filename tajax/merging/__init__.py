@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from tajax.merging.dare import dare
-from tajax.merging.task_arithmetic import task_arithmetic
-from tajax.merging.ties import ties
-from tajax.merging.weight_average import weight_average
+from tajax.merging.methods.dare import dare
+from tajax.merging.methods.task_arithmetic import task_arithmetic
+from tajax.merging.methods.ties import ties
+from tajax.merging.methods.weight_average import weight_average
 from tajax.types import MergeFn
 
 __all__ = ["METHODS", "compiled", "dare", "task_arithmetic", "ties", "weight_average"]

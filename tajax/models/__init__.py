@@ -4,7 +4,7 @@ from tajax.models.clip import CLIP, ImageEncoder, TextEncoder
 from tajax.models.finetuned import Finetuned, load_finetuned
 from tajax.models.geometry import ClipConfig, TextConfig, VisionConfig
 from tajax.models.heads import pad_head, zero_shot_head
-from tajax.models.load import LoadedClip, load
+from tajax.models.loading import LoadedClip, load
 from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD
 from tajax.models.probe import LinearProbe, linear_probe
 from tajax.models.save import save_pretrained

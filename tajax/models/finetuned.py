@@ -25,7 +25,7 @@ from tajax.models.convert import (
 )
 from tajax.models.geometry import ClipConfig, VisionConfig
 from tajax.models.hub import locate
-from tajax.models.load import LoadedClip
+from tajax.models.loading import LoadedClip
 from tajax.trees import check_finite, flatten_paths
 from tajax.types import Params
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from tajax.models.clip import TextEncoder, features_at
 from tajax.models.geometry import pooled_position
-from tajax.models.load import LoadedClip
+from tajax.models.loading import LoadedClip
 from tajax.types import Head, Params
 
 __all__ = ["pad_head", "zero_shot_head"]

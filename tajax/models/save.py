@@ -11,7 +11,7 @@ from tajax import atomic
 from tajax.models import files
 from tajax.models.convert import NAMINGS, tensors_from_params
 from tajax.models.geometry import ClipConfig
-from tajax.models.load import check_tokenizer
+from tajax.models.loading import check_tokenizer
 from tajax.models.open_clip import to_open_clip
 from tajax.models.preprocessor import preprocessor_config
 from tajax.models.tokenizer import ClipTokenizer

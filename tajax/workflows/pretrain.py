@@ -19,7 +19,7 @@ from tajax.data import captions
 from tajax.data.preprocess import normalize
 from tajax.finetune import TrainState, Unlogged, init_state, train
 from tajax.models import clip, save_pretrained, tokenizer
-from tajax.models.load import OPENAI_MEAN, OPENAI_STD
+from tajax.models.loading import OPENAI_MEAN, OPENAI_STD
 from tajax.types import Mask, Params, Preprocessing
 from tajax.workflows.journal import Journal
 from tajax.workflows.stages import announce

@@ -7,7 +7,7 @@ import pytest
 
 from tajax import affine, combine, scaling
 from tajax.affine import AffineLogits, Interval, affine_logits, correct_intervals, logits_at, tally_at
-from tajax.linearize import linearize
+from tajax.linearization import linearize
 from tajax.losses import head_logits
 from tajax.types import Head
 from tests.core.conftest import mlp, mlp_params

@@ -20,7 +20,7 @@ from tajax.disentanglement import (
     symmetric_kl,
     through_head,
 )
-from tajax.linearize import linear_responses, linearize
+from tajax.linearization import linear_responses, linearize
 from tajax.types import Batch, Head
 from tests.core.conftest import mlp, mlp_params
 

@@ -10,7 +10,7 @@ import pytest
 import tajax
 from tajax import merging
 from tajax.merging import METHODS
-from tajax.merging.ties import keep_largest
+from tajax.merging.methods.ties import keep_largest
 
 SHAPES = {"a": (3, 4), "b": [(5,), ()]}
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tajax.linearize import linear_responses
+from tajax.linearization import linear_responses
 from tajax.models import load
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; `pip install -e '.[parity]'` turns this on")

@@ -11,7 +11,7 @@ import pytest
 
 from tajax import apply_task_vector, combine, data, models, results, vector_files
 from tajax.data.preprocess import normalize
-from tajax.linearize import linearize
+from tajax.linearization import linearize
 from tests.loops.conftest import TASKS, contents
 
 COEFS = (-1.0, 0.0, 0.5, 2.0)

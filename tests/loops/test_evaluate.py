@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tajax import affine, evaluate, scaling, task_vectors, trees
-from tajax.linearize import linearize
+from tajax.linearization import linearize
 from tajax.types import Batch, Head
 
 ROWS = 19

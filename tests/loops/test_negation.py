@@ -10,7 +10,7 @@ import pytest
 
 from tajax import analogy, apply_task_vector, data, models, results, vector_files
 from tajax.data.preprocess import normalize
-from tajax.linearize import linearize
+from tajax.linearization import linearize
 from tajax.scaling import select_negation_coef
 from tests.loops.conftest import TASKS, contents
 from tests.loops.test_workflows import measure

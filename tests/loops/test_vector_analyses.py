@@ -9,7 +9,7 @@ import pytest
 
 from tajax import apply_task_vector, cosine_similarity, data, models, norm, results, trees, vector_files
 from tajax.data.preprocess import normalize
-from tajax.linearize import linearize
+from tajax.linearization import linearize
 from tests.loops.conftest import TASKS, contents
 
 COEFS = (0.0, 0.5, 1.0, 3.0)

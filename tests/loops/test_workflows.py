@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from tajax import apply_task_vector, checkpoints, combine, data, models, results, trees, vector_files
 from tajax.config import REGIMES
 from tajax.data.preprocess import normalize
-from tajax.linearize import linearize
+from tajax.linearization import linearize
 from tajax.workflows import task_addition
 from tests.loops.conftest import CONFIGS, GRID, TASKS, contents, save_clip
 

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from tajax import trees
-from tajax.merging.task_arithmetic import task_arithmetic
+from tajax.merging.methods.task_arithmetic import task_arithmetic
 from tajax.types import MergeFn, Params
 
 
