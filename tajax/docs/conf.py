@@ -4,11 +4,15 @@ The source directory is the repository, so that a relative link between two Mark
 the built site, and the READMEs of experiments, their figures and the notebooks are pages without being copied.
 """
 
+from __future__ import annotations
+
 import sys
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:  # the tests import this file without Sphinx
+    from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))

@@ -15,7 +15,7 @@ import tajax
 from tajax import trees, vector_files
 from tajax.task_vectors import apply_task_vector, task_vector
 
-equinox = pytest.importorskip("equinox", reason="equinox, of the extra `test`, is not installed")
+equinox = pytest.importorskip("equinox", reason="needs Equinox: pip install -e '.[test]'")
 
 
 class Model(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 from tajax.linearization import linear_responses
 from tajax.models import load
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; `pip install -e '.[parity]'` turns this on")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
 
 BENCHMARKS = Path(__file__).parents[2] / "experiments" / "benchmarks"
 

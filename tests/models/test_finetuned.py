@@ -159,7 +159,7 @@ def test_of_a_hub_repository_pickles_are_fetched_only_where_nothing_else_is(hub,
 
 @pytest.fixture(scope="session")
 def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed; `pip install -e '.[parity]'` turns this on")
+    return pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from tajax.models import load, save_pretrained, zero_shot_head
 from tajax.models.hub import locate
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; `pip install -e '.[parity]'` turns this on")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
 
 
 def reference_features(model, images, tokens):

@@ -111,7 +111,7 @@ def test_a_module_is_its_parameters_buffers_and_modules_and_its_class_is_a_name(
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed; `pip install -e '.[parity]'` turns this on")
+    return pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
 
 
 @pytest.mark.parametrize("zipped", [True, False])

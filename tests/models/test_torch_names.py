@@ -103,7 +103,7 @@ def inputs(clip):
 
 @pytest.fixture(scope="module")
 def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed; `pip install -e '.[parity]'` turns this on")
+    return pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
 
 
 def as_torch(torch, images):

@@ -12,7 +12,7 @@ from tajax.models import load, load_finetuned
 from tajax.models.convert import tensors_from_params
 from tajax.trees import flatten_paths
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; `pip install -e '.[parity]'` turns this on")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
 
 
 @pytest.fixture(scope="module")

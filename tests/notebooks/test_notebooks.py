@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
-pytest.importorskip("nbclient", reason="the notebooks extra is not installed")
-pytest.importorskip("ipykernel", reason="the notebooks extra is not installed")
+nbformat = pytest.importorskip("nbformat", reason="needs Jupyter: pip install -e '.[notebooks]'")
+pytest.importorskip("nbclient", reason="needs Jupyter: pip install -e '.[notebooks]'")
+pytest.importorskip("ipykernel", reason="needs Jupyter: pip install -e '.[notebooks]'")
 
 from experiments.notebooks import execution  # noqa: E402
 
@@ -41,9 +41,8 @@ def test_every_notebook_is_listed():
 
 
 def test_it_runs_from_top_to_bottom_in_a_fresh_kernel(name, notebook, tmp_path):
-    pytest.importorskip("matplotlib", reason="the experiments extra is not installed")
     if name == "task_vectors_anywhere":
-        pytest.importorskip("equinox", reason="the notebooks extra is not installed")
+        pytest.importorskip("equinox", reason="needs Jupyter: pip install -e '.[notebooks]'")
     directory = tmp_path / "work"
     directory.mkdir()
     executed = execution.execute(execution.with_parameters(notebook, execution.QUICK[name]), directory)

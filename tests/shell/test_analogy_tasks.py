@@ -3,12 +3,9 @@
 import argparse
 
 import numpy as np
-import pytest
 
-pytest.importorskip("matplotlib", reason="the figures of experiments/ need the extra `experiments`")
-
-from experiments.task_analogies import run as analogies  # noqa: E402
-from tajax import data  # noqa: E402
+from experiments.task_analogies import run as analogies
+from tajax import data
 
 
 def test_halves_and_their_inversions(tmp_path):

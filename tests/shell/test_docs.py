@@ -83,8 +83,8 @@ def test_there_are_commands_of_every_program():
     ("module", "arguments"), COMMANDS, ids=lambda part: part if isinstance(part, str) else " ".join(part)
 )
 def test_commands_are_taken_by_their_programs(module, arguments, tmp_path, monkeypatch, capsys):
-    if module.startswith("experiments"):
-        pytest.importorskip("matplotlib", reason="experiments need the extra `experiments`")
+    if module == "experiments.notebooks":
+        pytest.importorskip("nbformat", reason="needs Jupyter: pip install -e '.[notebooks]'")
     (tmp_path / "checkout").mkdir()
     (tmp_path / "checkout" / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path / "checkout")
@@ -151,7 +151,7 @@ def test_every_workflow_is_a_program():
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The built site: of `$TAJAX_SITE`, where the gate has put it, or built here."""
-    pytest.importorskip("sphinx", reason="the site is built with the extra `docs`")
+    pytest.importorskip("sphinx", reason="needs Sphinx: pip install -e '.[docs]'")
     if "TAJAX_SITE" in os.environ:
         return Path(os.environ["TAJAX_SITE"])
     place = tmp_path_factory.mktemp("site")

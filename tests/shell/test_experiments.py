@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments import figures, protocol, published, summary
 from tajax import report, results
 from tajax.config import validate
-
-pytest.importorskip("matplotlib", reason="the figures of experiments/ need the extra `experiments`")
-
-from experiments import figures, protocol, published, summary  # noqa: E402
 
 ROOT = Path(__file__).parents[2] / "experiments"
 FOLDERS = sorted(path.parent for path in ROOT.glob("*/run.py") if path.parent.name != "benchmarks")

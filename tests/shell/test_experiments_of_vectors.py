@@ -8,11 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import protocol
 from tajax import results
-
-pytest.importorskip("matplotlib", reason="the figures of experiments/ need the extra `experiments`")
-
-from experiments import protocol  # noqa: E402
 
 ROOT = Path(__file__).parents[2] / "experiments"
 TASKS = ("a", "b")

@@ -1,6 +1,9 @@
 """The project as a newcomer meets it."""
 
+import ast
+import importlib.metadata
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -37,3 +40,35 @@ def test_light_extras_bring_no_torch_and_the_heavy_one_pins_it():
     assert not [name for name in light if re.match(r"(torch|tensorflow)\b(?!-datasets)", name)]
     assert "torch==2.13.0" in extras["parity"]
     assert set(extras) >= {"cuda12", "tpu", "test", "parity", "prepare"}
+
+
+def imported_at_once(path):
+    """What the import of a module imports: not what stands in a function, a `try` or beneath `if TYPE_CHECKING`."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.partition(".")[0]
+
+
+def test_every_module_can_be_imported_without_an_extra():
+    """Its doctests are collected by the README's second command, which installs next to none."""
+    named = {re.split(r"[^\w.-]", wanted)[0] for wanted in PROJECT["project"]["dependencies"]}
+    allowed = {re.sub(r"[-_.]+", "-", name).lower() for name in named} | {"tajax"}
+    brought_by = importlib.metadata.packages_distributions()
+    for path in sorted((ROOT / "tajax").rglob("*.py")):
+        for name in set(imported_at_once(path)) - sys.stdlib_module_names:
+            found = {re.sub(r"[-_.]+", "-", one).lower() for one in brought_by.get(name, ())}
+            assert found & allowed, f"{path.relative_to(ROOT)} imports {name}, which is no dependency"
+
+
+def test_a_test_that_wants_an_extra_says_how_to_get_it():
+    """What is skipped under the README's command for this reason runs in the gate, which looks for these words."""
+    wanted = r"(?:importorskip\(\"[\w.]+\"|find_spec\(.*), *reason=\"(.*)\"\)"
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    reasons = {reason for text in texts for reason in re.findall(wanted, text)}
+    assert len(reasons) > 4 and sum(text.count('importorskip("') for text in texts) > 10
+    extras = set(PROJECT["project"]["optional-dependencies"])
+    for reason in reasons:
+        named = re.fullmatch(r"needs \w+: pip install -e '\.\[(\w+)\]'", reason)
+        assert named and named[1] in extras, reason

@@ -90,7 +90,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'tajax[browser]'")
+    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install -e '.[browser]'")
     path = chromium()
     if path is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 WRONG = HERE / "wrong_uses.py"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy, of the extra `dev`, is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="needs mypy: pip install -e '.[dev]'")
 def test_mypy_finds_the_mistakes_of_a_program_and_nothing_else(tmp_path):
     # From elsewhere and without the project's settings, as of a user; tajax brings its types (py.typed).
     command = [
