@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from tajax import config as configuration
 from tajax import processes
 from tajax.command_line import files
 from tajax.command_line.names import check_names
+from tajax.config.checks import field_type
+from tajax.rules import RULES
 
 HELP = ("--help", "-help", "-h", "--helpfull", "-helpfull")
 USAGE = "Usage: tajax --config=NAME[:VARIANT]; tajax --help says more."
@@ -66,6 +69,7 @@ def read(argv: Sequence[str]) -> flags.FlagValues:
             raise ValueError(
                 f"unknown flag '--{error.flagname}'. Did you mean {' or '.join(meant)}? {_FIELDS}"
             ) from error
+        known = fields if "." in error.flagname else known  # one that is misspelt before the field
         configuration.one_of("flag", f"--{error.flagname}", known, way_out=_FIELDS)
         raise
     except (flags.Error, SyntaxError) as error:  # an error inside a config file arrives with its traceback in the text
@@ -94,9 +98,9 @@ def resolved(argv: Sequence[str]) -> Iterator[str]:
 
     Raises:
         FileNotFoundError: no such config file.
-        ValueError: no such field.
+        ValueError: no such field, or several values that are not written as a tuple.
     """
-    value_follows = False
+    value_follows, field = False, ""
     for word in argv:
         given = re.match("" if value_follows else "--?config=", word)
         if given:
@@ -104,11 +108,44 @@ def resolved(argv: Sequence[str]) -> Iterator[str]:
             name, colon, variant = word.removeprefix(head).partition(":")
             yield f"{head}{files.locate(name)}{colon}{variant}"
         else:
-            if override := re.match(r"--?(?:no)?config\.([^=]+)", word):
+            if field and not word.startswith("-"):
+                check_tuple(field, word)
+            field = ""
+            if override := re.match(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", word, re.DOTALL):
                 fields = configuration.flatten(configuration.default_config())
-                configuration.one_of("config field", override[1], fields, way_out=_ALL_FIELDS)
+                field = configuration.one_of("config field", override[1], fields, way_out=_ALL_FIELDS)
+                if override[2] is not None:
+                    check_tuple(field, override[2])
             yield word
         value_follows = word in ("--config", "-config") and not value_follows
+
+
+def check_tuple(field: str, value: str) -> None:
+    """Refuses several values that are not written as Python writes a tuple, and shows how they are.
+
+    Example:
+        >>> check_tuple("tasks", "shapes,digits")
+        Traceback (most recent call last):
+        ...
+        ValueError: --config.tasks=shapes,digits: several values are written as in Python, and quoted for the shell:
+        --config.tasks="('shapes', 'digits')". One alone needs neither.
+    """
+    default = configuration.default_config()
+    rules = field == "trainable" and set(re.split(r"[,\s]+", value)) <= set(RULES)
+    if not rules and field_type(default, field) is not tuple or not re.search(r"[,\s()\[\]]", value.strip()):
+        return
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        now = configuration.flatten(default)[field]
+        numbers = isinstance(now, tuple) and not isinstance(now[0], str)
+        inner = value.strip("()[]'\" ,")
+        words = tuple(re.split(r"[\s'\"]*,[\s'\"]*" if "," in inner else r"\s+", inner))
+        shown = repr(now[:3] if numbers else words)
+        raise ValueError(
+            f"--config.{field}={value}: several values are written as in Python, and quoted for the shell:\n"
+            f'--config.{field}="{shown}". One alone needs neither.'
+        ) from None
 
 
 def parse(argv: Sequence[str]) -> Command:

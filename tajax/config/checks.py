@@ -97,7 +97,7 @@ def validate(config: ConfigDict) -> None:
     for field, choices in _CHOICES.items():
         one_of(field, flatten(config)[field], choices)
     for field, value in flatten(config).items():
-        unnamed = _COUNT if _field_type(default, field) is int else _ANYTHING
+        unnamed = _COUNT if field_type(default, field) is int else _ANYTHING
         holds, wanted = _RANGES.get(field.rpartition(".")[2], unnamed)
         if value is not None and not holds(value):  # NaN fails every comparison
             raise ValueError(f"{field} is {value!r}, want {wanted}.")
@@ -155,7 +155,7 @@ def _check_fields(config: ConfigDict, default: ConfigDict) -> None:
     for field, standard in known.items():
         if field not in given:
             raise ValueError(f"config field {field!r} is missing. Start from tajax.config.default_config().")
-        value, wanted = given[field], _field_type(default, field)
+        value, wanted = given[field], field_type(default, field)
         if value is None and standard is not None:
             raise ValueError(f"config field {field!r} is None. Its default is {standard!r}.")
         allowed = (int, float) if wanted is float else wanted
@@ -164,7 +164,8 @@ def _check_fields(config: ConfigDict, default: ConfigDict) -> None:
             raise TypeError(f"config field {field!r} is {value!r}, want {wanted.__name__}.")
 
 
-def _field_type(config: ConfigDict, field: str) -> type:
+def field_type(config: ConfigDict, field: str) -> type:
+    """What the values of a field are, by its dotted name."""
     *parents, last = field.split(".")
     for parent in parents:
         config = config[parent]
@@ -191,7 +192,8 @@ def _check_layers(layers: tuple[Any, ...] | None) -> None:
     whole = layers is None or all(isinstance(end, int) and not isinstance(end, bool) for end in layers)
     if layers is not None and not (whole and len(layers) == 2 and 0 <= layers[0] < layers[1]):
         raise ValueError(
-            f"layers is {layers!r}, want (first, end): from layer `first`, counted from 0, to before `end`."
+            f"layers is {layers!r}, want (first, end): from layer `first`, counted from 0, to before `end`; for the first "
+            'six, --config.layers="(0, 6)".'
         )
 
 
