@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -45,6 +45,8 @@ class BusyDirectoryError(OSError):
 def hold(workdir: Path) -> Iterator[None]:
     """The directory, made if need be, for this process alone, or for this run's alone, as long as the block lasts.
 
+    One that was made here and in which nothing has been begun, because the run was refused, is removed again.
+
     The operating system holds the lock and drops it when the process ends, however it ends, so that none outlives a
     kill or a reboot. `.owner.json` beside it says who holds it, and is touched every now and then: this is what
     counts between hosts whose file system does not share locks. What a killed owner left half-written is removed.
@@ -58,10 +60,11 @@ def hold(workdir: Path) -> Iterator[None]:
         processes.meet()  # the first one has it
         yield
         return
+    made = [place for place in (workdir, *workdir.parents) if not place.exists()]
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir) as file:  # no result is computed that cannot be kept
         now = os.fstat(file.fileno()).st_mtime  # by the clock of the file system, as the times it is compared with
-    lock, owner = filelock.FileLock(workdir / LOCK), workdir / OWNER
+    lock, owner, done = filelock.FileLock(workdir / LOCK), workdir / OWNER, False
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
@@ -81,12 +84,24 @@ def hold(workdir: Path) -> Iterator[None]:
                 token = _AT_END.set(ending)
                 ending.callback(_AT_END.reset, token)
                 yield
+            done = True
         finally:
             stop.set()
             alive.join()
             owner.unlink(missing_ok=True)
     finally:
+        if made and not done and {entry.name for entry in workdir.iterdir()} <= {LOCK, CONFIG}:
+            _remove(made)
         lock.release()
+
+
+def _remove(made: Sequence[Path]) -> None:
+    """Removes a directory of which `claim` was the last word, and those around it that are empty; inmost first."""
+    for entry in made[0].iterdir():  # the lock is still held: who has opened it meanwhile is refused
+        entry.unlink()
+    with contextlib.suppress(OSError):
+        for place in made:
+            place.rmdir()
 
 
 def at_end(close: Callable[[], object]) -> None:

@@ -54,6 +54,29 @@ def test_owner_on_another_host_counts_as_long_as_it_gives_signs_of_life(tmp_path
     assert "elsewhere" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("there_before", "begun", "left"),
+    [
+        ((), (), set()),
+        ((), ("config.json",), set()),
+        ((), ("config.json", "results.jsonl"), {"runs", "runs/mine"}),
+        (("runs",), (), {"runs"}),
+        (("runs", "runs/mine"), (), {"runs", "runs/mine"}),
+    ],
+)
+def test_a_refused_run_leaves_no_directory_that_it_made(there_before, begun, left, tmp_path):
+    for place in there_before:
+        (tmp_path / place).mkdir()
+    workdir = tmp_path / "runs" / "mine"
+    with pytest.raises(ValueError, match="refused"), hold(workdir):
+        for name in begun:
+            (workdir / name).touch()
+        raise ValueError("refused")
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_dir()} == left
+    with hold(workdir):  # a lock that was removed is none
+        assert (workdir / ".lock").exists()
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
 def test_torn_owner_stops_nobody(content, tmp_path):
     (tmp_path / OWNER).write_text(content)
