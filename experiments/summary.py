@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from tajax.results import Record
 
 
 def mean(run: Run, stage: str, metric: str = "top1", *, split: str = "test", **fields: object) -> float:
-    """The mean over tasks of what a run recorded.
+    """The mean over tasks of what a run recorded; NaN where that is None for a task.
 
     Raises:
         ValueError: it recorded no such thing.
@@ -23,12 +24,13 @@ def mean(run: Run, stage: str, metric: str = "top1", *, split: str = "test", **f
     found = results.find(run.records, stage=stage, split=split, **fields)
     if not found:
         raise ValueError(f"{run.directory} has no record of stage {stage!r} on {split} with {fields}")
-    return statistics.fmean(float(record[metric]) for record in found)
+    return statistics.fmean(math.nan if record[metric] is None else float(record[metric]) for record in found)
 
 
 def percents(fractions: Iterable[float]) -> str:
-    """Mean ± deviation over seeds of fractions, in percent."""
-    return report.spread([100 * fraction for fraction in fractions], 1)
+    """Mean ± deviation over seeds of fractions, in percent; a dash where one of them is NaN."""
+    values = [100 * fraction for fraction in fractions]
+    return report.percent(None) if any(map(math.isnan, values)) else report.spread(values, 1)
 
 
 def write(folder: Path, benchmark: str, tables: Sequence[Table], records: Sequence[Record]) -> None:

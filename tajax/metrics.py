@@ -81,19 +81,20 @@ def normalized_accuracy(merged: Values, single: Values) -> np.ndarray:
         single: accuracies of the single-task models; broadcasts against `merged`.
 
     Returns:
-        The ratios, float64. Average over tasks afterwards: it is the mean of ratios that is reported.
+        The ratios, float64; NaN where the single-task accuracy is 0, which nothing can be related to. Average over tasks
+        afterwards: it is the mean of ratios that is reported.
 
     Raises:
-        ValueError: a single-task accuracy is zero.
+        ValueError: a single-task accuracy is negative or not a number.
 
     Example:
         >>> normalized_accuracy([0.6, 0.9], [0.8, 0.9]).mean().item()
         0.875
     """
     merged, single = np.asarray(merged, np.float64), np.asarray(single, np.float64)
-    if (single <= 0).any():
-        raise ValueError(f"single-task accuracy must be positive to normalise by it; got {single.tolist()}")
-    return merged / single
+    if not (single >= 0).all():
+        raise ValueError(f"single-task accuracies must be numbers, 0 or more, to normalise by; got {single.tolist()}")
+    return np.asarray(merged / np.where(single > 0, single, np.nan))
 
 
 def nonlinear_advantage(acc_nonlinear: Values, acc_linear: Values, num_classes: Values) -> np.ndarray:

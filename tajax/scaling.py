@@ -33,10 +33,13 @@ def select_scaling_coef(
 ) -> int:
     """Index of the coefficient with the largest mean normalised accuracy (Ilharco et al. 2023, §4).
 
+    Tasks whose single-task accuracy is 0 have no normalised one and no say; where all are of this kind, the mean of the
+    accuracies themselves decides.
+
     Args:
         coefs: the grid of G coefficients.
         accuracies: validation accuracy of the merged model on each task at each coefficient.
-        single_task: validation accuracy of each fine-tuned model on its own task, above 0.
+        single_task: validation accuracy of each fine-tuned model on its own task.
 
     Returns:
         The index into `coefs`; of equal ones the smallest coefficient in size.
@@ -45,7 +48,8 @@ def select_scaling_coef(
         >>> select_scaling_coef([0.0, 0.5, 1.0], np.array([[0.2, 0.8, 0.6], [0.3, 0.7, 0.9]]), np.array([0.8, 1.0]))
         1
     """
-    means = normalized_accuracy(accuracies, np.asarray(single_task)[:, None]).mean(axis=0)
+    decide, divisors = _deciding(single_task)
+    means = normalized_accuracy(np.asarray(accuracies)[decide], divisors[decide, None]).mean(axis=0)
     return min(range(len(coefs)), key=lambda g: (-means[g], abs(coefs[g])))
 
 
@@ -190,18 +194,19 @@ def exact_scaling_coef(
 
     An image of task t is classified correctly in one interval of α and adds 1 / (T n_t s_t) to the mean there, with n_t
     images and single-task accuracy s_t. The sum of these steps is constant between the ends of intervals, so sorting
-    the ends and adding up finds the maximum over all α.
+    the ends and adding up finds the maximum over all α. Which tasks decide is as in `select_scaling_coef`.
 
     Args:
         intervals: of each task's validation images, from `affine.correct_intervals`.
-        single_task: s_t, the validation accuracy of each fine-tuned model on its own task, above 0.
+        single_task: s_t, the validation accuracy of each fine-tuned model on its own task.
         bounds: a < b.
 
     Returns:
         The optimum. Of several optimal intervals the widest, which rounding disturbs least; of those the first.
 
     Raises:
-        ValueError: bounds out of order, no task, a task without images, or a single-task accuracy that is not positive.
+        ValueError: bounds out of order, no task, a task without images, or a single-task accuracy that is negative or
+            not a number.
 
     Example:
         >>> images = Interval(np.array([-np.inf, 0.25]), np.array([0.75, np.inf]))  # correct below 0.75; above 0.25
@@ -212,15 +217,16 @@ def exact_scaling_coef(
     single_task = np.asarray(single_task, np.float64)
     if not len(intervals) or single_task.shape != (len(intervals),):
         raise ValueError(f"{len(intervals)} tasks with intervals, but single_task has shape {single_task.shape}")
+    decide, divisors = _deciding(single_task)
     starts, ends, weights = [], [], []
-    for number, (task, single) in enumerate(zip(intervals, single_task, strict=True)):
+    for number, (task, single) in enumerate(zip(intervals, divisors, strict=True)):
         lower, upper = (np.clip(np.asarray(end, np.float64), *bounds) for end in task)
         if not lower.size:
             raise ValueError(f"task {number} has no image to choose a coefficient by")
-        inside = lower < upper
+        inside = (lower < upper) & decide[number]
         starts.append(lower[inside])
         ends.append(upper[inside])
-        weights.append(np.full(inside.sum(), normalized_accuracy(1, single) / (lower.size * len(intervals))))
+        weights.append(np.full(inside.sum(), normalized_accuracy(1, single) / (lower.size * decide.sum())))
     weight = np.concatenate(weights)
     points, where = np.unique(np.concatenate([bounds, *starts, *ends]), return_inverse=True)
     steps = np.zeros(len(points))
@@ -230,6 +236,12 @@ def exact_scaling_coef(
     # Sums of the same weights in another order differ in the last digits, 1e-12 for thousands of images.
     low, high = _widest(points, values > best - 1e-12)
     return Optimum((low + high) / 2, float(best), low, high)
+
+
+def _deciding(single_task: Float[np.ndarray, " T"]) -> tuple[np.ndarray, np.ndarray]:
+    """Which tasks decide on a coefficient, and by what their accuracies are divided: of those with a ratio, if any."""
+    single = np.asarray(single_task, np.float64)
+    return (single != 0, single) if single.any() else (np.ones(single.shape, bool), np.ones(single.shape))
 
 
 def _check_bounds(bounds: tuple[float, float]) -> None:

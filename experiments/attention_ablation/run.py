@@ -107,7 +107,8 @@ def _measured(name: str, run: Run, maps: Run) -> Record:
     """What came of one choice and seed, with the values of each task and the map of each pair in one number."""
 
     def per_task(stage: str, metric: str = "top1") -> dict[str, float]:
-        return {str(r["task"]): r[metric] for r in results.find(run.records, stage=stage, split="test")}
+        found = results.find(run.records, stage=stage, split="test")
+        return {str(r["task"]): r[metric] for r in found if r[metric] is not None}
 
     def pairs(distance: str, key: str = "summary") -> dict[str, float]:
         found = results.find(maps.records, stage="disentanglement", distance=distance)

@@ -77,8 +77,8 @@ def draw_maps(runs: dict[str, Run]) -> Figure:
     drawn = {(regime, d): [_drawn(r) for r in measure.maps_of(run, d)] for regime, run in runs.items() for d in TITLES}
     largest = {"prediction": 1.0}
     # One scale for all regimes; the last percents of the far corners would take the contrast from all the rest.
-    relative = [np.quantile(map_, 0.95) for (_, d), maps in drawn.items() if d == "symmetric_kl" for map_ in maps]
-    largest["symmetric_kl"] = float(np.max(relative))
+    relative = [np.nanquantile(map_, 0.95) for (_, d), maps in drawn.items() if d == "symmetric_kl" for map_ in maps]
+    largest["symmetric_kl"] = float(np.nanmax(relative))
     first = measure.maps_of(next(iter(runs.values())), "prediction")
     figure = Figure(figsize=(1.55 * 2 * len(first) + 1.6, 1.3 * len(runs) + 1))
     blocks = dict(zip(TITLES, figure.subfigures(1, 2), strict=True))
@@ -124,7 +124,8 @@ def _drawn(record: Record) -> np.ndarray:
     """ξ / 2 on the grid: of predictions as it is, of features relative to what the tasks' own vectors do."""
     terms = np.array(record["terms"])
     if record["distance"] != "prediction":
-        terms = relative_terms(terms, np.maximum(record["own"], 1e-12), degree=DEGREES[record["distance"]])
+        own = np.array(record["own"])  # a vector that moves nothing leaves its map empty
+        terms = relative_terms(terms, np.where(own > 0, own, np.nan), degree=DEGREES[record["distance"]])
     return terms.mean(axis=0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import figures, protocol, published, summary
@@ -55,7 +56,7 @@ def _of_file(path: Path) -> list[tuple[str, str, str]]:
     regimes = dict.fromkeys(str(record["regime"]) for record in found)
     metrics = ("top1", "normalized_top1")
     means = {
-        r: [sum(x[m] for x in group) / len(group) for m in metrics]
+        r: [np.mean([x[m] for x in group], dtype=float) for m in metrics]  # of None: NaN
         for r in regimes
         if (group := results.find(found, regime=r))
     }
@@ -86,7 +87,8 @@ def _curve(run: Run):
     single = {r["task"]: r["top1"] for r in results.find(run.records, stage="single_task", split="val")}
     points = {(r["task"], r["scaling_coef"]): r["top1"] for r in results.find(run.records, stage="sweep", split="val")}
     merged = [[points[task, coef] for coef in grid] for task in single]
-    return grid, normalized_accuracy(merged, [[value] for value in single.values()]).mean(axis=0)
+    ratios = normalized_accuracy(merged, [[value] for value in single.values()])
+    return grid, ratios[~np.isnan(ratios).any(axis=1)].mean(axis=0)  # as α was chosen
 
 
 def _per_task(run: Run, stage: str, tasks: list[str]) -> list[float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
@@ -131,7 +131,7 @@ def _side_by_side(named: Iterable[tuple[str, Sequence[Sequence[Record]]]]) -> Ta
             coef = float(find(group, stage="task_addition", split="test")[0]["scaling_coef"])
             runs.append((*(_mean(group, stage, "test", metric) for _, stage, metric in MEASURES), coef))
         *accuracies, coefs = zip(*runs, strict=True)
-        numbers = [spread([100 * a for a in column], 1) for column in accuracies]
+        numbers = [MISSING if None in column else spread([100 * a for a in column], 1) for column in accuracies]
         tasks = {str(r["task"]) for r in find(groups[0], stage="task_addition", split="test")}
         body.append((name, *numbers, spread(list(coefs), 2), str(len(tasks)), str(len(runs))))
     titles = ("regime", *(title for title, _, _ in MEASURES), "α", "tasks", "seeds")
@@ -260,6 +260,24 @@ def _notes(records: Sequence[Record]) -> Iterable[str]:
         among = f": the best there is, as is all of {exact[0]['lower']:g}–{exact[0]['upper']:g}" if exact else ""
         by = f" of {method}" if (method := _method(addition)) else ""
         yield f"α = {addition[0]['scaling_coef']:g}{by}, tuned on validation, one for all tasks{among}."
+        yield from without_ratio(find(records, stage="single_task"))
+
+
+def without_ratio(single: Sequence[Record]) -> Iterator[str]:
+    """Of which tasks no accuracy can be normalised, a line each, and what that means for α.
+
+    Args:
+        single: the records of the stage `single_task`.
+    """
+    never = [r for r in single if r["top1"] == 0]
+    for r in never:
+        of = f"{r['count']} {r['split']} images" if "count" in r else f"{r['split']} images"
+        yield f"{r['task']}: the fine-tuned model is right on none of the {of}; there is no normalised accuracy there."
+    if tasks := [str(r["task"]) for r in never if r["split"] == "val"]:
+        if len(tasks) == len(find(single, split="val")):
+            yield "No task has a normalised validation accuracy: α is tuned on the accuracies as they are."
+        else:
+            yield f"α is tuned on the other tasks, without {', '.join(tasks)}."
 
 
 def _meaning(stages: Iterable[object]) -> str:
@@ -287,5 +305,5 @@ def _method(addition: Sequence[Record]) -> str:
     return str(addition[0].get("method", "task_arithmetic")).replace("task_arithmetic", "")
 
 
-def _mean(records: Sequence[Record], stage: str, split: str, metric: str) -> float:
-    return statistics.fmean(r[metric] for r in find(records, stage=stage, split=split))
+def _mean(records: Sequence[Record], stage: str, split: str, metric: str) -> float | None:
+    return mean_of_all(r[metric] for r in find(records, stage=stage, split=split))

@@ -134,6 +134,7 @@ def _notes(records: Sequence[Record], chosen: dict[str, Record]) -> Iterator[str
         f"Control {first['control']}: {pretrained} before; α forgets most among those that keep "
         f"{percent(first['control_required'])} of it on val."
     )
+    yield from unlimited(find(records, stage="control"))
     lost = [task for task, r in chosen.items() if not r["satisfied"]]
     if lost:
         yield f"! no α of the grid keeps the control for {', '.join(lost)}: the nearest miss is shown."
@@ -143,6 +144,17 @@ def _notes(records: Sequence[Record], chosen: dict[str, Record]) -> Iterator[str
     kept = [task for task, r in chosen.items() if r["satisfied"] and r["scaling_coef"] == 0]
     if kept:
         yield f"α is 0 for {', '.join(kept)}: no step of the grid forgets anything and keeps the control."
+
+
+def unlimited(control: Sequence[Record]) -> Iterator[str]:
+    """That nothing limits the forgetting, where the pre-trained model knows nothing of the control.
+
+    Args:
+        control: the records of the stage `control`.
+    """
+    for r in (r for r in control if r["split"] == "val" and r["top1"] == 0):
+        of = f"{r['count']} val images" if "count" in r else "val images"
+        yield f"{r['task']}: the pre-trained model is right on none of the {of} of this control, so every α keeps it."
 
 
 def compared(series: Series) -> list[Table]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
 from tajax.metrics import normalized_accuracy
 from tajax.models.open_clip import to_open_clip
+from tajax.report.accuracy import without_ratio
 from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.types import Params
 from tajax.workflows.experiment import SPLITS, Experiment, setup
@@ -77,9 +79,11 @@ def add_tasks(experiment: Experiment, tau: Params) -> float:
 
     Returns:
         The α with the best mean normalised validation accuracy: of the grid, or with `config.evaluate.exact` of all
-        between its ends.
+        between its ends. Where a fine-tuned model is never right there is no such accuracy: it is recorded as None, and
+        the other tasks decide (`scaling.select_scaling_coef`).
     """
     single = {split: _top1(experiment, "single_task", split) for split in SPLITS}
+    _tell_without_ratio(experiment)
     step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
     grid = np.array(experiment.config.evaluate.scaling_coefs)[:, None]
     if experiment.config.evaluate.exact:
@@ -95,10 +99,17 @@ def add_tasks(experiment: Experiment, tau: Params) -> float:
         values = {key: values[key] for key in ("top1", "loss", "count")}
         normalized = normalized_accuracy(values["top1"], single[split][task.name])
         method = experiment.config.merging.method
-        return {"scaling_coef": scaling_coef, "normalized_top1": float(normalized), "method": method, **values}
+        ratio = None if np.isnan(normalized) else float(normalized)
+        return {"scaling_coef": scaling_coef, "normalized_top1": ratio, "method": method, **values}
 
     experiment.measure("task_addition", measure, note=f"α = {scaling_coef:.3g}, ")
     return scaling_coef
+
+
+def _tell_without_ratio(experiment: Experiment) -> None:
+    """Says of which tasks the merged model's accuracy cannot be normalised."""
+    for line in without_ratio(experiment.find(stage="single_task")) if processes.is_first() else ():
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _sweep(experiment: Experiment, measure: Callable[[data.Task], list[dict[str, float]]]) -> None:

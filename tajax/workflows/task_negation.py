@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from tajax import data, evaluate, metrics, progress
+from tajax import data, evaluate, metrics, processes, progress
 from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
+from tajax.report.negation import unlimited
 from tajax.scaling import Negation, exact_negation_coef, select_negation_coef
 from tajax.types import Params
 from tajax.workflows.control import measure_control, setup_with_control
@@ -37,6 +39,8 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     experiment, control = setup_with_control(config, workdir, overwrite=overwrite)
     measure_zero_shot(experiment)
     required = config.evaluate.control_threshold * measure_control(experiment, control)["val"]
+    for line in unlimited(experiment.find(stage="control")) if processes.is_first() else ():
+        print(f"warning: {line}", file=sys.stderr)
     negate_tasks(experiment, control, finetune_all(experiment), required=required)
     write_report(workdir)
 

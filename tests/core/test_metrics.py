@@ -88,8 +88,10 @@ def test_nothing_to_average_is_an_error():
 
 def test_ratios_of_the_papers_by_hand():
     np.testing.assert_allclose(metrics.normalized_accuracy([0.3, 0.8], [0.6, 0.8]), [0.5, 1.0])
-    with pytest.raises(ValueError, match=r"must be positive .* got \[0.0, 0.5\]"):
-        metrics.normalized_accuracy([0.1, 0.1], [0.0, 0.5])
+    np.testing.assert_array_equal(metrics.normalized_accuracy([0.1, 0.1], [0.0, 0.5]), [np.nan, 0.2])  # no ratio to 0
+    for wrong in (-0.1, np.nan):
+        with pytest.raises(ValueError, match=r"0 or more, to normalise by; got \[.*, 0.5\]"):
+            metrics.normalized_accuracy([0.1, 0.1], [wrong, 0.5])
     # From chance to perfect is an advantage of 1, whatever the number of classes.
     np.testing.assert_allclose(metrics.nonlinear_advantage(1.0, [1 / 2, 1 / 10], [2, 10]), 1.0)
     with pytest.raises(ValueError, match="at least 2 classes"):

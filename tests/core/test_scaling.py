@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from tajax.affine import Interval
-from tajax.scaling import Negation, exact_negation_coef, select_negation_coef
+from tajax.scaling import (
+    Negation,
+    exact_negation_coef,
+    exact_scaling_coef,
+    select_negation_coef,
+    select_scaling_coef,
+)
 
 GRID = [0.0, 0.5, 1.0, 1.5]
 
@@ -77,3 +83,20 @@ def test_bad_intervals_are_named():
         exact_negation_coef(one, none, required=0.5, bounds=(0.0, 1.0))
     with pytest.raises(ValueError, match=r"bounds is \(1.0, 0.0\)"):
         exact_negation_coef(one, one, required=0.5, bounds=(1.0, 0.0))
+
+
+def test_a_task_without_a_ratio_has_no_say():
+    """Neither on the grid nor exactly; where no task has one, accuracies count as they are."""
+    draw = np.random.default_rng([20230522, 78])
+    accuracies, single = draw.random((3, len(GRID))), np.array([0.9, 0.0, 0.5])
+    intervals = [Interval(-draw.random(20), draw.exponential(size=20)) for _ in single]
+    others, bounds = [0, 2], (0.0, 1.5)
+    assert select_scaling_coef(GRID, accuracies, single) == select_scaling_coef(
+        GRID, accuracies[others], single[others]
+    )
+    assert exact_scaling_coef(intervals, single, bounds=bounds) == exact_scaling_coef(
+        [intervals[t] for t in others], single[others], bounds=bounds
+    )
+    none, ones = np.zeros(3), np.ones(3)
+    assert select_scaling_coef(GRID, accuracies, none) == select_scaling_coef(GRID, accuracies, ones)
+    assert exact_scaling_coef(intervals, none, bounds=bounds) == exact_scaling_coef(intervals, ones, bounds=bounds)

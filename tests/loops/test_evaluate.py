@@ -207,5 +207,5 @@ def test_coefficient_is_chosen_by_the_mean_of_ratios():
     accuracies, single = np.array([[0.9, 0.7], [0.1, 0.2]]), np.array([0.9, 0.2])
     assert accuracies.mean(0).argmax() == 0
     assert scaling.select_scaling_coef([0.5, 1.0], accuracies, single) == 1
-    with pytest.raises(ValueError, match="must be positive"):
-        scaling.select_scaling_coef([0.5, 1.0], accuracies, np.array([0.9, 0.0]))
+    with pytest.raises(ValueError, match="0 or more, to normalise by"):
+        scaling.select_scaling_coef([0.5, 1.0], accuracies, np.array([0.9, np.nan]))

@@ -52,6 +52,21 @@ def test_an_exact_coefficient_comes_with_the_interval_it_is_the_middle_of():
     assert any("0.35" in note and "the best there is, as is all of 0.34–0.36" in note for note in table.notes)
 
 
+def test_a_ratio_that_there_is_not_is_a_dash_and_said():
+    """Of the mean, too: over some of the tasks it would pass for the mean."""
+    made = records()
+    for record in made:
+        if record["stage"] == "single_task" and record["task"] == "colors":
+            record |= {"top1": 0.0, "count": 50}
+        elif record["stage"] == "task_addition" and record["task"] == "colors":
+            record["normalized_top1"] = None
+    (table,) = accuracy.accuracy_tables(made)
+    assert [row[4] for row in table.rows] == ["75.0", "–", "66.7", "–"]
+    assert "colors: the fine-tuned model is right on none of the 50 val images" in "\n".join(table.notes)
+    assert "α is tuned on the other tasks, without colors." in table.notes
+    assert report.comparison(made).rows[0][1:5] == ("40.0", "56.7", "60.0", "–")
+
+
 def test_plain_text_fits_and_holds_no_control_characters(workdir):
     out = io.StringIO()
     report.write(workdir, file=out)
