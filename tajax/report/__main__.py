@@ -16,7 +16,8 @@ examples:
   python -m tajax.report runs/attn_tiny
       writes runs/attn_tiny/report.html
   python -m tajax.report runs/standard_* runs/attn_* --out compared.html
-      regimes side by side; runs that differ in the seed alone are averaged
+      regimes side by side; runs that differ in the seed alone are averaged; without --out the
+      page is ./report.html
   python -m tajax.report runs/attn_tiny --figures paper/ --format pdf --latex > tables.tex
       every figure as a file of its own, as wide as a column of 3.3 inches or a page of 6.9,
       and the tables for a paper; a comment at their top says which packages they need
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out",
         type=Path,
         metavar="FILE",
-        help="the page; by default report.html in the directory of the run, for several runs report.html here",
+        help="the page; by default report.html in the directory of the run, for several runs report.html here; a "
+        "report that is there is replaced, any other file is kept",
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="also write every figure to a file in DIR")
     parser.add_argument("--format", choices=style.FORMATS, default="pdf", help="of --figures (default: %(default)s)")
@@ -48,8 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.out and options.out.is_dir():
         parser.error(f"--out {options.out} is a directory; name the file, {options.out / 'report.html'}")
-    out = options.out or (options.runs[0] if len(options.runs) == 1 else Path()) / "report.html"
+    out = (options.out or (options.runs[0] if len(options.runs) == 1 else Path()) / "report.html").absolute()
     try:
+        if out.is_file() and not page.is_page(out):
+            raise ValueError(
+                f"{out} is not a report of tajax and would be lost. Delete it, or name another file, --out."
+            )
         with runs.understood(options.runs):
             composed = sections.compose([run for workdir in options.runs for run in runs.read(workdir)])
             tables, content = sections.tables(composed), page.html(composed)

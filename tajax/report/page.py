@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 from importlib import resources
+from pathlib import Path
 
 import tajax
 from tajax.report.sections import Page, figures
@@ -44,6 +45,12 @@ def html(page: Page) -> bytes:
         version=tajax.__version__,
     )
     return written.encode()
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page of `html`."""
+    with path.open("rb") as file:
+        return b'<meta name="generator" content="tajax ' in file.read(4096)
 
 
 def script_json(value: object) -> str:

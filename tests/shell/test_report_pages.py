@@ -185,6 +185,18 @@ def test_command_line(places, tmp_path, capsys):
     assert (places[1] / "report.html").exists()
 
 
+def test_a_page_of_several_runs_says_where_it_is_and_replaces_reports_alone(places, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "report.html"
+    for _ in range(2):
+        assert main([str(places[0]), str(places[1])]) == 0
+        assert capsys.readouterr().err.splitlines()[-1] == f"report: {own}"
+    own.write_text("<!doctype html><title>Quarterly figures</title>")
+    assert main([str(places[0]), str(places[1])]) == 2
+    assert f"{own} is not a report of tajax and would be lost" in capsys.readouterr().err
+    assert "Quarterly" in own.read_text()
+
+
 def test_bad_input_is_refused_and_nothing_written(places, tmp_path, capsys):
     assert main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "page.html")]) == 2
     assert "nowhere/results.jsonl is absent or empty" in capsys.readouterr().err
