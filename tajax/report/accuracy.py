@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
-from tajax.report.runs import Run, Series, deviations, origin
+from tajax.report.runs import Run, Series, deviations, origin, parameters
 from tajax.report.style import Figure
 from tajax.report.tables import MISSING, Number, Table, mean_of_all, number, percent, spread
 from tajax.results import Record, by_config, find, seconds
@@ -290,8 +290,7 @@ def _meaning(stages: Iterable[object]) -> str:
 def _provenance(records: Sequence[Record]) -> Iterable[str]:
     for run in find(records, stage="run")[:1]:
         if "trained_parameters" in run:
-            trained, total = run["trained_parameters"], run["total_parameters"]
-            yield f"Trained {trained:,} of {total:,} parameters of the image tower ({trained / total:.1%})."
+            yield f"{': '.join(parameters(run, records)).capitalize()}."
         if "versions" in run:
             versions: Mapping[str, str] = run["versions"]
             revision = f" at {run['git_revision']}" if "git_revision" in run else ""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from tajax import results
-from tajax.report.runs import Run, flat, task_names
+from tajax.report.runs import Run, flat, parameters, task_names
 from tajax.report.tables import Number, Table
 from tajax.results import Record
 
@@ -27,8 +27,7 @@ def of_run(run: Run) -> tuple[tuple[str, str], ...]:
     if addition := results.find(records, stage="task_addition"):
         facts.append(("merged by", f"{run.method.replace('_', ' ')}, α = {addition[0]['scaling_coef']:g}"))
     if "trained_parameters" in about:
-        trained, total = about["trained_parameters"], about["total_parameters"]
-        facts.append(("trained", f"{trained:,} of {total:,} parameters of the image tower ({trained / total:.1%})"))
+        facts.append(parameters(about, records))
     command = re.sub(r"^\S*tajax/main\.py(?= |$)", "python -m tajax.main", str(about.get("command", "")))
     begun = re.sub(r"^(\S+)T(\d\d:\d\d):\d\d\+00:00$", r"\1 \2 UTC", str(about.get("time", about.get("started", ""))))
     facts += [("command", command), ("begun", begun)]

@@ -26,8 +26,8 @@ def tables(records: Sequence[Record]) -> list[Table]:
     found = {str(r["module"]): r for r in find(records, stage="geometry")}
     made = []
     if whole := found.get(WHOLE):
-        runs = find(records, stage="run")
-        made.append(_cosines(whole, int(runs[0]["trained_parameters"] if runs else whole["parameters"])))
+        counted = [r["trained_parameters"] for r in find(records, stage="run")]
+        made.append(_cosines(whole, int(next(filter(None, counted), whole["parameters"]))))
     if layers := found.get(LAYERS):
         made.append(_by_layer(layers))
     return made
@@ -165,7 +165,7 @@ def _cosines(whole: Record, dimensions: int) -> Table:
     norms = ("‖τ‖", *(number(norm, 2) for norm in whole["norms"]))
     notes = (
         f"Mean over pairs of tasks: {number(mean_cosine(whole['cosines']), 3)}. Random directions of the "
-        f"{dimensions:,} trained parameters: 0 ± {dimensions**-0.5:.4f}.",
+        f"{dimensions:,} parameters: 0 ± {dimensions**-0.5:.4f}.",
         f"‖τ‖: length of a vector; ‖θ₀‖, of the pre-trained weights it moves, is {whole['pretrained_norm']:.2f}.",
     )
     return Table("Cosines between task vectors", ("task", *names), (*rows, norms), notes, 1, origin([whole]))

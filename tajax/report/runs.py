@@ -98,6 +98,33 @@ def read(workdir: str | Path) -> list[Run]:
     return [Run(workdir, group, config) for group in groups.values()]
 
 
+PARAMETERS = {  # where the vectors are from, and what is said of the parameters that a run counted
+    "trained": "trained",
+    "reused": "moved by reused vectors",
+    "imported": "moved by imported vectors",
+    "none": "in the kernel",
+    "": "of the regime",  # in records of earlier versions, where no fine-tuning is recorded
+}
+
+
+def parameters(about: Record, records: Iterable[Record] = ()) -> tuple[str, str]:
+    """What the parameters are that a run counted, and how many of how many: trained, where it trained.
+
+    Args:
+        about: the record of the stage `run`.
+        records: of the run.
+
+    Example:
+        >>> parameters({"vectors": "reused", "trained_parameters": 250, "total_parameters": 1000})
+        ('moved by reused vectors', '250 of 1,000 parameters of the image tower (25.0%)')
+    """
+    known = "trained" if results.find(records, stage="finetune") else ""
+    what, count, total = PARAMETERS[about.get("vectors", known)], about["trained_parameters"], about["total_parameters"]
+    if count is None:
+        return what, "how many of the image tower's parameters, their files do not say"
+    return what, f"{count:,} of {total:,} parameters of the image tower ({count / total:.1%})"
+
+
 def series(runs: Iterable[Run]) -> Series:
     """Runs by what sets them apart: the regime, and of model, heads, tasks and so on what differs.
 

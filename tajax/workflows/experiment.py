@@ -19,12 +19,13 @@ from tajax import data, evaluate, metrics, models, parallel, processes, progress
 from tajax.config import Regime, config_hash
 from tajax.config import regime as regime_of
 from tajax.data.preprocess import normalize
+from tajax.report import runs
 from tajax.results import Record
 from tajax.types import ApplyFn, Batch, Head, Mask, Params
 from tajax.workflows.heads import linear_probe_head
-from tajax.workflows.imported import keep_vectors, moved_mask, read_vectors
+from tajax.workflows.imported import keep_vectors, moved_mask, read_vectors, reused_mask
 from tajax.workflows.journal import Journal
-from tajax.workflows.stages import announce, expect
+from tajax.workflows.stages import announce, expect, source_of_vectors
 from tajax.workflows.workdir import claim
 
 SPLITS = ("val", "test")
@@ -167,9 +168,10 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
     with progress.stage("setup"):
         control = data.open_task(config.control, data_dir=config.data_dir) if with_control else None
         devices = parallel.devices_of_all(config.devices)
-        for section in ("finetune", "evaluate"):
+        vectors = source_of_vectors(config)
+        for section in ("finetune", "evaluate") if vectors == "trained" else ("evaluate",):
             parallel.check_batch_size(config[section].batch_size, devices, what=f"config.{section}.batch_size")
-        clip = models.load(config.model, remat=config.finetune.remat)
+        clip = models.load(config.model, remat=vectors == "trained" and config.finetune.remat)
         if config.initialization == "random":
             clip = clip.with_random_image_tower(config.seed)
         regime = regime_of(config)
@@ -184,13 +186,16 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
             data.check_images(task)
     expect(config, tasks)
     imported = read_vectors(config, workdir, clip, tasks, overwrite=overwrite) if config.checkpoints else None
+    moved: Mask | None = mask
     if imported:
-        mask = moved_mask(list(imported.values()))
+        moved = mask = moved_mask(list(imported.values()))
+    elif vectors == "reused":
+        moved = reused_mask(config, clip, tasks)
     processes.check_same(config_hash=config_hash(config), base_sha256=clip.image_sha256)
     claim(config, workdir, overwrite=overwrite)
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
-    journal = _journal(config, workdir, clip, tasks, mask, started)
+    journal = _journal(config, workdir, clip, tasks, vectors, moved, started)
     about = regime, mask, *encoders, devices, journal, imported, control
     experiment = Experiment(config, workdir, clip, tasks, {}, *about)
     _check_base(experiment)
@@ -216,14 +221,16 @@ def _journal(
     workdir: Path,
     clip: models.LoadedClip,
     tasks: tuple[data.Task, ...],
-    mask: Mask,
+    vectors: str,
+    moved: Mask | None,
     started: float,
 ) -> Journal:
     origin = {"regime": config.regime, "model": config.model, "seed": config.seed, "config_hash": config_hash(config)}
     facts = {
         "base_sha256": clip.image_sha256,
         "revision": clip.revision,
-        "trained_parameters": trees.count_params(clip.params["image"], mask),
+        "vectors": vectors,
+        "trained_parameters": None if moved is None else trees.count_params(clip.params["image"], moved),
         "total_parameters": trees.count_params(clip.params["image"]),
         "heads": config.heads,
         "manifests": {task.name: task.manifest for task in tasks if task.manifest},
@@ -244,10 +251,7 @@ def _check_base(experiment: Experiment) -> None:
 
 def _announce(experiment: Experiment) -> None:
     facts = experiment.journal.facts
-    trained, total = facts["trained_parameters"], facts["total_parameters"]
-    moved = "moved by imported vectors" if experiment.imported else "trained"
     of_processes = f" of {facts['processes']} processes" if processes.joined() else ""
     progress.say(
-        f"{moved}: {trained:,} of {total:,} parameters of the image tower ({trained / total:.1%}), "
-        f"on {len(experiment.devices)} × {jax.default_backend()}{of_processes}"
+        f"{': '.join(runs.parameters(facts))}, on {len(experiment.devices)} × {jax.default_backend()}{of_processes}"
     )

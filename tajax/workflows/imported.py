@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import data, models, processes, progress, vector_files
+from tajax import data, models, processes, progress, trees, vector_files
 from tajax.config import REGIMES, config_hash
 from tajax.models.hub import locate
 from tajax.types import Mask, Params
@@ -82,6 +82,25 @@ def moved_mask(vectors: Sequence[Params]) -> Mask:
     """The leaves that any of the vectors moves."""
     moves = [jax.tree.map(lambda leaf: bool(np.any(leaf)), tau) for tau in vectors]
     return jax.tree.map(lambda *leaves: any(leaves), *moves)
+
+
+def reused_mask(config: ConfigDict, clip: models.LoadedClip, tasks: Sequence[data.Task]) -> Mask | None:
+    """What was trained for the vectors of the run `config.task_vectors`; None where they do not say it.
+
+    Raises:
+        FileNotFoundError: that run has no vector of one of the tasks.
+        ValueError: a file is damaged.
+    """
+    run = Path(config.task_vectors).expanduser()
+    for path in (vector_path(run, task.name) for task in tasks):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"config.task_vectors: no task vector {path}. Finish that run, or leave the field out."
+            )
+    made = vector_files.read_metadata(vector_path(run, tasks[0].name))
+    if "trainable" not in made:
+        return None
+    return trees.param_mask(clip.params["image"], made["trainable"], layers=made.get("layers"))
 
 
 def vector_path(workdir: Path, task: str) -> Path:

@@ -209,10 +209,10 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
             on_checkpoint(state, ())
     with progress.stage("save"):
         model_files = geometry, state.params, words, preprocessing
-        save_pretrained(workdir / "model", *model_files, dtype=jnp.float16, overwrite=True)
+        save_pretrained(kept := workdir / "model", *model_files, dtype=jnp.float16, overwrite=True)
     minutes = (time.monotonic() - started) / 60
     write_report(workdir)
-    print(f"Pre-trained {settings.steps} steps in {minutes:.1f} minutes: {workdir / 'model'}")
+    print(f"Pre-trained {settings.steps} steps, {settings.steps - start} of them now in {minutes:.1f} minutes: {kept}")
 
 
 def model_config(settings: ConfigDict, *, vocab_size: int, bos: int, eos: int) -> clip.ClipConfig:

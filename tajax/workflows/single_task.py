@@ -216,7 +216,5 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
 
 
 def _reused_vector(experiment: Experiment, run: Path, task: data.Task) -> Params:
-    path = vector_path(run, task.name)
-    if not path.exists():
-        raise FileNotFoundError(f"config.task_vectors: no task vector {path}. Finish that run, or leave the field out.")
-    return vector_files.load_task_vector(path, experiment.pretrained, base_sha256=experiment.clip.image_sha256)[0]
+    base = experiment.clip.image_sha256
+    return vector_files.load_task_vector(vector_path(run, task.name), experiment.pretrained, base_sha256=base)[0]

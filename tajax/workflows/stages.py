@@ -38,6 +38,18 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     return _OF_WORKFLOW[config.workflow](config)
 
 
+def source_of_vectors(config: ConfigDict) -> str:
+    """Where a run has its task vectors from: `imported`, `reused`, `trained`, or `none` where it takes no vectors.
+
+    Example:
+        >>> from tajax.config import default_config
+        >>> source_of_vectors(default_config())
+        'trained'
+    """
+    sources = {"checkpoints": "imported", "vectors": "reused", "finetune": "trained"}
+    return next((sources[stage.name] for stage in stages(config) if stage.name in sources), "none")
+
+
 def _begin(config: ConfigDict) -> tuple[Stage, ...]:
     read = (Stage("checkpoints", "read checkpoints", each=True),) if config.checkpoints else ()
     return Stage("setup", "set up", work=0), *read, Stage("heads", each=config.heads == "linear_probe")

@@ -107,3 +107,15 @@ def test_geometry_is_that_of_the_files(vectors, world, run, tmp_path):
     before = contents(tmp_path / "run")["results.jsonl"]
     assert run("attn", tmp_path / "run", workflow="geometry", task_vectors=source).code == 0
     assert contents(tmp_path / "run")["results.jsonl"] == before
+
+
+def test_reused_vectors_are_counted_as_they_were_trained(vectors, run, tmp_path):
+    """The rule of the run that reuses them says nothing of them, and nobody has trained them there."""
+    source, taus = vectors
+    done = run("standard", tmp_path / "run", workflow="geometry", task_vectors=source)
+    assert done.code == 0, done.err
+    moved = sum(np.size(leaf) for leaf in trees.flatten_paths(taus["pets"]).values() if np.any(leaf))
+    assert f"moved by reused vectors: {moved:,} of " in done.err and "trained" not in done.err
+    assert f"Random directions of the {moved:,} parameters" in done.out
+    (record,) = results.find(results.read(tmp_path / "run" / "results.jsonl"), stage="run")
+    assert (record["vectors"], record["trained_parameters"]) == ("reused", moved)

@@ -46,6 +46,20 @@ def test_every_number_and_the_means(workdir):
     assert any("250 of 1,000" in note and "25.0%" in note for note in table.notes)
 
 
+@pytest.mark.parametrize(
+    ("vectors", "said"),
+    [("trained", "Trained: "), ("reused", "Moved by reused vectors: "), ("none", "In the kernel: ")],
+)
+def test_parameters_are_said_to_be_trained_where_they_were(vectors, said):
+    made = records()
+    made[0] |= {"vectors": vectors}
+    (table,) = accuracy.accuracy_tables(made)
+    assert f"{said}250 of 1,000 parameters of the image tower (25.0%)." in table.notes
+    earlier = [made[0] | {"stage": "finetune", "step": 1}, *records()]  # before the record said it
+    assert any("Trained: 250" in note for note in accuracy.accuracy_tables(earlier)[0].notes)
+    assert not any("Trained" in note for note in accuracy.accuracy_tables(records())[0].notes)
+
+
 def test_an_exact_coefficient_comes_with_the_interval_it_is_the_middle_of():
     optimum = {"stage": "exact_scaling_coef", "scaling_coef": 0.35, "lower": 0.34, "upper": 0.36, "value": 0.7}
     (table,) = accuracy.accuracy_tables([*records(), records()[0] | optimum])
