@@ -81,8 +81,8 @@ def normalized_accuracy(merged: Values, single: Values) -> np.ndarray:
         single: accuracies of the single-task models; broadcasts against `merged`.
 
     Returns:
-        The ratios, float64; NaN where the single-task accuracy is 0, which nothing can be related to. Average over tasks
-        afterwards: it is the mean of ratios that is reported.
+        The ratios, float64; NaN where the single-task accuracy is 0, to which nothing can be related. Average over
+        tasks afterwards: it is the mean of ratios that is reported.
 
     Raises:
         ValueError: a single-task accuracy is negative or not a number.

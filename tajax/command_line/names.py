@@ -25,7 +25,7 @@ def check_names(config: ConfigDict) -> None:
     if config.workflow == "pretrain":
         return
     check_name(config.model)
-    control = (config.control,) if config.control and configuration.counts("control", config.workflow) else ()
+    control = (config.control,) if config.control and configuration.reads(config.workflow, "control") else ()
     for entry in (*config.tasks, *control):
         data.check_entry(entry, data_dir=Path(config.data_dir).expanduser())
     trees.param_mask(_image_tower(), configuration.regime(config).trainable)

@@ -120,18 +120,29 @@ def command_page(command: str, *, whole: bool = False) -> Iterator[Part]:
 
 
 def config_page(values: flags.FlagValues, given: str, command: str) -> Iterator[Part]:
-    """Every field of a config as the command line sets it, where it differs from the default, and what it means."""
+    """Every field that a config's workflow reads: its value, whether that is the default, and what it means."""
     configuration.validate(config := values.config)
     comments, default = configuration.field_comments(), configuration.flatten(configuration.default_config())
-    yield Text(f"{command} --config={given}: every field, set with --config.FIELD=VALUE.\n* differs from the default\n")
+    yield Text(
+        f"{command} --config={given}: every field that {config.workflow} reads, set with --config.FIELD=VALUE.\n"
+        "* differs from the default\n"
+    )
     table = _grid()
     table.add_column(overflow="fold")
     fields = configuration.flatten(config)
-    for name in (name for name in comments if name in fields):
+    read = {name: configuration.reads(config.workflow, name) for name in comments if name in fields}
+    for name in filter(read.__getitem__, read):
         own = fields[name] != default[name]
         row = f"{'*' if own else ' '} {name}", _brief(fields[name]), comments[name]
         table.add_row(*(Text(cell, "bold" if own else "") for cell in row))
     yield table
+    sections = {name.split(".")[0] for name, is_read in read.items() if is_read}
+    others = dict.fromkeys(
+        name if name.split(".")[0] in sections or "." not in name else f"{name.split('.')[0]}.*"
+        for name, is_read in read.items()
+        if not is_read
+    )
+    yield Padding(Text(f"Other workflows read: {', '.join(others)}."), (1, 0, 0, 0))
 
 
 def variants_page(file: str, command: str) -> Iterator[Part]:
@@ -169,7 +180,7 @@ def _facts(config: ConfigDict) -> Iterator[tuple[str, str]]:
         yield "length", f"{config.pretrain.steps} steps of {config.pretrain.batch_size}"
         return
     yield f"{len(config.tasks)} tasks", ", ".join(config.tasks)
-    if config.control:
+    if config.control and configuration.reads(config.workflow, "control"):
         yield "control", config.control
     steps, epochs = config.finetune.steps, config.finetune.epochs
     epochs_or_table = f"{epochs} epochs a task" if epochs else "as many epochs as the task table says"

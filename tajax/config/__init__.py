@@ -17,7 +17,7 @@ from tajax.config.fields import (
     WORKFLOWS,
     default_config,
 )
-from tajax.config.identity import config_hash, counts, diff, flatten
+from tajax.config.identity import config_hash, counts, diff, flatten, reads
 from tajax.config.regimes import REGIMES, Regime
 from tajax.config.variants import VARIANTS, with_variant
 
@@ -39,6 +39,7 @@ __all__ = [
     "field_comments",
     "flatten",
     "one_of",
+    "reads",
     "regime",
     "validate",
     "warmup_steps",

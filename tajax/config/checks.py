@@ -192,8 +192,8 @@ def _check_layers(layers: tuple[Any, ...] | None) -> None:
     whole = layers is None or all(isinstance(end, int) and not isinstance(end, bool) for end in layers)
     if layers is not None and not (whole and len(layers) == 2 and 0 <= layers[0] < layers[1]):
         raise ValueError(
-            f"layers is {layers!r}, want (first, end): from layer `first`, counted from 0, to before `end`; for the first "
-            'six, --config.layers="(0, 6)".'
+            f"layers is {layers!r}, want (first, end): from layer `first`, counted from 0, to before `end`; for the "
+            'first six, --config.layers="(0, 6)".'
         )
 
 

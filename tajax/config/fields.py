@@ -53,19 +53,32 @@ OPERATIONAL = (
     "track.tensorboard",
     "track.wandb",
     "pretrain.checkpoint_every",
-    "pretrain.eval_every",
+    "pretrain.eval_every",  # of earlier versions, in whose `config.json` it stands; nobody has read it
     "pretrain.log_every",
 )
 
-# Fields, or whole sections of them, that only these workflows read: to the others they do not count either.
+_ON_TASKS = tuple(name for name in WORKFLOWS if name != "pretrain")
+_ON_VECTORS = tuple(name for name in _ON_TASKS if name != "ntk")
+_FOR_ALL = ("regime", "trainable", "layers", "model", "initialization", "heads", "tasks", "task_vectors", "checkpoints")
+_FOR_ALL += ("any_base", "data_workers", "devices", "evaluate.batch_size")
+
+# Fields, or whole sections of them, that only these workflows read. What is not here, all of them do.
 READERS = {
+    **dict.fromkeys(_FOR_ALL, _ON_TASKS),
     "control": ("task_negation", "ntk"),
+    "finetune": _ON_VECTORS,
+    "evaluate.scaling_coefs": ("task_addition", "task_negation", "task_analogy", "kernel_behaviour"),
+    "evaluate.exact": ("task_addition", "task_negation"),
     "evaluate.control_threshold": ("task_negation",),
     "merging": ("task_addition",),
+    "save": ("task_addition",),
     "disentanglement": ("disentanglement",),
     "ntk": ("ntk",),
     "pretrain": ("pretrain",),
 }
+
+# Of these, what a workflow does not read counts to it all the same, as it always has: finished runs are found by it.
+COUNT_ANYWAY = (*_FOR_ALL, "finetune", "evaluate.scaling_coefs", "evaluate.exact", "save")
 
 
 def default_config() -> ConfigDict:
@@ -156,7 +169,6 @@ def default_config() -> ConfigDict:
     pretrain.natural = config_dict.placeholder(str)  # .npz of JPEG bytes and labels; None: no photographs
     pretrain.natural_fraction = 0.5  # share of natural images in a batch, 0–1
     pretrain.scenes = "large"  # one of SCENES: how many captioned scenes
-    pretrain.eval_every = 500  # steps
     pretrain.checkpoint_every = 500  # steps
     pretrain.log_every = 50  # steps
     pretrain.image_size = 32  # pixels

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from ml_collections import ConfigDict
 
-from tajax.config.fields import OPERATIONAL, READERS, default_config
+from tajax.config.fields import COUNT_ANYWAY, OPERATIONAL, READERS, default_config
 
 Fields: TypeAlias = ConfigDict | Mapping[str, object]
 
@@ -45,7 +45,7 @@ def config_hash(config: Fields) -> str:
 
 
 def counts(field: str, workflow: object) -> bool:
-    """Whether a field has a say in what a workflow computes: not `OPERATIONAL`, nor read by other workflows alone.
+    """Whether a field has a say in which run a run is: not if it is `OPERATIONAL`, or read by other workflows alone.
 
     Example:
         >>> counts("finetune.log_every", "task_addition"), counts("ntk.images", "task_addition")
@@ -53,8 +53,19 @@ def counts(field: str, workflow: object) -> bool:
         >>> counts("finetune.steps", "task_addition"), counts("ntk.images", "ntk")
         (True, True)
     """
+    anyway = field in COUNT_ANYWAY or field.split(".")[0] in COUNT_ANYWAY
+    return field not in OPERATIONAL and (anyway or reads(workflow, field))
+
+
+def reads(workflow: object, field: str) -> bool:
+    """Whether a workflow reads a field.
+
+    Example:
+        >>> reads("task_addition", "merging.method"), reads("task_addition", "ntk.images"), reads("pretrain", "tasks")
+        (True, False, False)
+    """
     readers = READERS.get(field) or READERS.get(field.split(".")[0])
-    return field not in OPERATIONAL and (readers is None or workflow in readers)
+    return readers is None or workflow in readers
 
 
 def diff(config_a: Fields, config_b: Fields) -> dict[str, tuple[object, object]]:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from tajax import interrupts, processes, results, tracking
 from tajax.config import flatten
 from tajax.results import Record
+from tajax.workflows.stages import stages
 from tajax.workflows.workdir import at_end, kept_config
 
 
@@ -70,7 +71,7 @@ class Journal:
                 self.path.parent,
                 results.read(self.path),
                 **config.track,
-                images={"finetune": config.finetune.batch_size, "pretrain": config.pretrain.batch_size},
+                images={stage.name: stage.images for stage in stages(config) if stage.images},
                 config=flatten(kept_config(self.path.parent)),
             )
             for tracker in self.trackers:

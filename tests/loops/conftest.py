@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from tajax import config as configuration
 from tajax import main, trees
 from tajax.models import CLIP, ClipConfig, TextConfig, VisionConfig, save_pretrained, train_bpe
 from tajax.types import Batch, Head, Preprocessing
@@ -142,6 +144,35 @@ def check_stages(lines):
     assert [tuple(map(int, numbers)) for numbers in ended] == [(k + 1, len(ended)) for k in range(len(ended))], lines
 
 
+@contextlib.contextmanager
+def fields_checked():
+    """Within the block no workflow reads a field that is not among those that `config.reads` says it reads."""
+    read, names = set(), {}
+    get, workflow = ConfigDict.__getattr__, main.workflow
+
+    def noting(section, name):
+        if id(section) in names:
+            read.add(names[id(section)] + name)
+        return get(section, name)
+
+    def watched(name):
+        def run(config, workdir, **options):
+            names.update({id(config): ""} | {id(v): f"{k}." for k, v in config.items() if isinstance(v, ConfigDict)})
+            try:
+                return workflow(name)(config, workdir, **options)
+            finally:
+                names.clear()
+                known = configuration.flatten(config)
+                assert not [f for f in sorted(read) if f in known and not configuration.reads(name, f)], name
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigDict, "__getattr__", noting)
+        patch.setattr(main, "workflow", watched)
+        yield
+
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 GRID = (0.3, 0.6, 1.0)
 TASKS = {"pets": ("ox", "zebra", "hummingbird"), "tools": ("saw", "pickaxe")}
@@ -207,7 +238,7 @@ def run(world):
         given = [f"--config.{field}={value}" for field, value in fields.items() if value is not None]
         file = f"{CONFIGS / name}.py:{variant or 'tiny'}"
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), fields_checked():
             code = main.main(["tajax", f"--config={file}", f"--workdir={workdir}", *given, *flags])
         if code == 0:
             check_stages(err.getvalue())

@@ -266,10 +266,26 @@ def test_exit_codes_of_the_help_are_those_of_the_program(runs, capsys, monkeypat
     assert {int(code) for code in codes} == meant
 
 
+def test_help_of_a_config_has_what_its_workflow_reads_and_names_the_rest(runs, capsys, monkeypatch):
+    for name in tc.WORKFLOWS:
+        arguments = ["--config=attn", f"--config.workflow={name}", "--config.control=objects", "--help"]
+        if name == "task_analogy":
+            arguments.append("--config.tasks=('shapes', 'colors', 'digits', 'letters')")
+        table, others = page(capsys, monkeypatch, *arguments, columns=200).split("\nOther workflows read: ")
+        rows = {line[2:].split()[0] for line in table.splitlines()[3:] if line[2:3].strip()}
+        fields = tc.flatten(tc.default_config())
+        assert {field for field in fields if field in rows} == {field for field in fields if tc.reads(name, field)}
+        others = " ".join(others.split()).rstrip(".").split(", ")
+        for field in set(fields) - rows:
+            assert field in others or f"{field.partition('.')[0]}.*" in others
+    shown = page(capsys, monkeypatch, "--config=attn", "--help")
+    assert "Other workflows read: control, evaluate.control_threshold, disentanglement.*, ntk.*, pretrain.*." in shown
+
+
 def test_help_of_a_config_has_every_field_with_its_value_and_comment(runs, capsys, monkeypatch):
     shown = page(capsys, monkeypatch, "--config=linear:b32", "--config.finetune.remat=True", "--help", columns=200)
     rows = {line[2:].split()[0]: line for line in shown.splitlines()[3:] if line[2:3].strip()}
-    assert set(rows) >= set(tc.flatten(tc.default_config()))
+    assert set(rows) >= {field for field in tc.flatten(tc.default_config()) if tc.reads("task_addition", field)}
     changed = {name for name, line in rows.items() if line.startswith("* ")}
     assert {"regime", "variant", "model", "finetune.remat", "finetune.warmup_steps"} <= changed
     assert "seed" not in changed
@@ -283,7 +299,8 @@ def test_variants_of_a_config_with_what_each_holds(runs, tmp_path, capsys, monke
             fill(config := tc.default_config())
             assert re.search(rf"^{name} +model: {config.model}\n", shown, re.M)
             assert f"{len(config.tasks)} tasks: {', '.join(config.tasks)}" in " ".join(shown.split())
-    assert "200 steps a task, batches of 32" in shown
+    assert "200 steps a task, batches of 32" in shown and "control" not in shown
+    assert "control: objects" in page(capsys, monkeypatch, "--config=negation:help", columns=200)
     only = page(capsys, monkeypatch, "--config=pretrain:help")
     assert "3000 steps" in only and "b32" not in only
     (tmp_path / "mine.py").write_text("from tajax.config import default_config as get_config\n")
