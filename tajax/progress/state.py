@@ -121,14 +121,8 @@ class Left(NamedTuple):
     whole: bool
 
 
-def declared(plan: Plan, stages: tuple[Stage, ...]) -> Plan:
-    """The plan with these stages; those that have begun stay as they are."""
-    begun = {stage.name: stage for stage in plan.stages if stage.state != WAITING}
-    return dataclasses.replace(plan, stages=tuple(begun.get(stage.name, stage) for stage in stages))
-
-
 def begun(plan: Plan, name: str, units: Mapping[str, float], done: frozenset[str], now: float) -> Plan:
-    """The plan with a stage begun, on items of so many units; one that was not declared comes last.
+    """The plan with a stage begun, on items of so many units; one that it does not have comes last.
 
     Args:
         plan: with no stage running.
