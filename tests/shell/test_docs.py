@@ -17,6 +17,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 import tajax
 from tajax import config, main, merging, processes
+from tajax.workflows import stages
 from tests.shell.test_project import ROOT
 
 DOCS = ROOT / "tajax" / "docs"
@@ -146,6 +147,14 @@ def test_every_workflow_is_a_program():
     assert {name for name, text in files.items() if re.search(r"^def run\(config", text, re.MULTILINE)} == set(
         config.WORKFLOWS
     )
+
+
+@pytest.mark.parametrize("workflow", config.WORKFLOWS)
+def test_every_workflow_has_its_stages_and_one_of_its_name(workflow):
+    """The report takes the records of that one for the last."""
+    chosen = config.default_config()
+    chosen.workflow = workflow
+    assert workflow in [stage.name for stage in stages.stages(chosen)]
 
 
 @pytest.fixture(scope="module")
