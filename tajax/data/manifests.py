@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tajax import atomic, progress
+from tajax import atomic, progress, text_files
 from tajax.data.sources import RecordSource, Source, rows_of
 
 SPLITS = ("train", "val", "test", "unused")
@@ -112,16 +113,13 @@ def read(folder: Path) -> Manifest | None:
     Raises:
         ValueError: there are both; it cannot be read as such; an unknown, missing or empty split; a file twice.
     """
-    present = [folder / name for name in OWN if (folder / name).is_file()]
+    present = [folder / name for name in OWN if os.path.lexists(folder / name)]
     if not present:
         return None
     if len(present) > 1:
         raise ValueError(f"there are two manifests, {present[0]} and {present[1]}; keep one")
     (path,) = present
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"manifest {path} is not UTF-8 text: {error}") from error
+    text = text_files.read(path)
     pairs = _json_pairs(text, path) if path.suffix == ".json" else _text_pairs(text, path)
     files: dict[str, list[str]] = {}
     split_of: dict[str, str] = {}

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from safetensors.numpy import save
 
-from tajax import tensor_files
+from tajax import tensor_files, text_files
 from tajax.models.convert import detect_naming, few, find_model
 from tajax.models.geometry import ClipConfig
 from tajax.models.open_clip import from_open_clip, infer_config
@@ -166,7 +166,7 @@ def read_json(path: Path) -> dict:
         ValueError: not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text_files.read(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):

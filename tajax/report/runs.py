@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from tajax import results
+from tajax import results, text_files
 from tajax.results import Record
 
 _BREAK = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
@@ -88,7 +88,7 @@ def read(workdir: str | Path) -> list[Run]:
             "which holds that file as soon as anything has been measured."
         )
     try:
-        config = _legible(json.loads((workdir / "config.json").read_text()))
+        config = _legible(json.loads(text_files.read(workdir / "config.json")))
     except FileNotFoundError:
         config = {}
     except (ValueError, RecursionError) as error:

@@ -20,7 +20,7 @@ from pathlib import Path
 import filelock
 from ml_collections import ConfigDict
 
-from tajax import atomic, parallel, processes, progress, report, tracking
+from tajax import atomic, parallel, processes, progress, report, text_files, tracking
 from tajax.config import config_hash, counts, diff
 from tajax.types import Params
 
@@ -163,7 +163,7 @@ def kept_config(workdir: Path) -> dict[str, object]:
     """
     path = workdir / CONFIG
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(text_files.read(path))
         if not isinstance(config, dict):
             raise ValueError(f"it holds {config!r}, not an object")
     except (ValueError, RecursionError) as error:
