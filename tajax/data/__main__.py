@@ -114,7 +114,7 @@ def show(records: Sequence[Readiness], data_dir: Path) -> None:
         table.add_row(*cells, Text(record.origin))
     console.print(table)
     for record in records:
-        lines = [*record.advice, *_overlap_lines(record)]
+        lines = [*record.advice, *record.warnings, *_overlap_lines(record)]
         if lines:
             console.print(Text(f"\n{record.task}", "bold"))
             for line in lines:

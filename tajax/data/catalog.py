@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tajax import progress
 from tajax.data import archives, network, preparation
 from tajax.data.builders import BUILDERS, prepare, prepare_all
-from tajax.data.local import Contents, check_splits
+from tajax.data.contents import Contents, check_splits, some
 from tajax.data.sources import RecordSource, Source
 
 # Role → names its split may have; the first that exists. Where there is no test split, validation stands in for it.
@@ -112,7 +112,12 @@ def open_tfds(name: str, data_dir: Path, *, splits: Mapping[str, str] | None = N
         else:
             _prepare(builder, name, data_dir, hint)
             builder = tfds.builder(name, data_dir=os.fspath(data_dir))
-    return _contents(builder, splits or _by_name(builder), keys)
+    chosen = splits or _by_name(builder)
+    contents = _contents(builder, chosen, keys)
+    left_out = [split for split in builder.info.splits if split not in chosen.values()]
+    if left_out and not splits:
+        contents = contents._replace(warnings=(f"splits of {name} that are not read: {some(left_out)}",))
+    return contents
 
 
 def prepared(name: str, data_dir: Path) -> bool:

@@ -12,6 +12,7 @@ import functools
 import numpy as np
 
 ORDER, CROP, VALIDATION, TEST = range(4)  # purposes: never the same stream twice
+CUT_SEED = 0  # of splits that are cut here; fixed, and apart from the seed of any run
 _PURPOSES = 8  # room in the key; epoch * _PURPOSES + purpose
 
 

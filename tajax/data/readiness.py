@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tajax.data import archives, catalog, local
+from tajax.data import archives, catalog, folders
 from tajax.data.builders import tasks as bundled
 from tajax.data.overlap import Overlap, find_overlap
 from tajax.data.sources import Source
@@ -39,6 +39,7 @@ class Readiness:
         expected: the same of the table; empty where it has none.
         advice: what is wrong, what to download, where to put it and what to run, in sentences.
         overlaps: images in two splits; None: not looked for.
+        warnings: what was left out or is doubtful of a task that opens (`Task.warnings`).
     """
 
     task: str
@@ -48,6 +49,7 @@ class Readiness:
     expected: Mapping[str, int] = field(default_factory=dict)
     advice: tuple[str, ...] = ()
     overlaps: tuple[Overlap, ...] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -110,7 +112,7 @@ def _check(name: str, data_dir: Path, *, overlap: bool, progress: Progress | Non
     spec = TASKS.get(name)
     expected = _expected(name, spec)
     origin = _origin(name, spec, data_dir)
-    if spec and not local.has_splits(data_dir / name) and not catalog.prepared(origin, data_dir):
+    if spec and not folders.has_splits(data_dir / name) and not catalog.prepared(origin, data_dir):
         return replace(_unprepared(name, spec, origin, data_dir), expected=expected)
     try:
         task = open_task(name, data_dir=data_dir)
@@ -123,7 +125,7 @@ def _check(name: str, data_dir: Path, *, overlap: bool, progress: Progress | Non
     if "val" not in expected:
         counts["train"] += counts.pop("val")
     if not expected or counts == expected or (task.manifest and _own_manifest(task, data_dir / name)):
-        return Readiness(name, "ready", origin, counts, expected, overlaps=overlaps)
+        return Readiness(name, "ready", origin, counts, expected, (), overlaps, task.warnings)
     advice: tuple[str, ...] = (
         f"{origin} has {_words(counts)} images; the table expects {_words(expected)}. It opens, but its figures are "
         "not the papers'.",
@@ -131,13 +133,13 @@ def _check(name: str, data_dir: Path, *, overlap: bool, progress: Progress | Non
     if origin in archives.BUILDERS and archives.BUILDERS[origin].RELEASES:
         again = f"To prepare it anew, delete {data_dir / origin} and run {_command(name, data_dir)}"
         advice += (f"{archives.BUILDERS[origin].RELEASES} {again}",)
-    return Readiness(name, "differs", origin, counts, expected, advice, overlaps)
+    return Readiness(name, "differs", origin, counts, expected, advice, overlaps, task.warnings)
 
 
 def _origin(name: str, spec: TaskSpec | None, data_dir: Path) -> str:
     if spec is None:
         return name
-    return str(data_dir / name) if local.has_splits(data_dir / name) else data_set(spec, data_dir)
+    return str(data_dir / name) if folders.has_splits(data_dir / name) else data_set(spec, data_dir)
 
 
 def _expected(name: str, spec: TaskSpec | None) -> dict[str, int]:

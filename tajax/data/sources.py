@@ -69,6 +69,8 @@ def decode(encoded: bytes, name: str, *, quick: bool = False) -> Image.Image:
     """
     try:
         image = Image.open(io.BytesIO(encoded))
+        if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:  # those of MPO are one photograph
+            raise ValueError(f"it holds {frames} images, an animation or pages, and one is wanted")
         if quick:
             image.draft("RGB", (1, 1))
         image.load()

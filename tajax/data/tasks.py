@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tajax.data import catalog, draws, local, manifests, prompts
-from tajax.data.local import Contents
+from tajax.data import catalog, class_names, draws, folders, manifests, npz_files, prompts
+from tajax.data.class_names import plain
+from tajax.data.contents import Contents
 from tajax.data.sources import RecordSource, Source, rows_of
 from tajax.data.table import BUNDLED, TASKS, TaskSpec
 
-CUT_SEED = 0  # of validation splits that are cut here; fixed, and apart from the seed of any run
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 5000  # of train, as in the protocol
 SPLITS = ("train", "val", "test")
 
@@ -32,9 +32,11 @@ class Task:
         epochs: of the protocol, or None.
         splits: "train", "val", "test", each with `len(split)` and `split[i] -> (image, label)`; disjoint.
         validation: where "val" comes from: `seed` and `count` of the cut, or `seed` None if the task brings its own.
+        test_cut: the same of "test", where it was cut from a folder without splits; otherwise None.
         manifest: for a data set that is divided by file names: the rule, counts per class, and digest of the division
             (`manifests.Manifest.record`); otherwise None.
         origin: the data set or path.
+        warnings: what was left out or is doubtful, a line each, which begins with the name.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Task:
     validation: Mapping[str, int | None]
     manifest: Mapping[str, object] | None
     origin: str
+    test_cut: Mapping[str, int] | None = None
+    warnings: tuple[str, ...] = ()
 
     def split(self, name: str) -> Source:
         """The examples of one split.
@@ -64,12 +68,12 @@ def open_task(entry: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
 
     Args:
         entry: a name of `TASKS`; the name of a TFDS data set, with its config if need be ("cifar10",
-            "sun397/standard-part2-120k"); the path of a folder (`local.open_folder`) or of an .npz file
-            (`local.open_npz`). Names win over folders of the same name; "./name" is always a folder.
+            "sun397/standard-part2-120k"); the path of a folder (`folders.open_folder`) or of an .npz
+            file (`npz_files.open_npz`). Names win over folders of the same name; "./name" is always a folder.
         data_dir: where TFDS keeps prepared data sets; bundled tasks are generated there on first use. A task of the
             table is read from the folder `data_dir/NAME` if that has `train` and `test`, with the table's prompts and
-            epochs. There may stand a `class_names.txt` of yours, one name a line in the order of the labels, and for
-            EuroSAT and RESISC45 a `manifest.json` or `manifest.txt` (`manifests.read`).
+            epochs. There may stand a `class_names.txt` of yours (`class_names.read`), and for EuroSAT and RESISC45 a
+            `manifest.json` or `manifest.txt` (`manifests.read`).
             Default: that of runs, $TAJAX_DATA_DIR or ~/.cache/tajax.
 
     Raises:
@@ -82,11 +86,11 @@ def open_task(entry: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
     if entry in TASKS:
         return _from_table(entry, data_dir)
     if place.suffix == ".npz":
-        return _from_place(place.stem, local.open_npz(place), entry)
+        return _from_place(place.stem, npz_files.open_npz(place), entry)
     if catalog.exists(entry, data_dir) and not place.is_absolute():
         return _from_place(re.sub(r"\W+", "_", entry), catalog.open_tfds(entry, data_dir), entry)
     if place.exists() or entry.startswith((".", "~", os.sep)):
-        return _from_place(place.resolve().name, local.open_folder(place), entry)
+        return _from_place(place.resolve().name, folders.open_folder(place), entry)
     raise _unknown(entry)
 
 
@@ -124,7 +128,7 @@ def open_tasks(
     if isinstance(entries, str | os.PathLike) or not entries:
         raise ValueError(f"tasks is {entries!r}; give a sequence of at least one entry, such as ('mnist',)")
     directory = data_directory(data_dir)
-    bundled = [entry for entry in entries if entry in BUNDLED and not local.has_splits(directory / entry)]
+    bundled = [entry for entry in entries if entry in BUNDLED and not folders.has_splits(directory / entry)]
     catalog.prepare_bundled([TASKS[name].tfds for name in bundled], directory)
     tasks: dict[str, Task] = {}
     for entry in entries:
@@ -144,14 +148,14 @@ def data_directory(data_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def _from_place(name: str, contents: Contents, entry: str) -> Task:
-    return _task(name, contents, local.check_names(contents.class_names, entry), origin=entry)
+    return _task(name, contents, class_names.check(contents.class_names, entry), origin=entry)
 
 
 def _from_table(name: str, data_dir: Path) -> Task:
     spec, folder = TASKS[name], data_dir / name
-    if local.has_splits(folder):
-        contents, own = local.open_folder(folder), (folder / "class_names.txt").is_file()
-        names = local.check_names(contents.class_names, str(folder)) if own else _folder_names(spec, contents, folder)
+    if folders.has_splits(folder):
+        contents, own = folders.open_folder(folder), (folder / class_names.FILE).is_file()
+        names = class_names.check(contents.class_names, str(folder)) if own else _folder_names(spec, contents, folder)
         return _task(name, contents, names, spec, origin=str(folder))
     if name in BUNDLED:
         contents = catalog.open_bundled(spec.tfds, data_dir)
@@ -159,10 +163,10 @@ def _from_table(name: str, data_dir: Path) -> Task:
     dataset = data_set(spec, data_dir)
     hint = f"{spec.hint} Images in {folder}/train/class name/ and {folder}/test/class name/ are used as they are."
     contents = catalog.open_tfds(dataset, data_dir, splits=spec.splits, hint=hint.strip())
-    names_file = folder / "class_names.txt"
-    own_names = local.read_class_names(names_file, contents.class_names)
-    if own_names:
-        names = local.check_names(own_names, str(names_file))
+    names_file = folder / class_names.FILE
+    given = class_names.read(names_file, contents.class_names)
+    if given:
+        names = class_names.check(given.names, str(names_file))
     else:
         names = _catalogue_names(spec, contents.class_names, dataset, names_file)
     record = None
@@ -179,11 +183,6 @@ def data_set(spec: TaskSpec, data_dir: Path) -> str:
     return spec.archive if spec.archive and not catalog.prepared(spec.tfds, data_dir) else spec.tfds
 
 
-def _plain(name: str) -> str:
-    """A name without what people and file systems change in it: case, underscores, slashes, hyphens, quotes."""
-    return " ".join(re.findall(r"[^\W_]+", prompts.readable(name).casefold()))
-
-
 def _catalogue_names(spec: TaskSpec, stored: Sequence[str], where: str, names_file: Path) -> tuple[str, ...]:
     """The table's names for prompts of the classes that a TFDS data set stores.
 
@@ -194,16 +193,16 @@ def _catalogue_names(spec: TaskSpec, stored: Sequence[str], where: str, names_fi
     if len(stored) != len(known):
         raise ValueError(
             f"{where} has {len(stored)} classes ({stored[0]!r} to {stored[-1]!r}), and the table has {len(known)} "
-            f"({known[0]!r} to {known[-1]!r}): it is another data set or release. If it is meant, put the names of its "
-            f"classes, one a line in the order of the labels, into {names_file}"
+            f"({known[0]!r} to {known[-1]!r}): it is another data set or release. If it is meant, put "
+            f"{class_names.FORM} into {names_file}; the stored name stands for the directory"
         )
     if list(stored) == [str(label) for label in range(len(stored))]:  # TFDS's placeholders for names it was not told
         return tuple(spec.class_names.values())
-    by_plain = {_plain(key): name for key, name in spec.class_names.items()}
-    unknown = [name for name in stored if _plain(name) not in by_plain]
+    by_plain = {plain(key): name for key, name in spec.class_names.items()}
+    unknown = [name for name in stored if plain(name) not in by_plain]
     if unknown:
         raise ValueError(_unknown_names(unknown, spec, where, names_file))
-    return tuple(by_plain[_plain(name)] for name in stored)
+    return tuple(by_plain[plain(name)] for name in stored)
 
 
 def _folder_names(spec: TaskSpec, contents: Contents, folder: Path) -> tuple[str, ...]:
@@ -213,35 +212,35 @@ def _folder_names(spec: TaskSpec, contents: Contents, folder: Path) -> tuple[str
         ValueError: a directory's name is not among the table's, or two mean the same class.
     """
     names = list(spec.class_names.items())
-    keys = {_plain(name): (key, name) for key, name in names} | {_plain(key): (key, name) for key, name in names}
-    unknown = [directory for directory in contents.class_names if _plain(directory) not in keys]
+    keys = {plain(name): (key, name) for key, name in names} | {plain(key): (key, name) for key, name in names}
+    unknown = [directory for directory in contents.class_names if plain(directory) not in keys]
     if unknown:
-        raise ValueError(_unknown_names(unknown, spec, str(folder), folder / "class_names.txt"))
+        raise ValueError(_unknown_names(unknown, spec, str(folder), folder / class_names.FILE))
     found: dict[str, str] = {}
     for directory in contents.class_names:
-        key, _ = keys[_plain(directory)]
+        key, _ = keys[plain(directory)]
         if key in found:
             raise ValueError(f"directories {found[key]!r} and {directory!r} of {folder} mean the same class, {key!r}")
         found[key] = directory
-    return tuple(keys[_plain(directory)][1] for directory in contents.class_names)
+    return tuple(keys[plain(directory)][1] for directory in contents.class_names)
 
 
 def _unknown_names(unknown: Sequence[str], spec: TaskSpec, where: str, names_file: Path) -> str:
-    choices = {_plain(word): key for key, name in spec.class_names.items() for word in (name, key)}
-    near = [choices[match] for match in difflib.get_close_matches(_plain(unknown[0]), choices, n=2)]
+    choices = {plain(word): key for key, name in spec.class_names.items() for word in (name, key)}
+    near = [choices[match] for match in difflib.get_close_matches(plain(unknown[0]), choices, n=2)]
     meant = f"Did you mean {' or '.join(map(repr, dict.fromkeys(near)))}? " if near else ""
     more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
     return (
         f"{len(unknown)} classes of {where} are not among the {len(spec.class_names)} of the table: "
-        f"{', '.join(map(repr, unknown[:3]))}{more}. {meant}If they are meant, put all class names, one a line in the "
-        f"order of the labels, into {names_file}"
+        f"{', '.join(map(repr, unknown[:3]))}{more}. {meant}If they are meant, put {class_names.FORM} into "
+        f"{names_file}"
     )
 
 
 def _task(
     name: str,
     contents: Contents,
-    class_names: Sequence[str],
+    names: Sequence[str],
     spec: TaskSpec | None = None,
     *,
     origin: str,
@@ -255,25 +254,28 @@ def _task(
         if count >= len(splits["train"]):
             raise ValueError(f"the train split of {origin} has 1 image: too few to cut a validation split from it")
         splits["train"], splits["val"] = _cut(splits["train"], count)
-        validation = {"seed": CUT_SEED, "count": count}
+        validation = {"seed": draws.CUT_SEED, "count": count}
     templates = contents.templates or (spec.templates if spec else prompts.GENERIC)
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong:
         raise ValueError(f"template {wrong[0]!r} of {origin} must have exactly one {{}} for the class name")
+    name = re.sub(r"[^\w.-]+", "_", name)
     return Task(
-        name=re.sub(r"[^\w.-]+", "_", name),
-        class_names=tuple(class_names),
+        name=name,
+        class_names=tuple(names),
         templates=tuple(templates),
         epochs=spec.epochs if spec else None,
         splits={split: splits[split] for split in SPLITS},
         validation=validation,
         manifest=manifest,
         origin=origin,
+        test_cut=contents.test_cut,
+        warnings=tuple(f"{name}: {line}" for line in contents.warnings),
     )
 
 
 def _cut(source: Source, count: int) -> tuple[Source, Source]:
-    """What is left of a training split, and `count` examples drawn from it by `CUT_SEED` for validation."""
-    order = draws.permutation(len(source), seed=CUT_SEED, purpose=draws.VALIDATION)
+    """What is left of a training split, and `count` examples drawn from it by `draws.CUT_SEED` for validation."""
+    order = draws.permutation(len(source), seed=draws.CUT_SEED, purpose=draws.VALIDATION)
     drawn, left = np.sort(order[:count]), np.sort(order[count:])
     return rows_of(source, left), rows_of(source, drawn)

@@ -1,0 +1,275 @@
+"""Tasks that lie in a local folder: which directory is which split and class, and which file is an image.
+
+Every entry counts: it is a split, a class, an image, or the names of classes; or it is refused; or it is named in a
+warning as left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tajax.data import class_names, draws
+from tajax.data.contents import SPLIT_NAMES, Contents, check_splits, missing, some
+from tajax.data.sources import FileSource, Source
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is read, by Pillow's names, as far as its build does."""
+TEST_SHARE = 0.2  # of each class, where a folder has no splits
+_FOREIGN = (".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".ico", ".exr", ".hdr", ".npy", ".dcm")
+_FOREIGN += (".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2")  # of cameras; some hold a small TIFF
+_LAYOUT = (
+    "Expected: train/class name/*.png, *.jpg and so on, the same under test/, and if you like under val/; or class "
+    "name/*.png alone, of which a part becomes the test split."
+)
+
+
+def has_splits(folder: Path) -> bool:
+    """Whether a folder has directories for train and for test, as `open_folder` takes them."""
+    if not folder.is_dir():
+        return False
+    directories = _split_directories(_list(folder).directories)
+    return "train" in directories and ("test" in directories or "val" in directories)
+
+
+def open_folder(folder: Path) -> Contents:
+    """The images of a folder `split/class name/file`, splits train and test, optionally val; or `class name/file`.
+
+    Splits may have the other names of `SPLIT_NAMES`. Where there is no test directory, val is the test split, as in the
+    usual layout of ImageNet: `train/n01440764/*.JPEG` and `val/n01440764/*.JPEG`, whose labels in the order of WordNet
+    numbers are those of TFDS and of CLIP's class names. Where there are no splits at all, `TEST_SHARE` of each class is
+    the test split, by a hash of the file names, which is the same everywhere.
+
+    Labels number the class directories of train in the order of `class_names.in_order`. A file `class_names.txt` in the
+    folder replaces the directory names in prompts (`class_names.read`).
+
+    A file is an image if its suffix is that of a format in `FORMATS`, which reading it will prove, or if its first
+    bytes are.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: the layout is another; two names of one split; a class directory of train without an image; an
+            image in a format that is not read; an empty split; a class that is not in train.
+    """
+    if not folder.is_dir():
+        if folder.exists():
+            raise ValueError(f"{folder} is a file; give a folder of images or an .npz file. {_LAYOUT}")
+        raise missing(folder, "folder")
+    top = _list(folder)
+    directories = _split_directories(top.directories)
+    if twice := {split: names for split, names in directories.items() if len(names) > 1}:
+        split, names = next(iter(twice.items()))
+        raise ValueError(f"folder {folder} has {' and '.join(names)}, which are both the {split} split; keep one")
+    if directories:
+        contents, left_out = _in_splits(folder, {split: names[0] for split, names in directories.items()})
+        used = {name for names in directories.values() for name in names}
+        left_out += [f"{name}/" for name in top.directories if name not in used]
+    else:
+        contents, left_out = _in_classes(folder, top.directories)
+    left_out += [name for name in top.files if name != class_names.FILE] + top.others
+    stored, warnings = contents.class_names, []
+    given = class_names.read(folder / class_names.FILE, stored)
+    if given and given.by_position and class_names.order_is_doubtful(stored):
+        warnings.append(
+            f"{class_names.FILE} has names alone, for the directories in the order {some(stored)}; if it was written "
+            f"in another order, classes are misnamed. Better is {class_names.FORM}"
+        )
+    if left_out:
+        warnings.append(f"{len(left_out)} entries of {folder} are not images of a class and left out: {some(left_out)}")
+    contents = contents._replace(warnings=(*contents.warnings, *warnings))
+    check_splits(contents, str(folder))
+    return contents._replace(class_names=given.names) if given else contents
+
+
+class _Listing(NamedTuple):
+    """What a directory holds, each sorted; hidden entries and what is neither file nor directory are `others`."""
+
+    directories: list[str]
+    files: list[str]
+    others: list[str]
+
+
+def _list(folder: Path) -> _Listing:
+    found = _Listing([], [], [])
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            _kind(entry, found).append(entry.name)
+    for names in found:
+        names.sort()
+    return found
+
+
+def _kind(entry: os.DirEntry[str], listing: _Listing) -> list[str]:
+    """The list that an entry belongs to. No file is touched, only links are followed."""
+    if entry.name.startswith("."):
+        return listing.others
+    try:
+        return listing.directories if entry.is_dir() else listing.files if entry.is_file() else listing.others
+    except OSError:  # a link to itself
+        return listing.others
+
+
+def _split_directories(directories: Sequence[str]) -> dict[str, list[str]]:
+    """Of each split that there is, the directories that bear a name of it."""
+    found = {
+        split: [directory for directory in directories if directory.lower() in names]
+        for split, names in SPLIT_NAMES.items()
+    }
+    return {split: names for split, names in found.items() if names}
+
+
+def _in_splits(folder: Path, directories: dict[str, str]) -> tuple[Contents, list[str]]:
+    """The contents of a folder with splits, and what was left out below its directories."""
+    if "test" not in directories and "val" in directories:
+        directories = {**directories, "test": directories["val"]}
+        del directories["val"]
+    lacking = [split for split in ("train", "test") if split not in directories]
+    if lacking:
+        raise ValueError(
+            f"folder {folder} lacks {' and '.join(f'{split}/' for split in lacking)}. It has the directories "
+            f"{', '.join(_list(folder).directories[:8])}. {_LAYOUT}"
+        )
+    stored = class_names.in_order(_list(folder / directories["train"]).directories, folder / directories["train"])
+    splits: dict[str, Source] = {}
+    left_out: list[str] = []
+    for split in ("train", "val", "test"):
+        if split not in directories:
+            continue
+        place = folder / directories[split]
+        inside = _list(place)
+        if not inside.directories:
+            loose = sum(_is_image(place / name) for name in inside.files)
+            raise ValueError(
+                f"{place} has no class directories{f', but {loose} loose images' if loose else ''}. {_LAYOUT}"
+            )
+        unknown = sorted(set(inside.directories) - set(stored))
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} class directories of {place} are not in {folder / directories['train']}: "
+                f"{some(unknown)}. Classes of train: {', '.join(stored[:10])}{', …' if len(stored) > 10 else ''}"
+            )
+        present = set(inside.directories)
+        images = [_images(place / name, left_out) if name in present else [] for name in stored]
+        if split == "train":
+            _check_filled(images, stored, place)
+        splits[split] = _source(images)
+        left_out += [str(place / name) for name in (*inside.files, *inside.others)]
+    return Contents(tuple(stored), splits), [os.path.relpath(path, folder) for path in left_out]
+
+
+def _in_classes(folder: Path, directories: Sequence[str]) -> tuple[Contents, list[str]]:
+    """The contents of a folder without splits, divided, and what was left out below its directories."""
+    if len(directories) < 2:
+        found = f"It has the directory {directories[0]}." if directories else "It has no directories."
+        raise ValueError(f"folder {folder} lacks train/ and test/. {found} {_LAYOUT}")
+    stored = class_names.in_order(directories, folder)
+    left_out: list[str] = []
+    images = [_images(folder / name, left_out) for name in stored]
+    _check_filled(images, stored, folder)
+    if single := [name for name, paths in zip(stored, images, strict=True) if len(paths) == 1]:
+        raise ValueError(
+            f"folder {folder} has no train/ and test/, and one image cannot be divided between them: {some(single)}. "
+            f"Add images, or make the splits yourself. {_LAYOUT}"
+        )
+    tested = [_test_files(paths) for paths in images]
+    splits = {
+        "train": _source([[p for p in paths if p not in test] for paths, test in zip(images, tested, strict=True)]),
+        "test": _source([[p for p in paths if p in test] for paths, test in zip(images, tested, strict=True)]),
+    }
+    cut = {"seed": draws.CUT_SEED, "count": len(splits["test"])}
+    total = cut["count"] + len(splits["train"])
+    said = (
+        f"without train/ and test/, {cut['count']:,} of {total:,} images, {TEST_SHARE:.0%} of each class, are the test "
+        f"split (by a hash of their names, seed {cut['seed']})"
+    )
+    relative = [os.path.relpath(path, folder) for path in left_out]
+    return Contents(tuple(stored), splits, test_cut=cut, warnings=(said,)), relative
+
+
+def _test_files(paths: Sequence[Path]) -> set[Path]:
+    """`TEST_SHARE` of the files of a class, at least one: those whose names have the lowest hashes.
+
+    Nothing but a file's own name decides its place, so neither the order of listing nor the other classes matter, and
+    a file that is added moves few of the others. Accents count the same in the form of every file system.
+    """
+
+    def place(path: Path) -> bytes:
+        name = os.fsencode(unicodedata.normalize("NFC", path.name))
+        return hashlib.sha256(b"%d\0%b" % (draws.CUT_SEED, name)).digest()
+
+    return set(sorted(paths, key=place)[: max(1, round(TEST_SHARE * len(paths)))])
+
+
+def _source(images: Sequence[Sequence[Path]]) -> FileSource:
+    labels = np.repeat(np.arange(len(images), dtype=np.int32), [len(paths) for paths in images])
+    return FileSource([path for paths in images for path in paths], labels)
+
+
+def _check_filled(images: Sequence[Sequence[Path]], stored: Sequence[str], place: Path) -> None:
+    empty = [name for name, paths in zip(stored, images, strict=True) if not paths]
+    if empty:
+        there = sorted(path.name for path in (place / empty[0]).iterdir())
+        found = f"has {some(there)}, which are not images" if there else "is empty"
+        raise ValueError(
+            f"{len(empty)} class directories of {place} have no image: {some(empty)}. {place / empty[0]} {found}. Add "
+            "images, or remove the directories."
+        )
+
+
+def _images(directory: Path, left_out: list[str]) -> list[Path]:
+    """The images of a class directory, sorted; what is none is added to `left_out`."""
+    inside = _list(directory)
+    if inside.directories:
+        raise ValueError(f"{directory / inside.directories[0]} is a directory inside a class directory. {_LAYOUT}")
+    images = []
+    for name in inside.files:
+        path = directory / name
+        if _is_image(path):
+            images.append(path)
+        else:
+            left_out.append(str(path))
+    for name in inside.others:
+        path = directory / name
+        if not name.startswith(".") and path.suffix.lower() in _suffixes():
+            if not path.is_symlink():
+                raise ValueError(f"{path} is no file but a pipe or a device, which may never end. Remove it.")
+            images.append(path)  # a link to nothing, which reading it will say
+        else:
+            left_out.append(str(path))
+    return sorted(images)
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file is to be read as an image: by its suffix or, where that tells nothing, by its first bytes.
+
+    Raises:
+        ValueError: it is an image in a format that is not read.
+    """
+    suffix = path.suffix.lower()
+    if suffix in _suffixes():
+        return True
+    if suffix in _FOREIGN:
+        raise ValueError(f"{path} has a format that is not read here; convert it to PNG or JPEG")
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except (Image.UnidentifiedImageError, ValueError):
+        return False
+    except (OSError, Image.DecompressionBombError):
+        return True  # something is there that cannot be read, which reading it will say
+
+
+@functools.cache
+def _suffixes() -> frozenset[str]:
+    """Those of `FORMATS` that this build of Pillow reads; whether they tell the truth is seen on reading."""
+    return frozenset(
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS and kind in Image.OPEN
+    )
