@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tajax.data import catalog, class_names, draws, folders, manifests, npz_files, prompts
+from tajax.data import catalog, class_names, coverage, draws, folders, manifests, npz_files, prompts
 from tajax.data.class_names import plain
 from tajax.data.contents import Contents
 from tajax.data.sources import RecordSource, Source, rows_of
@@ -260,6 +260,7 @@ def _task(
     if wrong:
         raise ValueError(f"template {wrong[0]!r} of {origin} must have exactly one {{}} for the class name")
     name = re.sub(r"[^\w.-]+", "_", name)
+    warnings = (*contents.warnings, *coverage.warnings(names, {split: splits[split] for split in SPLITS}))
     return Task(
         name=name,
         class_names=tuple(names),
@@ -270,7 +271,7 @@ def _task(
         manifest=manifest,
         origin=origin,
         test_cut=contents.test_cut,
-        warnings=tuple(f"{name}: {line}" for line in contents.warnings),
+        warnings=tuple(f"{name}: {line}" for line in warnings),
     )
 
 

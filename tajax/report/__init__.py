@@ -12,6 +12,7 @@ from tajax import atomic, results
 from tajax.report import (
     accuracy,
     disentanglement,
+    facts,
     geometry,
     heads,
     kernel,
@@ -60,6 +61,6 @@ def _write(workdir: Path, file: TextIO | None) -> None:
     shown, written = ([t for tables in kind for group in groups for t in tables(group)] for kind in (SHOWN, WRITTEN))
     if not written:
         raise ValueError(f"nothing to report: {workdir / 'results.jsonl'} holds no measured accuracy or loss.")
-    atomic.write(workdir / "report.md", markdown(written))
+    atomic.write(workdir / "report.md", markdown(written, notices=facts.warnings(records)))
     show(shown or written, file=file)
     atomic.write(workdir / "report.html", page.html(sections.compose(runs.read(workdir))))

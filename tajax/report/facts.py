@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tajax import results
 from tajax.report.runs import Run, flat, parameters, task_names
@@ -37,8 +37,13 @@ def of_run(run: Run) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in facts if value)
 
 
+def warnings(records: Iterable[Record]) -> list[str]:
+    """What the records warn of, each once: data that were left out, splits that say little, accuracy below chance."""
+    return list(dict.fromkeys(str(line) for record in records for line in record.get("warnings", ())))
+
+
 def notices(runs: Sequence[Run]) -> Iterator[str]:
-    """What a reader must know before the numbers: runs that go on, and runs that are not of the same tasks."""
+    """What a reader must know before the numbers: runs that go on or are not of the same tasks, and warnings."""
     for run in runs:
         if left := _unfinished(run):
             yield f"{name(run)} is not finished: {left}."
@@ -47,6 +52,7 @@ def notices(runs: Sequence[Run]) -> Iterator[str]:
         sets.setdefault(str(run.field("workflow", "")), set()).add(tuple(sorted(task_names(run))))
     if any(len(of_workflow) > 1 for of_workflow in sets.values()):
         yield "The runs are not of the same tasks: means over tasks stand beside each other, but are not comparable."
+    yield from warnings(record for run in runs for record in run.records)
 
 
 def _unfinished(run: Run) -> str:

@@ -108,9 +108,9 @@ def _grid(table: Table, columns: Sequence[int], width: int) -> RichTable:
     return grid
 
 
-def markdown(tables: Iterable[Table]) -> str:
-    """The same tables as Markdown."""
-    parts = []
+def markdown(tables: Iterable[Table], *, notices: Sequence[str] = ()) -> str:
+    """The same tables as Markdown, below what a reader must know before."""
+    parts = [*(f"> {_line(notice).replace('<', '&lt;')}\n" for notice in notices)]
     for table in tables:
         lines = [f"## {_line(table.heading)}", "", _row(table.columns)]
         lines.append(_row(("---", *("---:" for _ in table.columns[1:]))))

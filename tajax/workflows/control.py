@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from tajax import data, progress
 from tajax.workflows.experiment import SPLITS, Experiment, setup
+from tajax.workflows.single_task import below_chance
 
 
 def setup_with_control(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tuple[Experiment, data.Task]:
@@ -40,7 +41,8 @@ def measure_control(experiment: Experiment, control: data.Task) -> dict[str, flo
     with progress.stage("control", units, done=done) as running:
         for split in running.each([split for split in SPLITS if split not in done], str):
             (values,) = experiment.evaluate(step, control, split, (), [[]])
-            experiment.record("control", task=control.name, split=split, **values)
+            doubts = below_chance(control, split, values["top1"])
+            experiment.record("control", task=control.name, split=split, **values, **doubts)
         reached = {record["split"]: record["top1"] for record in experiment.find(stage="control")}
         running.note(f"{control.name} test top1 {reached['test']:.3f}")
     return reached

@@ -25,7 +25,7 @@ from tajax.types import ApplyFn, Batch, Head, Mask, Params
 from tajax.workflows.heads import linear_probe_head
 from tajax.workflows.imported import keep_vectors, moved_mask, read_vectors, reused_mask
 from tajax.workflows.journal import Journal
-from tajax.workflows.stages import announce, expect, source_of_vectors
+from tajax.workflows.stages import announce, expect, source_of_vectors, warn
 from tajax.workflows.workdir import claim
 
 SPLITS = ("val", "test")
@@ -100,8 +100,9 @@ class Experiment:
     def measure(
         self,
         stage: str,
-        measure: Callable[[data.Task, str], dict[str, float]],
+        measure: Callable[[data.Task, str], Mapping[str, float]],
         *,
+        doubts: Callable[[data.Task, str, float], Mapping[str, object]] = lambda task, split, top1: {},
         more: Mapping[str, int] = MappingProxyType({}),
         note: str = "",
     ) -> None:
@@ -110,6 +111,7 @@ class Experiment:
         Args:
             stage: of the records.
             measure: gives what is recorded, `top1` among it.
+            doubts: more fields of a record, for the `top1` of a task and split.
             more: images that are looked at beside those of the split, by "task split".
             note: said of the stage when it is done, before the mean accuracy.
         """
@@ -120,7 +122,7 @@ class Experiment:
             for name in running.each([name for name in pairs if name not in done], str):
                 task, split = pairs[name]
                 measured = measure(task, split)
-                self.record(stage, task=task.name, split=split, **measured)
+                self.record(stage, task=task.name, split=split, **measured, **doubts(task, split, measured["top1"]))
                 progress.note({"top1": measured["top1"]})
             reached = [record["top1"] for record in self.find(stage=stage, split="test")]
             running.note(f"{note}mean test top1 {statistics.fmean(reached):.3f}")
@@ -195,7 +197,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
     claim(config, workdir, overwrite=overwrite)
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
-    journal = _journal(config, workdir, clip, tasks, vectors, moved, started)
+    journal = _journal(config, workdir, clip, (*tasks, *filter(None, [control])), vectors, moved, started)
     about = regime, mask, *encoders, devices, journal, imported, control
     experiment = Experiment(config, workdir, clip, tasks, {}, *about)
     _check_base(experiment)
@@ -203,6 +205,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
     if imported:
         keep_vectors(experiment, imported)
     _announce(experiment)
+    warn(journal.facts["warnings"])
     most_classes, heads = max(len(task.class_names) for task in tasks), {}
     of_all = tuple(filter(None, (*tasks, control)))
     with progress.stage("heads", {task.name: 1 for task in of_all}) as running:
@@ -234,9 +237,17 @@ def _journal(
         "total_parameters": trees.count_params(clip.params["image"]),
         "heads": config.heads,
         "manifests": {task.name: task.manifest for task in tasks if task.manifest},
+        "cuts": {task.name: cuts for task in tasks if (cuts := _cuts(task))},
+        "warnings": [line for task in tasks for line in task.warnings],
         "processes": processes.share()[1],
     }
     return Journal(workdir / "results.jsonl", origin, facts, started)
+
+
+def _cuts(task: data.Task) -> dict[str, Mapping[str, int | None]]:
+    """Seed and count of each split of a task that was cut from another."""
+    cuts = {"val": task.validation, "test": task.test_cut}
+    return {split: cut for split, cut in cuts.items() if cut and cut["seed"] is not None}
 
 
 def _check_base(experiment: Experiment) -> None:

@@ -20,6 +20,7 @@ from tajax.config import config_hash, warmup_steps
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
 from tajax.workflows.imported import vector_path
+from tajax.workflows.stages import warn
 from tajax.workflows.workdir import read_by_first, write_report
 
 
@@ -40,7 +41,24 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
 def measure_zero_shot(experiment: Experiment) -> None:
     """Records the pre-trained model's accuracy on each task, validation and test."""
     step = experiment.sweep_steps[False]
-    experiment.measure("zero_shot", lambda task, split: experiment.evaluate(step, task, split, (), [[]])[0])
+    experiment.measure(
+        "zero_shot",
+        lambda task, split: experiment.evaluate(step, task, split, (), [[]])[0],
+        doubts=below_chance,
+    )
+
+
+def below_chance(task: data.Task, split: str, top1: float) -> dict[str, list[str]]:
+    """A warning, said and for the record, where the pre-trained model does worse on a task than guessing would."""
+    chance = 1 / len(task.class_names)
+    if top1 >= chance:
+        return {}
+    line = (
+        f"{task.name}: the pre-trained model has {top1:.1%} on the {split} split, below chance ({chance:.1%} of "
+        f"{len(task.class_names)} classes); look at the class names and at the order of the labels"
+    )
+    warn([line])
+    return {"warnings": [line]}
 
 
 def finetune_all(experiment: Experiment) -> dict[str, Params]:

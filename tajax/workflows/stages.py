@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tajax import data, progress
+from tajax import data, processes, progress
 from tajax.config import REGIMES
 from tajax.progress import Stage
+from tajax.progress.watch import printable
 
 _FORWARD, _TANGENT = "forward pass", "tangent pass"  # of one kind, an image takes equally long in each stage
 
@@ -25,6 +27,13 @@ def expect(config: ConfigDict, tasks: Sequence[data.Task]) -> None:
     """Tells how much the evaluations are, once the tasks are open: what is timed in one counts for the next."""
     val, test = (sum(len(task.split(split)) for task in tasks) for split in ("val", "test"))
     progress.expect({"zero_shot": val + test, "single_task": val + test, "task_addition": test})
+
+
+def warn(lines: Iterable[str]) -> None:
+    """What a reader of the numbers should know, a line each; it is said of quiet runs, too, and by one process."""
+    if processes.is_first():
+        for line in lines:
+            print(f"warning: {printable(line)}", file=sys.stderr)
 
 
 def stages(config: ConfigDict) -> tuple[Stage, ...]:

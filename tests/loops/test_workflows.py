@@ -293,3 +293,36 @@ def test_base_that_changed_under_a_run_is_refused(finished, run, tmp_path, world
     assert refused.code == 2
     assert "was begun with an image tower of sha256" in refused.err
     assert contents(workdir) == before
+
+
+def test_what_is_doubtful_is_said_recorded_and_on_top_of_the_report(world, run, base, tmp_path):
+    """Splits that say little, cuts that were made, and a pre-trained model that guesses better than it knows."""
+    arrays = dict(np.load(world / "pets.npz"))
+    features = jax.jit(base.clip.encode_image)
+    head = np.asarray(base.tasks["pets"][0].weights)
+    for split in ("train", "test"):  # labels that the pre-trained model never predicts
+        images = jnp.asarray(arrays[f"{split}_images"])
+        predicted = np.asarray(features(base.theta0, normalize(images, base.clip.preprocessing)) @ head).argmax(1)
+        arrays[f"{split}_labels"] = (predicted + 1) % 3
+    arrays["train_labels"][:3] = range(3)
+    del arrays["val_images"], arrays["val_labels"]
+    np.savez(tmp_path / "wrong.npz", **arrays)
+    workdir, fields = tmp_path / "run", {"workflow": "single_task", "finetune__steps": 1}
+    done = run("attn", workdir, "--quiet", tasks=str(tmp_path / "wrong.npz"), **fields)
+    assert done.code == 0, done.err
+    records = results.read(workdir / "results.jsonl")
+    (about,) = results.find(records, stage="run")
+    task = data.open_task(tmp_path / "wrong.npz")
+    assert about["cuts"] == {"wrong": {"val": {"seed": 0, "count": 2}}} and about["warnings"] == [*task.warnings]
+    assert any(line.startswith("wrong: the val split has 2 images of 3 classes") for line in about["warnings"])
+    (measured,) = results.find(records, stage="zero_shot", split="test")
+    (below,) = measured["warnings"]
+    assert (
+        measured["top1"] == 0
+        and "wrong: the pre-trained model has 0.0% on the test split, below chance (33.3%" in below
+    )
+    every = [*about["warnings"], *(w for r in results.find(records, stage="zero_shot") for w in r.get("warnings", ()))]
+    assert done.err.splitlines() == [f"warning: {line}" for line in every]  # a quiet run says nothing else
+    assert (workdir / "report.md").read_text().startswith("".join(f"> {line}\n\n" for line in every))
+    page = (workdir / "report.html").read_text()
+    assert all(f'<p class="notice">{line}</p>' in page for line in every)

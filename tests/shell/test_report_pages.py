@@ -13,7 +13,7 @@ from PIL import Image
 from tajax import report
 from tajax.report import Table, latex, page, predictions, runs, sections, style
 from tajax.report.__main__ import main
-from tajax.report.tables import Number, averaged, coefficient, percent
+from tajax.report.tables import Number, averaged, coefficient, markdown, percent
 from tests.shell.test_report_html import every_kind, write_run
 
 
@@ -228,3 +228,12 @@ def test_an_analogy_without_its_test_accuracy_yet_has_a_dash():
     made.append(base | {"stage": "task_analogy", "task": "d", "vector": "analogy", "scaling_coef": 0.3})
     (table,) = report.negation.tables(made)
     assert table.rows[2] == ("c + (b − a)", "0.3", "–", "50.0")
+
+
+def test_what_the_records_warn_of_is_said_first_and_once(places):
+    (run,) = runs.read(places[0])
+    doubt, worse = "a: 1 of 3 classes have no image in the test split: <b>owl", "a: below chance"
+    first, *rest = run.records
+    records = [first | {"warnings": [doubt]}, first | {"warnings": [doubt, worse]}, *rest]
+    assert sections.compose([run._replace(records=records)]).notices == (doubt, worse)
+    assert markdown([], notices=[doubt]) == f"> {doubt.replace('<', '&lt;')}\n"
