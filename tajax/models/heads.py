@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Sequence
 
 import jax
@@ -30,15 +31,17 @@ def zero_shot_head(clip: LoadedClip, class_names: Sequence[str], templates: Sequ
 
     Args:
         clip: The model; its own parameters are used.
-        class_names: K different names in plain words, in the order of the labels.
+        class_names: K names in plain words that the model can tell apart, in the order of the labels.
         templates: T sentences with `{}` where the name goes, such as "a photo of a {}.".
 
     Returns:
         Weights float32 `[E, K]`, and K.
 
     Raises:
-        ValueError: no class, a class named twice, no template, a template without `{}`, or features that are
-            not finite.
+        ValueError: no class, no template, a template without `{}`, features that are not finite, or two classes with
+            the same tokens in every template, whose columns would be equal: the same name twice, names that differ in
+            what the tokenizer does not keep (capital letters, how accents are composed, white space), or only behind
+            the context length.
         TypeError: a name or template that is not a text, or one text in place of several.
 
     Example:
@@ -49,17 +52,13 @@ def zero_shot_head(clip: LoadedClip, class_names: Sequence[str], templates: Sequ
     Source: Radford et al. 2021, §3.1.4 (prompt ensembling).
     """
     class_names, templates = _check_texts("class_names", class_names), _check_texts("templates", templates)
-    repeated = [name for i, name in enumerate(class_names) if name in class_names[:i]]
-    if repeated:
-        raise ValueError(
-            f"class_names holds {repeated[0]!r} more than once ({len(repeated)} repetitions): labels need one each."
-        )
     for template in templates:
         if "{}" not in template:
             raise ValueError(
                 f"Template {template!r} has no '{{}}' for the class name; write it as 'a photo of a {{}}.'."
             )
     tokens = clip.tokenizer.tokenize([t.replace("{}", name) for name in class_names for t in templates])
+    _check_distinct(clip, class_names, templates, tokens)
     features = _encode(clip, tokens).reshape(len(class_names), len(templates), -1)
     features /= np.linalg.norm(features, axis=-1, keepdims=True)
     means = features.mean(axis=1)
@@ -100,6 +99,40 @@ def _check_texts(what: str, texts: Sequence[str]) -> list[str]:
         if not text.strip():
             raise ValueError(f"{what}[{i}] is blank.")
     return texts
+
+
+def _check_distinct(
+    clip: LoadedClip, class_names: Sequence[str], templates: Sequence[str], tokens: Int[np.ndarray, "M C"]
+) -> None:
+    """Refuse classes of which the text tower sees the same: no image could be told to be of the one or the other."""
+    ends = pooled_position(clip.config.text, tokens)
+    seen = np.where(np.arange(tokens.shape[1]) <= ends[:, None], tokens, -1).reshape(len(class_names), -1)
+    first: dict[bytes, int] = {}
+    equal = [(first.setdefault(row.tobytes(), k), k) for k, row in enumerate(seen)]
+    pairs = [(class_names[i], class_names[k]) for i, k in equal if i != k]
+    if not pairs:
+        return
+    one, other = pairs[0]
+    cut = ends.reshape(len(class_names), -1)[class_names.index(one)].max() + 1 == tokens.shape[1]
+    raise ValueError(
+        f"The model cannot tell the classes {one!r} and {other!r} apart: {_difference(one, other, cut=bool(cut))}, so "
+        f"both are the same tokens in every template, such as {templates[0]!r}. Give each class a name of its own."
+        + (f" As many as {len(pairs)} classes repeat another so." if pairs[1:] else "")
+    )
+
+
+def _difference(one: str, other: str, *, cut: bool) -> str:
+    """In what the names of two classes differ that have the same tokens."""
+    if one == other:
+        return "the name is given twice"
+    first, second = (unicodedata.normalize("NFC", name) for name in (one, other))
+    if first == second:
+        return "the names differ in how accents are composed alone"
+    if first.lower().split() == second.lower().split():
+        return "the names differ in capital letters or white space alone"
+    return (
+        "the texts are cut at the context length, before they differ" if cut else "the tokenizer makes the same of both"
+    )
 
 
 def _encode(clip: LoadedClip, tokens: Int[np.ndarray, "M C"]) -> Float[np.ndarray, "M E"]:
