@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tajax import report, results, vector_files
-from tajax.models import hub
+from tajax.models import hub, layout
 from tajax.models.convert import few
 from tajax.report.accuracy import accuracy_tables
 
 __all__ = ["files_to_push", "main", "model_card", "push_to_hub"]
 
-_MODEL_CONFIGS = ("config.json", "open_clip_config.json")
 _MODEL_SUFFIXES = (".json", ".txt", ".safetensors")
 _EXAMPLES = """\
 Log in once with `hf auth login`, or set HF_TOKEN. What is pushed is one commit: all of it or nothing.
@@ -99,11 +98,11 @@ def files_to_push(path: Path) -> dict[str, Path]:
         if len(bases) > 1:
             raise ValueError(f"the task vectors of {path} were made from {len(bases)} bases: push those of one.")
         return {file.name: file for file in vectors}
-    if any((path / name).is_file() for name in _MODEL_CONFIGS) and any(path.glob("*.safetensors")):
+    if any(layout.is_there(path / name) for name in layout.CONFIGS) and any(path.glob("*.safetensors")):
         return {file.name: file for file in sorted(path.iterdir()) if file.suffix in _MODEL_SUFFIXES}
     raise FileNotFoundError(
         f"nothing to push in {path}: neither a run with task_vectors/*.safetensors, nor a task-vector file, nor a "
-        f"model ({' or '.join(_MODEL_CONFIGS)} with safetensors)."
+        f"model ({' or '.join(layout.CONFIGS)} with safetensors)."
     )
 
 

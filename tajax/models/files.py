@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from tajax import tensor_files, text_files
 from tajax.models.convert import detect_naming, few, find_model
 from tajax.models.geometry import ClipConfig
+from tajax.models.layout import CONFIG, DEFAULT, OPEN_CLIP_CONFIG, PICKLED_WEIGHTS, WEIGHTS, is_there
 from tajax.models.open_clip import from_open_clip, infer_config
 from tajax.models.torch_files import open_torch_file
 
@@ -32,9 +33,6 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-_SINGLE, _INDEX, _OPEN_CLIP = "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors"
-_HF = "config.json"
-_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _ACTIVATIONS = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")  # what a trainer leaves beside the weights
@@ -69,7 +67,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ValueError: a damaged file, one that asks for code, or one of several that could be meant.
     """
     file = _find_weights(path) if path.is_dir() else path
-    kind = "safetensors" if file.suffix == ".safetensors" or file.name == _INDEX else "PyTorch"
+    kind = "safetensors" if file.suffix == ".safetensors" or file.name in WEIGHTS else "PyTorch"
     logging.getLogger(__name__).info("Weights are read from %s (%s).", file, kind)
     if file.suffix == ".json":
         tensors = _read_shards(file)
@@ -93,8 +91,11 @@ def activation_of(checkpoint: Checkpoint, names: Mapping[str, str]) -> str | Non
     return None
 
 
-def read_model(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig]:
-    """Every tensor of a CLIP by name, and the geometry that its configuration or its shapes tell.
+def read_model(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig, str]:
+    """Every tensor of a CLIP by name, the geometry that its configuration or its shapes tell, and what told it.
+
+    What told it is the name of the configuration; without one, "a pickled module" where the activation is that of its
+    classes, or "default (OpenAI's)".
 
     Args:
         path: A directory or a file, as in `open_checkpoint`.
@@ -112,19 +113,22 @@ def read_model(path: Path) -> tuple[dict[str, np.ndarray], ClipConfig]:
     naming = describe(path, lambda: detect_naming(tensors))
     directory = path if path.is_dir() else path.parent
     config = read_config(directory, naming)
-    if config is None and naming == "huggingface":
-        raise FileNotFoundError(f"{directory / _HF} is missing: weights with Hugging Face's names need it beside them.")
-    if config is None:
-        activation = activation_of(checkpoint, names)
-        config = describe(path, lambda: infer_config(tensors, hidden_act=activation or "quick_gelu"))
-        if activation is None:
-            logging.getLogger(__name__).warning(
-                "No open_clip_config.json or config.json in %s: sizes are told from the shapes, and the activation is "
-                "taken to be OpenAI's quick_gelu. Most of LAION's models use gelu: put their open_clip_config.json "
-                "beside the weights.",
-                directory,
-            )
-    return tensors, config
+    if config is not None:
+        return tensors, config, _config_file(directory, naming).name
+    if naming == "huggingface":
+        raise FileNotFoundError(
+            f"{directory / CONFIG} is missing: weights with Hugging Face's names need it beside them."
+        )
+    activation = activation_of(checkpoint, names)
+    config = describe(path, lambda: infer_config(tensors, hidden_act=activation or "quick_gelu"))
+    if activation is None:
+        logging.getLogger(__name__).warning(
+            "No open_clip_config.json or config.json in %s: sizes are told from the shapes, and the activation is "
+            "taken to be OpenAI's quick_gelu. Most of LAION's models use gelu: put their open_clip_config.json "
+            "beside the weights.",
+            directory,
+        )
+    return tensors, config, "a pickled module" if activation else DEFAULT
 
 
 def read_config(directory: Path, naming: str, *, projection_dim: int | None = None) -> ClipConfig | None:
@@ -138,20 +142,26 @@ def read_config(directory: Path, naming: str, *, projection_dim: int | None = No
     Raises:
         ValueError, TypeError: it is damaged or describes something else; the file is named.
     """
-    huggingface, open_clip = directory / _HF, directory / "open_clip_config.json"
-    if naming == "open_clip" and open_clip.is_file():
-        return describe(open_clip, lambda: from_open_clip(read_json(open_clip)))
-    if not huggingface.is_file():
+    path = _config_file(directory, naming)
+    if not is_there(path):
         return None
-    config = read_json(huggingface)
+    config = read_json(path)
+    if path.name == OPEN_CLIP_CONFIG:
+        return describe(path, lambda: from_open_clip(config))
     if config.get("model_type") == "clip_vision_model":
         if projection_dim is None:
             raise ValueError(
-                f"{huggingface} describes an image tower without its text tower: read it with load_finetuned, which "
+                f"{path} describes an image tower without its text tower: read it with load_finetuned, which "
                 "takes the model that it was made from."
             )
         config = {"vision_config": config, "projection_dim": projection_dim}
-    return describe(huggingface, lambda: ClipConfig.from_hf(config))
+    return describe(path, lambda: ClipConfig.from_hf(config))
+
+
+def _config_file(directory: Path, naming: str) -> Path:
+    """The configuration that goes with the names of tensors; it need not be there."""
+    open_clip = directory / OPEN_CLIP_CONFIG
+    return open_clip if naming == "open_clip" and is_there(open_clip) else directory / CONFIG
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -181,20 +191,20 @@ def write_json(path: Path, value: Mapping) -> None:
 
 def _find_weights(directory: Path) -> Path:
     """The file of weights in a directory, or the index of several; safetensors before pickles."""
-    for names, kinds in (((_SINGLE, _INDEX, _OPEN_CLIP), (".safetensors",)), (_PICKLED, _PICKLES)):
+    for names, kinds in ((WEIGHTS, (".safetensors",)), (PICKLED_WEIGHTS, _PICKLES)):
         for name in names:
-            if (directory / name).is_file():
+            if is_there(directory / name):
                 return directory / name
-        files = (f for f in directory.iterdir() if f.suffix in kinds and f.is_file())
-        held = sorted(f for f in files if not f.name.startswith(_NO_WEIGHTS))
+        files = (f for f in directory.iterdir() if f.suffix in kinds and not f.name.startswith(_NO_WEIGHTS))
+        held = sorted(f for f in files if is_there(f))
         if len(held) > 1:
             listed = few([file.name for file in held])
             raise ValueError(f"{directory} holds several files of weights ({listed}): pass one of them.")
         if held:
             return held[0]
     raise FileNotFoundError(
-        f"{directory} holds no weights that can be read: none of {_SINGLE}, {_INDEX}, {_OPEN_CLIP}, "
-        f"{', '.join(_PICKLED)}, and no other file that ends in .safetensors, {', '.join(_PICKLES)}."
+        f"{directory} holds no weights that can be read: none of {', '.join(WEIGHTS)}, "
+        f"{', '.join(PICKLED_WEIGHTS)}, and no other file that ends in .safetensors, {', '.join(_PICKLES)}."
     )
 
 
@@ -217,7 +227,7 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
     for name in sorted(set(where.values())):
         if Path(name).name != name:
             raise ValueError(f"{index} names {name!r}, which is not a file beside it.")
-        if not (index.parent / name).is_file():
+        if not is_there(index.parent / name):
             raise FileNotFoundError(f"{index} names {name}, which is missing from {index.parent}.")
         part = _open_file(index.parent / name)
         shard = part.read(part.names)

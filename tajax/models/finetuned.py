@@ -26,6 +26,7 @@ from tajax.models.convert import (
 from tajax.models.geometry import ClipConfig, VisionConfig
 from tajax.models.hub import locate
 from tajax.models.loading import LoadedClip
+from tajax.models.preprocessor import read_preprocessing
 from tajax.trees import check_finite, flatten_paths
 from tajax.types import Params
 
@@ -67,9 +68,9 @@ def load_finetuned(name_or_path: str | Path, base: LoadedClip, *, revision: str 
 
     Raises:
         FileNotFoundError: nothing there, or no weights in it.
-        ValueError: a damaged file, a pickle that asks for code, an image tower of another geometry or activation,
-            tensors that are missing, left over, not finite or there twice, a linearised encoder around another θ₀. The
-            message names the file and the first of what is wrong.
+        ValueError: a damaged file, a pickle that asks for code, an image tower of another geometry, activation or
+            preprocessing, tensors that are missing, left over, not finite or there twice, a linearised encoder around
+            another θ₀. The message names the file and the first of what is wrong.
 
     Source: Ilharco et al. 2023 and Ortiz-Jimenez et al. 2023 for the modules, in the code of both papers.
 
@@ -84,13 +85,13 @@ def load_finetuned(name_or_path: str | Path, base: LoadedClip, *, revision: str 
     checkpoint = files.open_checkpoint(path)
     try:
         lists = _parameter_lists(checkpoint.names)
-        if lists:
-            return _read_linearized(checkpoint, lists, base)
-        return _read_tower(checkpoint, base)
+        finetuned = _read_linearized(checkpoint, lists, base) if lists else _read_tower(checkpoint, base)
     except ValueError as error:
         if str(checkpoint.path) in str(error):
             raise
         raise ValueError(f"{checkpoint.path}: {error}") from error
+    _check_preprocessing(checkpoint.path.parent, base)
+    return finetuned
 
 
 def _read_tower(checkpoint: files.Checkpoint, base: LoadedClip) -> Finetuned:
@@ -130,6 +131,20 @@ def _check_geometry(checkpoint: files.Checkpoint, names: Mapping[str, str], nami
         raise ValueError(
             f"the image tower is another than that of {base.name}: {'; '.join(differing)}. Give the base that it was "
             "made from."
+        )
+
+
+def _check_preprocessing(directory: Path, base: LoadedClip) -> None:
+    """Refuse an encoder where a file beside it says that images are prepared otherwise than for the base."""
+    told = read_preprocessing(directory, image_size=base.config.vision.image_size)
+    if told and not np.allclose(
+        told[0].mean + told[0].std, base.preprocessing.mean + base.preprocessing.std, atol=1e-6
+    ):
+        raise ValueError(
+            f"{directory / told[1]} says mean {told[0].mean} and deviation {told[0].std}, but images of {base.name} "
+            f"are prepared with {base.preprocessing.mean} and {base.preprocessing.std} "
+            f"({base.sources.get('preprocessing', 'as given')}). Give the base that it was made from, or remove the "
+            "file if it is wrong."
         )
 
 

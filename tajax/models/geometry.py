@@ -17,6 +17,8 @@ __all__ = ["HIDDEN_ACTS", "LEGACY_EOS_TOKEN_ID", "ClipConfig", "TextConfig", "Vi
 HIDDEN_ACTS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh")
 """What `hidden_act` may say. `gelu` is exact, through erf; the last two are its approximation by tanh."""
 
+_TELLING = {"model_type", "vision_config", "text_config", "vision_config_dict", "text_config_dict"}
+
 LEGACY_EOS_TOKEN_ID = 2  # in OpenAI's first conversions; the text is then pooled at its highest id
 
 
@@ -140,8 +142,8 @@ class ClipConfig:
         features (initialisation ranges, dropout, bookkeeping) are not read.
 
         Raises:
-            ValueError: another architecture, an activation not in `HIDDEN_ACTS`, heads that do not divide the
-                width.
+            ValueError: another architecture or another file, an activation not in `HIDDEN_ACTS`, heads that do not
+                divide the width.
             TypeError: a size that is not an integer.
 
         Example:
@@ -151,6 +153,11 @@ class ClipConfig:
         model_type = config.get("model_type", "clip")
         if model_type != "clip":
             raise ValueError(f"config.json describes model_type {model_type!r}; only 'clip' can be loaded.")
+        if not config.keys() & _TELLING:
+            raise ValueError(
+                "config.json is not a CLIP's in Hugging Face's format: it has neither model_type nor vision_config nor "
+                f"text_config, but {', '.join(config) or 'nothing'}."
+            )
         projection_dim = config.get("projection_dim", 512)
         vision = _read_section(VisionConfig, _section(config, "vision_config"), projection_dim)
         text = _read_section(TextConfig, _section(config, "text_config"), projection_dim)

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from tajax.models import layout
 from tajax.rules import nearest
 
 __all__ = ["BUNDLED", "HubName", "commit_of", "hub_name", "locate", "reason"]
@@ -19,12 +20,12 @@ __all__ = ["BUNDLED", "HubName", "commit_of", "hub_name", "locate", "reason"]
 BUNDLED = {"tiny": "tiny-clip"}
 """Names of the models inside the package, and their directories under `tajax/assets`."""
 
-_COMMON: tuple[str, ...] = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
-_COMMON += ("special_tokens_map.json", "vocab.json", "merges.txt", "open_clip_config.json")
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-_OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors",)
-_PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
-_IN_TURN = (_WEIGHTS, _OPEN_CLIP_WEIGHTS, _PICKLED_WEIGHTS, ("open_clip_pytorch_model.bin",))
+_IN_TURN = (
+    (*layout.WEIGHTS[:2], "model-*-of-*.safetensors"),
+    layout.WEIGHTS[2:],
+    (*layout.PICKLED_WEIGHTS[:2], "pytorch_model-*-of-*.bin"),
+    layout.PICKLED_WEIGHTS[2:],
+)
 """Patterns of weights. Those of the first that a repository has are fetched, so pickles only where nothing else is."""
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -78,8 +79,8 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
         revision: Branch, tag or commit of a hub repository, in place of `@revision`.
 
     Raises:
-        FileNotFoundError: no such path, or a hub name that cannot be reached; says what to download, and where
-            to.
+        FileNotFoundError: no such path, a link to nothing, or a hub name that cannot be reached; says what to download,
+            and where to.
         ValueError: the name is neither bundled, nor a path, nor shaped like a hub name; or two revisions.
     """
     name = str(name_or_path)
@@ -89,7 +90,7 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
             raise FileNotFoundError(f"The bundled model {name!r} is not installed: {directory} is missing.")
         return directory
     path = Path(os.path.expanduser(name_or_path))
-    if path.exists():
+    if path.is_dir() or layout.is_there(path):
         if revision is not None:
             raise ValueError(f"revision={revision!r} is for hub ids; {name!r} is a local path.")
         return path
@@ -105,7 +106,7 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
 
 def check_name(name: str) -> None:
     """Raises as `locate` if a name is neither bundled, nor a path that exists, nor formed like a hub name."""
-    if name not in BUNDLED and not Path(os.path.expanduser(name)).exists() and hub_name(name) is None:
+    if name not in BUNDLED and not os.path.lexists(os.path.expanduser(name)) and hub_name(name) is None:
         raise _no_model(name)
 
 
@@ -167,7 +168,7 @@ def _download(hub: HubName) -> Path:
         return Path(snapshot_download(hub.repo_id, revision=hub.revision, allow_patterns=list(beside + patterns)))
 
     above = hub.file.rpartition("/")[:2] if hub.file else ()
-    beside = tuple("".join((*above, name)) for name in _COMMON)
+    beside = tuple("".join((*above, name)) for name in layout.DESCRIPTIONS)
     at = f" --revision {hub.revision}" if hub.revision else ""
     try:
         for patterns in ((hub.file,),) if hub.file else _IN_TURN:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from tajax.models.clip import ImageEncoder, TextEncoder, features_at
 from tajax.models.convert import params_from_tensors
 from tajax.models.geometry import LEGACY_EOS_TOKEN_ID, ClipConfig
 from tajax.models.hub import commit_of, locate
-from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD, read_preprocessing
+from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD, default_preprocessing, read_preprocessing
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer
 from tajax.trees import flatten_paths
 from tajax.types import Params, Preprocessing
@@ -40,6 +41,7 @@ class LoadedClip:
         dtype: Dtype of the computation.
         unroll: Layers unrolled per step of the scan, True for all.
         remat: Whether layers are recomputed in the backward pass.
+        sources: Which file says 'config' and 'preprocessing'; `default (OpenAI's)` where none does.
     """
 
     name: str
@@ -51,6 +53,7 @@ class LoadedClip:
     dtype: DTypeLike = jnp.float32
     unroll: int | bool = 1
     remat: bool = False
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def encode_image(self, image_params: Params, images: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
         """Features `[B, E]`, not normalised, of normalised images; an `ApplyFn` over `params['image']`."""
@@ -142,7 +145,10 @@ def load(
         raise ValueError("dtype float64 needs jax.config.update('jax_enable_x64', True) before anything is computed.")
     path = locate(name_or_path, revision=revision)
     directory = path if path.is_dir() else path.parent
-    tensors, config = files.read_model(path)
+    tensors, config, config_source = files.read_model(path)
+    size = config.vision.image_size
+    told = read_preprocessing(directory, image_size=size)
+    preprocessing, source = told or default_preprocessing(directory, image_size=size)
     try:
         leaves = params_from_tensors(tensors, config)
         _check_finite(leaves)
@@ -157,12 +163,13 @@ def load(
         name=str(name_or_path),
         config=config,
         params=params,
-        preprocessing=read_preprocessing(directory, image_size=config.vision.image_size),
+        preprocessing=preprocessing,
         directory=directory,
         revision=commit_of(directory),
         dtype=dtype,
         unroll=unroll,
         remat=remat,
+        sources={"config": config_source, "preprocessing": source},
     )
 
 

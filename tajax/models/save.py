@@ -11,6 +11,7 @@ from tajax import atomic
 from tajax.models import files
 from tajax.models.convert import NAMINGS, tensors_from_params
 from tajax.models.geometry import ClipConfig
+from tajax.models.layout import CONFIGS
 from tajax.models.loading import check_tokenizer
 from tajax.models.open_clip import to_open_clip
 from tajax.models.preprocessor import preprocessor_config
@@ -18,8 +19,6 @@ from tajax.models.tokenizer import ClipTokenizer
 from tajax.types import Params, Preprocessing
 
 __all__ = ["save_pretrained"]
-
-_CONFIGS = ("config.json", "open_clip_config.json")  # by one of which a directory is known to hold a model
 
 
 def save_pretrained(
@@ -72,9 +71,9 @@ def save_pretrained(
             raise FileExistsError(
                 f"{directory} exists. Choose another directory, or pass overwrite=True to replace it."
             )
-        if not any((directory / name).is_file() for name in _CONFIGS):
+        if not any((directory / name).is_file() for name in CONFIGS):
             raise FileExistsError(
-                f"{directory} holds something other than a model (no {' or '.join(_CONFIGS)}): not replaced."
+                f"{directory} holds something other than a model (no {' or '.join(CONFIGS)}): not replaced."
             )
     tensors = {}
     for name, value in tensors_from_params(params, clip_config, naming=format).items():

@@ -1,6 +1,7 @@
 """A small CLIP: geometry, tokenizer, parameters, and the directory it is saved in."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import jax
@@ -68,3 +69,9 @@ def saved(tmp_path_factory, config, params, tokenizer, preprocessing):
     directory = tmp_path_factory.mktemp("clip") / "small"
     save_pretrained(directory, config, params, tokenizer, preprocessing)
     return directory
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """A copy of the saved model, to be damaged."""
+    return shutil.copytree(saved, tmp_path / "copy")

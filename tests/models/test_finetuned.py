@@ -16,6 +16,7 @@ import tajax
 from tajax.models import ClipConfig, TextConfig, VisionConfig, load, load_finetuned, save_pretrained
 from tajax.models.convert import tensors_from_params
 from tajax.models.finetuned import _parameter_orders
+from tajax.models.preprocessor import preprocessor_config
 from tajax.trees import flatten_paths
 
 
@@ -123,6 +124,19 @@ def test_another_architecture_is_named(tower, base, changes, message):
     with pytest.raises(ValueError, match=message) as error:
         load_finetuned(tower, base)
     assert str(tower) in str(error.value)
+
+
+def test_an_encoder_of_images_prepared_otherwise_is_refused(tower, base):
+    (tower / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(base.preprocessing)))
+    load_finetuned(tower, base)
+    other = preprocessor_config(base.preprocessing._replace(mean=(0.48, 0.46, 0.41)))
+    (tower / "preprocessor_config.json").rename(tower / "processor_config.json")
+    (tower / "processor_config.json").write_text(json.dumps({"image_processor": other}))
+    message = (
+        r"processor_config.json says mean \(0.48, .* prepared with \(0.5, 0.4, 0.3\) .* \(preprocessor_config.json\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_finetuned(tower, base)
 
 
 def test_tensors_that_do_not_fit_are_named(tower, base):
@@ -322,7 +336,8 @@ def test_of_a_whole_pickled_model_the_activation_is_told_too(torch, packages, tm
     model = packages.CLIP(ClipConfig(vision=vision, text=text), getattr(packages, act))
     clip = load(save(torch, model, tmp_path / "clip.pt", monkeypatch))
     assert clip.config.vision == dataclasses.replace(vision, hidden_act={"GELU": "gelu"}.get(act, "quick_gelu"))
-    assert not caplog.records  # nothing had to be guessed
+    assert clip.sources == {"config": "a pickled module", "preprocessing": "default (OpenAI's)"}
+    assert "activation" not in caplog.text  # it had not to be guessed
 
 
 @pytest.mark.parametrize("options", [{}, {"keep_lang": True}])

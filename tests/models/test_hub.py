@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from tajax.models import load
 from tajax.models.hub import commit_of, hub_name, locate
+from tajax.models.layout import DESCRIPTIONS
 
 COMMIT = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 
@@ -65,6 +66,22 @@ def test_only_what_is_needed_is_fetched_and_only_once(hub, repository):
     hub.seen.clear()
     assert locate(f"owner/clip@{repository[1]}") == directory
     assert not hub.seen
+
+
+def test_all_that_is_read_beside_the_weights_is_fetched(hub, saved):
+    files = {name: b"{}" for name in DESCRIPTIONS} | {file.name: file.read_bytes() for file in saved.iterdir()}
+    preprocessing = files.pop("preprocessor_config.json")
+    files["processor_config.json"] = b'{"image_processor": ' + preprocessing + b"}"
+    hub.commit("owner/clip", files)
+    hub.commit("owner/clips", {f"b32/{name}": content for name, content in files.items()})
+    for name in ("owner/clip", "owner/clips/b32/model.safetensors"):
+        place = locate(name)
+        assert {file.name for file in (place if place.is_dir() else place.parent).iterdir()} == files.keys()
+        clip = load(name)
+        assert (clip.preprocessing, clip.sources["preprocessing"]) == (
+            load(saved).preprocessing,
+            "processor_config.json",
+        )
 
 
 @pytest.mark.parametrize("revision", [None, "main", "refs/pr/1", COMMIT])
