@@ -17,7 +17,7 @@ __all__ = ["from_open_clip", "infer_config", "to_open_clip"]
 # What open_clip takes for a field that its configuration leaves out.
 _VISION = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
 _TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
-_TRAINING_ONLY = {"patch_dropout", "tokenizer_kwargs"}  # change no feature
+_TRAINING_ONLY = {"patch_dropout"}  # change no feature
 _PUBLISHED_HEADS = {1280: 16, 1408: 16, 1664: 16}  # image towers H, g, G; all others have heads of 64
 
 

@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
+from tajax.models.files import read_json
+from tajax.models.layout import TOKENIZER, TOKENIZER_PARTS, TOKENIZER_WHOLE, is_there
+
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
@@ -26,6 +29,9 @@ __all__ = ["BOS", "EOS", "ClipTokenizer", "load_tokenizer", "train_bpe"]
 
 BOS = "<|startoftext|>"
 EOS = "<|endoftext|>"
+_PROBE = (
+    "A Photo\tof  Cafe\u0301 No. 12: it's \u65e5\u672c!?"  # letter case, spaces, accents, numbers, what is no letter
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,22 +115,65 @@ def load_tokenizer(directory: str | Path, *, context_length: int) -> ClipTokeniz
         context_length: The length of a row, `TextConfig.max_position_embeddings` of the model it serves.
 
     Raises:
-        FileNotFoundError: neither file is there.
-        ValueError: a damaged file, or another kind of tokenizer.
+        FileNotFoundError: neither form is there, or a file is a link to nothing.
+        PermissionError: a file may not be read.
+        ValueError: a damaged file, another kind of tokenizer, or merges that do not make the vocabulary.
     """
     directory = Path(directory)
-    whole, parts = directory / "tokenizer.json", (directory / "vocab.json", directory / "merges.txt")
-    if not whole.is_file() and not all(part.is_file() for part in parts):
+    there = {name for name in TOKENIZER if is_there(directory / name)}
+    if TOKENIZER_WHOLE not in there and not there.issuperset(TOKENIZER_PARTS):
         raise FileNotFoundError(
             f"{directory} holds no tokenizer: neither tokenizer.json nor vocab.json with merges.txt. "
             "Copy those of openai/clip-vit-base-patch32 there: OpenAI's and LAION's English models share "
             "them."
         )
+    for name in sorted(name for name in there if name.endswith(".json")):
+        read_json(directory / name)  # which names the file that is damaged; the library does not
     try:
         backend = _backend_class().from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of the tokenizers library, which has no type of its own for a damaged file
         raise ValueError(f"the tokenizer in {directory} cannot be read: {type(error).__name__}: {error}") from error
+    _check_vocabulary(backend, directory)
+    if TOKENIZER_WHOLE in there:
+        _check_same(backend, directory / TOKENIZER_WHOLE)
     return ClipTokenizer(backend, context_length)
+
+
+def _check_vocabulary(backend: CLIPTokenizer, directory: Path) -> None:
+    """Raises `ValueError` unless each byte has its two tokens, within and at the end of a word, and all others a merge.
+
+    `transformers` takes another kind of vocabulary, or merges that are cut off, without a word, and gives other ids.
+    """
+    model = json.loads(backend.backend_tokenizer.to_str())["model"]
+    letters = {symbol + end for symbol in _byte_alphabet() for end in ("", "</w>")}
+    merged = {"".join(merge if isinstance(merge, list) else merge.split(" ")) for merge in model["merges"]}
+    vocab = model["vocab"].keys()
+    if missing := letters - vocab:
+        raise ValueError(
+            f"the tokenizer in {directory} is not CLIP's: its vocabulary of {len(vocab):,} has {len(missing)} of the "
+            f"{len(letters)} byte tokens missing, such as {min(missing)!r}."
+        )
+    if unmade := vocab - letters - merged - set(backend.get_added_vocab()):
+        raise ValueError(
+            f"the tokenizer in {directory} is damaged: no merge makes {len(unmade):,} of the {len(vocab):,} tokens, "
+            f"such as {min(unmade)!r}. Is merges.txt whole, and of this vocabulary?"
+        )
+
+
+def _check_same(backend: CLIPTokenizer, path: Path) -> None:
+    """Raises `ValueError` if `tokenizer.json` splits or folds texts otherwise than CLIP, which is not read from it."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    own = tokenizer.encode(_PROBE, add_special_tokens=False)
+    ids = backend(_PROBE, add_special_tokens=False, verbose=False)["input_ids"]
+    if own.ids != ids:
+        raise ValueError(
+            f"{path} is another kind of tokenizer than CLIP's: by itself it cuts {_PROBE!r} into {own.tokens}, CLIP's "
+            f"with its vocabulary into {backend.convert_ids_to_tokens(ids)}."
+        )
 
 
 def train_bpe(texts: Iterable[str], *, vocab_size: int, context_length: int = 77) -> ClipTokenizer:

@@ -145,6 +145,10 @@ def test_open_clip_configuration_of_h14():
     [
         ({"embed_dim": 8, "vision_cfg": {"timm_model_name": "convnext"}}, "timm_model_name='convnext'"),
         ({"embed_dim": 8, "vision_cfg": {"layers": [3, 4, 6, 3]}}, "is a ResNet"),
+        (
+            {"embed_dim": 8, "text_cfg": {"tokenizer_kwargs": {"clean": "canonicalize"}}},
+            "text_cfg has tokenizer_kwargs=",
+        ),
         ({"vision_cfg": {}}, "no embed_dim"),
     ],
 )

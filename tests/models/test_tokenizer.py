@@ -1,5 +1,7 @@
 """The tokenizer: CLIP's rows, any text, and the same ids from `transformers`."""
 
+import json
+
 import numpy as np
 import pytest
 from transformers import CLIPTokenizer
@@ -80,6 +82,34 @@ def test_code_beside_a_tokenizer_is_never_run(tokenizer, tmp_path):
         load_tokenizer(tmp_path, context_length=24).tokenize(PROBES), tokenizer.tokenize(PROBES)
     )
     assert not canary.exists()
+
+
+def test_merges_that_are_cut_off_are_refused(tokenizer, tmp_path):
+    """`transformers` takes what is left of them, and gives other ids without a word."""
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    lines = (tmp_path / "merges.txt").read_text().splitlines()
+    for kept in (0, 1, len(lines) - 1):
+        (tmp_path / "merges.txt").write_text("\n".join(lines[:kept]))
+        message = f"no merge makes {len(lines) - max(kept, 1)} of the {tokenizer.vocab_size} tokens"
+        with pytest.raises(ValueError, match=rf"tokenizer in {tmp_path} is damaged: {message}, such as .*merges\.txt"):
+            load_tokenizer(tmp_path, context_length=24)
+
+
+def test_another_kind_of_tokenizer_is_refused(tokenizer, tmp_path):
+    """`transformers.CLIPTokenizer` takes the vocabulary of any, and nothing else of it."""
+    tokenizer.save(tmp_path)
+    whole = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole | {"normalizer": {"type": "NFC"}}))
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json is another kind of tokenizer than CLIP's: by itself it cuts \"A Ph"
+    ):
+        load_tokenizer(tmp_path, context_length=24)
+    words = {"type": "WordPiece", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"}
+    words |= {"continuing_subword_prefix": "##", "max_input_chars_per_word": 99}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole | {"model": words, "added_tokens": []}))
+    with pytest.raises(ValueError, match=r"is not CLIP's: its vocabulary of 2 has 511 of the 512 byte tokens missing"):
+        load_tokenizer(tmp_path, context_length=24)
 
 
 def test_bad_texts_are_refused(tokenizer, tmp_path):
