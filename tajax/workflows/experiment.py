@@ -29,6 +29,11 @@ from tajax.workflows.stages import announce, expect, source_of_vectors, warn
 from tajax.workflows.workdir import claim
 
 SPLITS = ("val", "test")
+_BASE = {
+    "base_sha256": "an image tower of sha256",
+    "preprocessing": "the preprocessing",
+    "activation": "the activation",
+}
 
 
 @dataclass(frozen=True)
@@ -229,9 +234,12 @@ def _journal(
     started: float,
 ) -> Journal:
     origin = {"regime": config.regime, "model": config.model, "seed": config.seed, "config_hash": config_hash(config)}
+    size, mean, std = clip.preprocessing
     facts = {
         "base_sha256": clip.image_sha256,
         "revision": clip.revision,
+        "preprocessing": {"size": size, "mean": list(mean), "std": list(std), "from": clip.sources["preprocessing"]},
+        "activation": {"hidden_act": clip.config.vision.hidden_act, "from": clip.sources["config"]},
         "vectors": vectors,
         "trained_parameters": None if moved is None else trees.count_params(clip.params["image"], moved),
         "total_parameters": trees.count_params(clip.params["image"]),
@@ -251,13 +259,21 @@ def _cuts(task: data.Task) -> dict[str, Mapping[str, int | None]]:
 
 
 def _check_base(experiment: Experiment) -> None:
-    """Raises `ValueError` if the run was begun with another image tower under the same name."""
-    earlier, present = experiment.find(stage="run"), experiment.clip.image_sha256
-    if earlier and (base := earlier[0].get("base_sha256", present)) != present:
-        raise ValueError(
-            f"{experiment.workdir} was begun with an image tower of sha256 {base}, but {experiment.config.model} now "
-            f"holds {present}. Choose another --workdir, or pass --overwrite to replace that run."
-        )
+    """Raises `ValueError` if the run was begun with another image tower or preprocessing under the same name."""
+    present = experiment.journal.facts
+    for earlier in experiment.find(stage="run")[:1]:
+        for field, what in _BASE.items():
+            was, now = (_without_source(facts[field]) for facts in (present | earlier, present))
+            if was != now:
+                raise ValueError(
+                    f"{experiment.workdir} was begun with {what} {was}, but {experiment.config.model} now has {now}. "
+                    "Choose another --workdir, or pass --overwrite to replace that run."
+                )
+
+
+def _without_source(fact: object) -> object:
+    """A fact about the base without the file that says it, which may change."""
+    return {name: value for name, value in fact.items() if name != "from"} if isinstance(fact, Mapping) else fact
 
 
 def _announce(experiment: Experiment) -> None:

@@ -14,6 +14,7 @@ from tajax import apply_task_vector, checkpoints, combine, data, models, results
 from tajax.config import REGIMES
 from tajax.data.preprocess import normalize
 from tajax.linearization import linearize
+from tajax.models.preprocessor import OPENAI_MEAN
 from tajax.workflows import task_addition
 from tests.loops.conftest import CONFIGS, GRID, TASKS, contents, save_clip
 
@@ -278,20 +279,31 @@ def test_posthoc_trains_nothing_and_refuses_vectors_of_another_base(finished, ru
     assert f"there are no task vectors in {tmp_path / 'nowhere'}" in missing.err and not (tmp_path / "second").exists()
 
 
-def test_base_that_changed_under_a_run_is_refused(finished, run, tmp_path, world, rng):
-    """The same path with other weights: vectors and accuracies in the directory are of a model that is gone."""
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("model.safetensors", "was begun with an image tower of sha256"),
+        ("preprocessor_config.json", "was begun with the preprocessing {'size': 8, 'mean': [0.5, 0.5, 0.5]"),
+        ("config.json", "was begun with the activation {'hidden_act': 'quick_gelu'}"),
+    ],
+)
+def test_base_that_changed_under_a_run_is_refused(finished, run, tmp_path, world, rng, file, message):
+    """The same path with another model: vectors and accuracies in the directory are of one that is gone."""
     workdir = tmp_path / "run"
     shutil.copytree(finished("attn").workdir, workdir)
     before = contents(workdir)
     kept = shutil.copytree(world / "clip", tmp_path / "kept")
     save_clip(tmp_path / "other", rng(211))
+    other = tmp_path / "other" / file
+    if file.endswith(".json"):
+        other.write_text((kept / file).read_text().replace('"quick_gelu"', '"gelu"').replace("0.5", "0.25"))
     try:
-        shutil.copy(tmp_path / "other" / "model.safetensors", world / "clip" / "model.safetensors")
+        shutil.copy(other, world / "clip" / file)
         refused = run("attn", workdir)
     finally:
-        shutil.copy(kept / "model.safetensors", world / "clip" / "model.safetensors")
+        shutil.copy(kept / file, world / "clip" / file)
     assert refused.code == 2
-    assert "was begun with an image tower of sha256" in refused.err
+    assert message in refused.err
     assert contents(workdir) == before
 
 
@@ -326,3 +338,16 @@ def test_what_is_doubtful_is_said_recorded_and_on_top_of_the_report(world, run, 
     assert (workdir / "report.md").read_text().startswith("".join(f"> {line}\n\n" for line in every))
     page = (workdir / "report.html").read_text()
     assert all(f'<p class="notice">{line}</p>' in page for line in every)
+
+
+def test_the_record_says_what_was_told_of_the_model_and_what_was_a_default(finished, run, tmp_path, world, caplog):
+    (told,) = results.find(results.read(finished("attn").workdir / "results.jsonl"), stage="run")
+    assert told["preprocessing"].pop("from") == "preprocessor_config.json"
+    assert told["activation"] == {"hidden_act": "quick_gelu", "from": "config.json"}
+    clip = shutil.copytree(world / "clip", tmp_path / "clip")
+    (clip / "preprocessor_config.json").unlink()
+    run("posthoc", tmp_path / "run", model=clip, task_vectors=finished("standard").workdir)
+    (default,) = results.find(results.read(tmp_path / "run" / "results.jsonl"), stage="run")
+    assert default["preprocessing"].pop("from") == "default (OpenAI's)"
+    assert default["preprocessing"]["mean"] == list(OPENAI_MEAN)
+    assert caplog.text.count("images are prepared with OpenAI's mean and deviation") == 1
