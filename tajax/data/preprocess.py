@@ -13,26 +13,70 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from tajax.data import draws
 from tajax.types import Preprocessing
 
 CROP_SCALE = (0.9, 1.0)  # share of the image's area, as in the protocol (papers use open_clip's training transform)
 CROP_RATIO = (3 / 4, 4 / 3)  # width over height
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and a value of the second
 _ATTEMPTS = 10  # boxes tried before the fallback to the centre
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB, transparency composited onto white, as Hugging Face's processors do since version 5.
+    """The image in RGB, 8 bits a channel, transparency composited onto white, as Hugging Face's processors do since 5.
+
+    Grey images of more than 8 bits are scaled by their depth d: v becomes ⌊v / 2^(d−8)⌋, so that 65535 of 16 bits is
+    255. These are the high bits, which Pillow keeps of 16-bit colour, too: a picture has the same pixels whether it is
+    stored as 16-bit grey or as 16-bit RGB. (The reference cuts off at 255 there, which makes nearly all of it white.)
 
     The EXIF orientation is not applied, as in the reference.
+
+    Args:
+        image: of any of Pillow's modes; its format tells the depth of grey images with more than 8 bits.
+
+    Raises:
+        ValueError: integers or floats of which nothing tells what is white. The message has their range.
     """
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        image = _grey_of_8_bits(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if image.mode in ("La", "RGBa"):  # alpha multiplied in: the colours have to come out of it first
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
     return image.convert("RGB")
+
+
+def _grey_of_8_bits(image: Image.Image) -> Image.Image:
+    """A grey image with more than 8 bits in mode L, its transparent value white."""
+    values, depth = np.asarray(image), _depth(image)
+    if depth is None:
+        low, high = values.min(), values.max()
+        raise ValueError(
+            f"its pixels are {'floats' if image.mode == 'F' else 'integers'} from {low:.6g} to {high:.6g} (mode "
+            f"{image.mode}), and nothing tells which number is white. Save it with 8 or 16 bits a channel"
+        )
+    grey = (values.astype(np.uint32) >> (depth - 8)).clip(max=255).astype(np.uint8)
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = 255 - grey  # Pillow does so for 8 bits alone
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        grey[values == transparent] = 255
+    return Image.fromarray(grey)
+
+
+def _depth(image: Image.Image) -> int | None:
+    """Bits of a grey image with more than 8 of them, None if they are not known."""
+    if image.mode.startswith("I;16"):
+        if isinstance(image, TiffImageFile):
+            return int(image.tag_v2[_BITS_PER_SAMPLE][0])
+        return 16 if image.format in (None, "PNG", "JPEG2000") else None
+    # Pillow scales to 16 bits what a PGM holds, and took 16-bit PNG for this mode before version 11.
+    return 16 if image.mode == "I" and image.format in ("PNG", "PPM") else None
 
 
 def resize_center_crop(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:

@@ -1,5 +1,9 @@
 """The geometry is the reference's, pixel for pixel; crops stay inside, upright and repeatable."""
 
+import io
+import struct
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +27,7 @@ def reference(image: Image.Image, size: int, **options) -> np.ndarray:
 def noise(mode: str, width: int, height: int) -> Image.Image:
     """An image in which every pixel matters."""
     rng = np.random.Generator(np.random.Philox(width * 1000 + height))
-    bands = {"RGB": 3, "RGBA": 4, "LA": 2, "CMYK": 4}.get(mode, 1)
+    bands = {"RGB": 3, "RGBA": 4, "LA": 2, "CMYK": 4, "RGBX": 4, "PA": 2, "YCbCr": 3, "HSV": 3, "LAB": 3}.get(mode, 1)
     pixels = rng.integers(0, 256, (height, width, bands), dtype=np.uint8)
     if mode in ("P", "P with transparency"):
         image = Image.fromarray(pixels[..., 0]).convert("P")
@@ -31,16 +35,114 @@ def noise(mode: str, width: int, height: int) -> Image.Image:
         if mode != "P":
             image.info["transparency"] = 7
         return image
+    if mode == "PA":
+        image = Image.merge("LA", [Image.fromarray(pixels[..., band].copy()) for band in range(2)]).convert("PA")
+        image.putpalette(rng.integers(0, 256, 768, dtype=np.uint8).tobytes())
+        return image
     if mode == "1":
         return Image.fromarray(pixels[..., 0]).convert("1")
     return Image.frombytes(mode, (width, height), pixels.tobytes())
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "P with transparency", "1", "CMYK"])
+MODES = ["RGB", "L", "RGBA", "LA", "P", "P with transparency", "1", "CMYK", "PA", "RGBX", "YCbCr", "HSV", "LAB"]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_every_kind_of_image_becomes_rgb_as_in_the_reference(mode):
     image = noise(mode, 41, 35)
     ours = resize_center_crop(to_rgb(image), 32)
     np.testing.assert_array_equal(ours, reference(image, 32, do_rescale=False, do_normalize=False))
+
+
+def on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours 0 to 255 over white."""
+    return colour * (alpha / 255) + 255 * (1 - alpha / 255)
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_alpha_that_is_multiplied_in_is_composited_onto_white_as_well(mode):
+    alpha = np.full((4, 5), 128, np.uint8)
+    grey = np.arange(20, dtype=np.uint8).reshape(4, 5) * 6  # at most alpha: these are colours times alpha
+    bands = [grey] * (1 if mode == "La" else 3) + [alpha]
+    image = Image.frombytes(mode, (5, 4), np.stack(bands, -1).tobytes())
+    expected = on_white(grey[..., None].astype(float) * 255 / alpha[..., None], alpha[..., None].astype(float))
+    # The colour is rounded once when alpha comes out of it and once when it is composited.
+    np.testing.assert_allclose(np.asarray(to_rgb(image)).astype(float), expected.repeat(3, -1), rtol=0, atol=1.5)
+
+
+def reread(image: Image.Image, kind: str, **options) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return Image.open(file)
+
+
+WIDE = np.arange(65536, dtype=np.uint16).reshape(256, 256)  # every value of 16 bits
+HIGH_BYTE = WIDE.astype(">u2").view(np.uint8).reshape(*WIDE.shape, 2)[..., 0]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG2000", "PPM"])
+def test_grey_of_16_bits_is_scaled_by_its_depth(kind):
+    image = reread(Image.fromarray(WIDE), kind)
+    found = np.asarray(to_rgb(image))
+    assert image.mode == ("I" if kind == "PPM" else "I;16")
+    np.testing.assert_array_equal(found, HIGH_BYTE[..., None].repeat(3, -1))
+    assert found.min() == 0 and found.max() == 255 and found.mean() == 127.5
+    assert np.abs(found[..., 0] - WIDE / 65535 * 255).max() < 1
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I;16N"])
+def test_the_order_of_bytes_does_not_matter(mode):
+    dtype = {"I;16B": ">u2", "I;16N": "=u2"}.get(mode, "<u2")
+    image = Image.frombytes(mode, WIDE.shape[::-1], WIDE.astype(dtype).tobytes())
+    np.testing.assert_array_equal(np.asarray(to_rgb(image))[..., 0], HIGH_BYTE)
+
+
+def png(pixels: np.ndarray, *, transparent: int | None = None) -> bytes:
+    """A PNG of 16 bits a channel, grey [H, W] or colour [H, W, 3]; Pillow writes no such colour."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    (height, width), colour = pixels.shape[:2], pixels.ndim == 3
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2 if colour else 0, 0, 0, 0))
+    key = b"" if transparent is None else chunk(b"tRNS", struct.pack(">H", transparent))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    return b"\x89PNG\r\n\x1a\n" + header + key + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_a_grey_picture_has_the_same_pixels_in_grey_and_in_colour_of_16_bits():
+    grey, colour = (to_rgb(Image.open(io.BytesIO(png(p)))) for p in (WIDE, WIDE[..., None].repeat(3, -1)))
+    np.testing.assert_array_equal(np.asarray(colour)[..., 1], HIGH_BYTE)  # Pillow takes the high byte
+    np.testing.assert_array_equal(grey, colour)
+
+
+def test_the_transparent_value_of_a_16_bit_image_is_white():
+    pixels = np.array([[0, 1000, 1001, 65535]])
+    found = np.asarray(to_rgb(Image.open(io.BytesIO(png(pixels, transparent=1000)))))
+    assert found[0, :, 0].tolist() == [0, 255, 3, 255]
+
+
+def test_tiff_says_how_many_bits_there_are_and_which_end_is_white():
+    twelve = reread(Image.fromarray(np.array([[0, 4095, 2048, 255]], np.uint16)), "TIFF")
+    twelve.tag_v2[258] = (12,)
+    assert np.asarray(to_rgb(twelve))[0, :, 0].tolist() == [0, 255, 128, 15]
+    white_is_zero = reread(Image.fromarray(np.array([[0, 65535, 256]], np.uint16)), "TIFF", tiffinfo={262: 0})
+    assert np.asarray(to_rgb(white_is_zero))[0, :, 0].tolist() == [255, 0, 254]
+
+
+@pytest.mark.parametrize(
+    "pixels, words",
+    [
+        (np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3), r"floats from 0 to 1 \(mode F\)"),
+        (np.linspace(-3, 1200.5, 6, dtype=np.float32).reshape(2, 3), r"floats from -3 to 1200\.5 \(mode F\)"),
+        (np.arange(6, dtype=np.int32).reshape(2, 3) * 20000, r"integers from 0 to 100000 \(mode I\)"),
+        (np.arange(-3, 3, dtype=np.int32).reshape(2, 3), r"integers from -3 to 2 \(mode I\)"),
+    ],
+)
+def test_numbers_without_a_known_white_are_refused_by_their_range(pixels, words):
+    for image in (Image.fromarray(pixels), reread(Image.fromarray(pixels), "TIFF")):
+        with pytest.raises(ValueError, match=f"{words}, and nothing tells which number is white. Save it with 8 or 16"):
+            to_rgb(image)
 
 
 @pytest.mark.parametrize("size", [32, 33, 224])
