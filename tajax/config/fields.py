@@ -25,6 +25,7 @@ HEADS = ("zero_shot", "linear_probe")
 SPLITS = ("train", "val", "test")
 KERNEL_OUTPUTS = ("trace", "diagonal", "full")
 SCENES = ("small", "large")
+ON_BAD_IMAGE = ("error", "skip")
 MERGING_METHODS = tuple(METHODS)
 
 BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
@@ -108,6 +109,7 @@ def default_config() -> ConfigDict:
     config.any_base = False  # take task vectors that were made from another base, too
     config.seed = 0  # order of examples, augmentation; data.load and finetune
     config.data_dir = os.environ.get("TAJAX_DATA_DIR", "~/.cache/tajax")  # prepared data sets; data
+    config.on_bad_image = "error"  # one of ON_BAD_IMAGE: what an image that cannot be read does to the run; data
     config.data_workers = 0  # processes that decode images, 0: in the main process; data.load
     config.devices = config_dict.placeholder(int)  # local devices to use; None: all; parallel
 

@@ -69,17 +69,20 @@ def reads(workflow: object, field: str) -> bool:
 
 
 def diff(config_a: Fields, config_b: Fields) -> dict[str, tuple[object, object]]:
-    """Fields in which two configs differ, with both values; None where a config lacks the field.
+    """Fields in which two configs differ, with both values.
+
+    A config that an earlier version wrote lacks the fields that came later: there it has their defaults.
 
     Example:
         >>> from tajax.config import default_config, with_variant
         >>> diff(default_config(), with_variant(default_config(), "l14"))["finetune.accumulation_steps"]
         (1, 2)
     """
-    a, b = flatten(config_a), flatten(config_b)
+    default = flatten(default_config())
+    a, b = default | flatten(config_a), default | flatten(config_b)
     return {
         field: (a.get(field), b.get(field))
-        for field in dict.fromkeys((*a, *b))
+        for field in dict.fromkeys((*default, *a, *b))
         if _canonical(a.get(field)) != _canonical(b.get(field))
     }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import io
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+
+from tajax.data.memory import ready
+from tajax.data.sources import ArraySource, RecordSource
 
 TEMPLATES = (
     "{}",
@@ -30,12 +32,14 @@ class CaptionedImages(NamedTuple):
         captions: the distinct captions, without a template around them.
         caption_index: int32 [N], which caption belongs to each image.
         mirrored: whether a mirrored image still fits its caption (not for letters and arrows).
+        skipped: how many images could not be read and were left out.
     """
 
     images: np.ndarray
     captions: tuple[str, ...]
     caption_index: np.ndarray
     mirrored: bool
+    skipped: int = 0
 
 
 def load_scenes(split: str, *, data_dir: str | Path, size: str = "large") -> CaptionedImages:
@@ -63,19 +67,21 @@ def load_scenes(split: str, *, data_dir: str | Path, size: str = "large") -> Cap
     return CaptionedImages(images, tuple(map(str, distinct)), index.astype(np.int32), mirrored=False)
 
 
-def load_natural(path: str | Path) -> CaptionedImages:
+def load_natural(path: str | Path, *, on_bad_image: str = "error") -> CaptionedImages:
     """Labelled natural images kept as JPEG bytes in one `.npz`; the caption is the class name with an article.
 
     Args:
         path: a file with `train_jpeg` (uint8, all files one after the other), `train_offsets` [N + 1],
             `train_labels` [N] and `class_names`.
+        on_bad_image: "error", or "skip" to leave unreadable images out with a warning that counts them.
 
     Returns:
         The training images, decoded.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an array is missing.
+        ValueError: an array is missing; images that cannot be read, counted and named, or of differing sizes; a label
+            outside the class names.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,10 +94,18 @@ def load_natural(path: str | Path) -> CaptionedImages:
         if missing:
             raise ValueError(f"{path} lacks {sorted(missing)}; it has {sorted(arrays.files)}")
         jpeg, offsets = arrays["train_jpeg"], arrays["train_offsets"]
-        labels, names = arrays["train_labels"].astype(np.int32), arrays["class_names"]
+        labels, names = arrays["train_labels"], arrays["class_names"]
     files = (jpeg[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:], strict=True))
-    images = np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
-    return CaptionedImages(images, tuple(with_article(str(name)) for name in names), labels, mirrored=True)
+    records = [{"image": file, "label": label} for file, label in zip(files, labels, strict=True)]
+    encoded = RecordSource(records, "image", "label", len(names), str(path))
+    source = ready(encoded, size=None, where=str(path), on_bad_image=on_bad_image, memory_bytes=sys.maxsize)
+    assert isinstance(source, ArraySource)  # as all of it may be kept in memory
+    if not isinstance(source.images, np.ndarray):
+        sizes = sorted({image.shape for image in source.images})
+        raise ValueError(f"images of {path} have {len(sizes)} sizes, such as {sizes[0]} and {sizes[-1]}; want one")
+    captions = tuple(with_article(str(name)) for name in names)
+    skipped = len(records) - len(source)
+    return CaptionedImages(source.images, captions, source.labels, mirrored=True, skipped=skipped)
 
 
 def with_article(name: str) -> str:

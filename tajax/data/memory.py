@@ -1,21 +1,22 @@
-"""Reading a whole source once: to check it, and to keep it in memory when it is small.
+"""Reading a whole source once: to check it, to know its content again, and to keep it in memory when it is small.
 
-Both happen before the first batch, so that a broken image costs seconds instead of the training that it would end.
+All happen before the first batch, so that a broken image costs seconds instead of the training that it would end.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from tajax import progress
 from tajax.data.preprocess import resize_center_crop
-from tajax.data.sources import ArraySource, BadImageError, BadLabelError, FileSource, Source, rows_of
+from tajax.data.sources import ArraySource, BadImageError, BadLabelError, FileSource, Source, decode, rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -25,39 +26,96 @@ _SAMPLE = 32  # images whose size is looked at to estimate the bytes of a source
 _ANNOUNCE = 5000  # images whose reading takes long enough to be announced
 _LISTED = 5  # bad images named in a message
 
-# What was read of each source that is still alive: images by size, and the examples without a readable one.
+DIGEST = np.dtype("V16")  # 128 bits of SHA-256, enough to tell the files of any data set apart
+
+# What was read of each source that is still alive: images by size, the examples without a readable one, and the digests
+# of files.
 _decoded: weakref.WeakKeyDictionary[Source, dict[int | None, ArraySource]] = weakref.WeakKeyDictionary()
 _bad: weakref.WeakKeyDictionary[Source, dict[int, BadImageError]] = weakref.WeakKeyDictionary()
+_digests: weakref.WeakKeyDictionary[Source, np.ndarray] = weakref.WeakKeyDictionary()
 
 
-def check(source: Source, *, where: str, on_bad_image: str = "error") -> dict[int, BadImageError]:
-    """The examples of a source whose image cannot be read, and why; empty if all can.
+def check(
+    sources: Mapping[str, Source], *, on_bad_image: str = "error", option: str = "on_bad_image='skip'"
+) -> dict[str, Source]:
+    """The sources without the images that cannot be read: the same objects if all can.
 
     Files are read once each, in threads, and decoded no further than it takes to find out. Records of a TFDS data set
-    were checked when it was prepared: they are read only to skip. What was found is remembered while `source` lives.
+    were checked when it was prepared: they are read only to skip. What was found is remembered while a source lives.
 
     Args:
-        source: one split of a task.
-        where: its name, for messages.
-        on_bad_image: "error", or "skip" to return unreadable images, with a warning that counts them.
+        sources: splits of a task by their names in messages.
+        on_bad_image: "error", or "skip" to leave unreadable images out, with a warning that counts them.
+        option: what the message says to pass in order to skip.
 
     Raises:
-        BadImageError: unreadable images and `on_bad_image` is "error". The message counts them and names the first.
+        BadImageError: unreadable images and `on_bad_image` is "error". The message counts them in every source and
+            names the first of each.
         ValueError: labels outside the class list; no readable image at all; an unknown `on_bad_image`.
     """
     if on_bad_image not in ON_BAD_IMAGE:
         raise ValueError(f"on_bad_image {on_bad_image!r} is not known; choose from {ON_BAD_IMAGE}")
-    look = source.check if isinstance(source, FileSource) else source.__getitem__
-    by_file = isinstance(source, FileSource)
-    if source not in _bad and (by_file or (on_bad_image == "skip" and not isinstance(source, ArraySource))):
-        _bad[source] = _in_threads(look, len(source), where)[1]
-    bad = _bad.get(source, {})
-    if bad and on_bad_image == "error":
-        raise BadImageError(_report(bad, len(source), where) + "Mend or remove them, or pass on_bad_image='skip'.")
-    if len(bad) == len(source):
-        raise ValueError(_report(bad, len(source), where) + "Nothing is left to read.")
-    if bad:
-        logger.warning("%sThey are left out.", _report(bad, len(source), where))
+    skip, reports, left = on_bad_image == "skip", [], {}
+    for where, source in sources.items():
+        bad = _find_bad(source, where, records=skip)
+        left[where] = _without(source, bad)
+        if bad:
+            reports.append(_report(bad, len(source), where))
+        if skip and len(bad) == len(source):
+            raise ValueError(reports[-1] + "Nothing is left to read.")
+    if reports and not skip:
+        raise BadImageError("".join(reports) + f"Mend or remove them, or pass {option}.")
+    if reports:
+        logger.warning("%sThey are left out.", "".join(reports))
+    return left
+
+
+def _find_bad(source: Source, where: str, *, records: bool) -> dict[int, BadImageError]:
+    if source not in _bad:
+        if isinstance(source, FileSource):
+            _bad[source] = _read_files(source, where)
+        elif records and not isinstance(source, ArraySource):
+            _bad[source] = _in_threads(source.__getitem__, len(source), where)[1]
+    return _bad.get(source, {})
+
+
+def _without(source: Source, bad: Collection[int]) -> Source:
+    if not bad:
+        return source
+    rows = np.setdiff1d(np.arange(len(source)), list(bad))
+    left = rows_of(source, rows)
+    _bad[left] = {}  # so that nothing is read twice
+    if source in _digests:
+        _digests[left] = _digests[source][rows]
+    return left
+
+
+def digests(source: FileSource, *, where: str) -> np.ndarray:
+    """A digest of each file's bytes, `DIGEST` [N], all zeros where a file cannot be read.
+
+    They come with `check`, which reads each file anyway; without it the files are read here.
+    """
+    if source not in _digests:
+        _bad[source] = _read_files(source, where)
+    return _digests[source]
+
+
+def digest(content: bytes | np.ndarray) -> bytes:
+    """The digest of some bytes."""
+    return hashlib.sha256(content).digest()[: DIGEST.itemsize]
+
+
+def _read_files(source: FileSource, where: str) -> dict[int, BadImageError]:
+    """The bad ones; digests of all are kept."""
+    found = np.zeros(len(source), DIGEST)
+
+    def look(index: int) -> None:
+        encoded = source.read(index)
+        found[index] = digest(encoded)
+        decode(encoded, source.describe(index), quick=True)
+
+    bad = _in_threads(look, len(source), where)[1]
+    _digests[source] = found
     return bad
 
 
@@ -74,8 +132,8 @@ def ready(
     Args:
         source: one split of a task.
         size: images in memory have the evaluation geometry at this size; None keeps them at their own.
-        where: as in `check`.
-        on_bad_image: as in `check`; bad images are left out of what is returned.
+        where: its name, for messages.
+        on_bad_image: as in `check`.
         memory_bytes: limit for the decoded images; 0 keeps none.
 
     Raises:
@@ -85,10 +143,8 @@ def ready(
     remembered = _decoded.setdefault(source, {})
     if small and size not in remembered:
         remembered[size], _bad[source] = _decode(source, size, where)
-    bad = check(source, where=where, on_bad_image=on_bad_image)
-    if small:
-        return remembered[size]  # never had the bad ones
-    return rows_of(source, np.setdiff1d(np.arange(len(source)), list(bad))) if bad else source
+    left = check({where: source}, on_bad_image=on_bad_image)[where]
+    return remembered[size] if small else left  # what was decoded never had the bad ones
 
 
 def _report(bad: dict[int, BadImageError], count: int, where: str) -> str:

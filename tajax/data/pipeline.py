@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -22,9 +23,10 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tajax.data import draws, memory
+from tajax.data import coverage, draws, memory
+from tajax.data.contents import Contents, check_splits
 from tajax.data.preprocess import random_resized_crop, resize_center_crop
-from tajax.data.sources import ArraySource, Source
+from tajax.data.sources import ArraySource, BadImageError, Source
 from tajax.data.tasks import Task, open_task
 from tajax.types import Batch, Preprocessing
 
@@ -123,7 +125,11 @@ class Batches:
             label[: len(indices)] = self.source.labels[indices]
         else:
             for row, (epoch, index) in enumerate(zip(epochs.tolist(), indices.tolist(), strict=True)):
-                picture, label[row] = self.source[index]
+                try:
+                    picture, label[row] = self.source[index]
+                except BadImageError as error:  # of a prepared data set, whose records are read as they are wanted
+                    way_out = "on_bad_image='skip' looks at all images first and leaves out those that cannot be read."
+                    raise BadImageError(f"{error}\nThe next ones were not looked at: {way_out}") from error
                 image[row] = self._geometry(picture, epoch, index)
         leaves: tuple[Any, ...] = (image, label, mask)
         return Batch(*leaves)
@@ -164,21 +170,36 @@ class _Numbered:
         return self.batches.batch(self.batches.start_batch + int(number))
 
 
-def check_images(task: Task, *, on_bad_image: str = "error") -> None:
+def check_images(task: Task, *, on_bad_image: str = "error", option: str = "on_bad_image='skip'") -> Task:
     """Reads every image file of a task once, all splits, so that a broken one is known before any training.
 
     `load` does the same for its own split; what was found here is not read again. Nothing to do for tasks whose images
-    are in memory (.npz) or were checked when they were prepared (TFDS).
+    are in memory (.npz) or were checked when they were prepared (TFDS); the latter are read to skip.
 
     Args:
         task: an opened task.
         on_bad_image: as in `load`.
+        option: what the message says to pass in order to skip, where that is not `on_bad_image`.
+
+    Returns:
+        The task itself, or with "skip" what is left of it without the images that cannot be read.
 
     Raises:
-        BadImageError: images that cannot be read, counted and named.
+        BadImageError: images that cannot be read, of all splits, counted and named.
+        ValueError: nothing is left of a split, or of the training images of a class.
     """
-    for split, source in task.splits.items():
-        memory.check(source, where=f"{task.name}/{split}", on_bad_image=on_bad_image)
+    named = {f"{task.name}/{split}": source for split, source in task.splits.items()}
+    left = memory.check(named, on_bad_image=on_bad_image, option=option)
+    if left == named:
+        return task
+    splits = dict(zip(task.splits, left.values(), strict=True))
+    check_splits(Contents(task.class_names, splits), f"{task.name}, without the images that cannot be read,")
+    fewer = {split: len(source) - len(splits[split]) for split, source in task.splits.items()}
+    counts = [f"{count:,} of {len(task.splits[split]):,} in {split}" for split, count in fewer.items() if count]
+    lines = [f"images that cannot be read are left out: {', '.join(counts)}"]
+    lines += coverage.warnings(task.class_names, splits)
+    said = dict.fromkeys((*task.warnings, *(f"{task.name}: {line}" for line in lines)))
+    return dataclasses.replace(task, splits=splits, warnings=tuple(said))
 
 
 def load(

@@ -132,24 +132,25 @@ class FileSource:
     def __len__(self) -> int:  # noqa: D105
         return len(self.paths)
 
-    def _read(self, index: int) -> bytes:
+    def read(self, index: int) -> bytes:
+        """The whole file.
+
+        Raises:
+            BadImageError: it cannot be read.
+        """
         try:
             return self.paths[index].read_bytes()
         except OSError as error:
             raise BadImageError(f"image {self.paths[index]} cannot be read: {error}") from error
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:  # noqa: D105
-        return decode(self._read(index), self.describe(index)), int(self.labels[index])
-
-    def check(self, index: int) -> None:
-        """Raises `BadImageError` as `self[index]` would, at less cost."""
-        decode(self._read(index), self.describe(index), quick=True)
+        return decode(self.read(index), self.describe(index)), int(self.labels[index])
 
     def describe(self, index: int) -> str:  # noqa: D102
         return str(self.paths[index])
 
     def size(self, index: int) -> tuple[int, int]:  # noqa: D102
-        return _encoded_size(self._read(index), self.describe(index))
+        return _encoded_size(self.read(index), self.describe(index))
 
 
 @dataclass(frozen=True, eq=False)

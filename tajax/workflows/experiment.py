@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -168,6 +168,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
 
     Raises:
         ValueError: bad input; among it a control that has the name of one of the tasks.
+        FileExistsError: the directory holds a run of another config.
     """
     started = time.monotonic()
     announce(config, workdir)
@@ -189,8 +190,11 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
                 f"control {config.control!r} and one of the tasks are both called {control.name!r}: their results "
                 "could not be told apart. Rename one of the files or folders."
             )
-        for task in filter(None, (*tasks, control)):
-            data.check_images(task)
+        options = {"on_bad_image": config.on_bad_image, "option": "--config.on_bad_image=skip"}
+        opened = (*tasks, *filter(None, [control]))
+        readable = tuple(data.check_images(task, **options) for task in opened)
+        skipped = _skipped(opened, readable)
+        tasks, control = readable[: len(tasks)], readable[-1] if control else None
     expect(config, tasks)
     imported = read_vectors(config, workdir, clip, tasks, overwrite=overwrite) if config.checkpoints else None
     moved: Mask | None = mask
@@ -203,6 +207,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
     journal = _journal(config, workdir, clip, (*tasks, *filter(None, [control])), vectors, moved, started)
+    journal.facts["skipped_images"] = skipped
     about = regime, mask, *encoders, devices, journal, imported, control
     experiment = Experiment(config, workdir, clip, tasks, {}, *about)
     _check_base(experiment)
@@ -256,6 +261,16 @@ def _cuts(task: data.Task) -> dict[str, Mapping[str, int | None]]:
     """Seed and count of each split of a task that was cut from another."""
     cuts = {"val": task.validation, "test": task.test_cut}
     return {split: cut for split, cut in cuts.items() if cut and cut["seed"] is not None}
+
+
+def _skipped(opened: Sequence[data.Task], readable: Sequence[data.Task]) -> dict[str, dict[str, int]]:
+    """The images that were left out, by task and split where there are any."""
+    skipped = {}
+    for before, after in zip(opened, readable, strict=True):
+        counts = {split: len(source) - len(after.splits[split]) for split, source in before.splits.items()}
+        if any(counts.values()):
+            skipped[before.name] = {split: count for split, count in counts.items() if count}
+    return skipped
 
 
 def _check_base(experiment: Experiment) -> None:

@@ -139,10 +139,13 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     tracking.check(config.track.wandb)
     with progress.stage("setup"):
         sources = [captions.load_scenes("train", data_dir=config.data_dir, size=settings.scenes)]
-        natural_rows = 0
+        natural_rows, skipped = 0, {}
         if settings.natural is not None and settings.natural_fraction > 0:
             natural_rows = round(settings.batch_size * settings.natural_fraction)
-            sources.append(captions.load_natural(settings.natural))
+            sources.append(captions.load_natural(settings.natural, on_bad_image=config.on_bad_image))
+            if count := sources[-1].skipped:
+                skipped = {"natural": {"train": count}}
+                progress.say(f"left out {count:,} images of {settings.natural} that cannot be read")
         rows = [settings.batch_size - natural_rows] + [natural_rows] * (len(sources) - 1)
         claim(config, workdir, overwrite=overwrite)
         phrases = [phrase for source in sources for phrase in source.captions]
@@ -167,7 +170,8 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     made_by = config_hash(config)
     state, notes = checkpoints.restore_latest(workdir / "checkpoints", state, config_hash=made_by)
     step_fn = make_step(model, tx, mask, preprocessing)
-    journal = Journal(workdir / "results.jsonl", {"seed": config.seed, "config_hash": made_by}, started=started)
+    origin, facts = {"seed": config.seed, "config_hash": made_by}, {"skipped_images": skipped}
+    journal = Journal(workdir / "results.jsonl", origin, facts, started)
     journal.track(config)
     recorded = {record["step"] for record in journal.find(stage="pretrain")}
     start = int(state.step)

@@ -1,12 +1,15 @@
 """Every wrong input ends in an error that names it, the choices and the way out, before any batch."""
 
+import io
 import logging
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tajax import data
+from tajax.data import captions
 from tests.data_pipeline.conftest import encoded, picture
 
 
@@ -212,10 +215,71 @@ def test_unreadable_images_are_named_and_counted(folder, preprocessing, memory_b
 def test_unreadable_records_are_named_by_their_place(catalogue, preprocessing, memory_bytes):
     task = data.open_task("pipeline_sample/truncated", data_dir=catalogue)
     options = {"batch_size": 6, "preprocessing": preprocessing, "memory_bytes": memory_bytes}
-    with pytest.raises(data.BadImageError, match=r"image pipeline_sample/truncated/1.0.0:test\[\d\] cannot be decoded"):
+    with pytest.raises(
+        data.BadImageError, match=r"image pipeline_sample/truncated/1.0.0:test\[\d\] cannot be decoded"
+    ) as error:
         list(data.load(task, "test", **options))
+    assert "on_bad_image='skip'" in str(error.value)
     stream = data.load(task, "test", **options, on_bad_image="skip")
     assert [batch.mask.tolist() for batch in stream] == [[True] * 5 + [False]]
+
+
+def test_bad_images_of_all_splits_are_named_at_once_and_left_out_of_the_task(folder, preprocessing, caplog):
+    names = ("train/wren/00.png", "train/wren/01.jpeg", "test/barn_owl/02.bmp")
+    for name in names:
+        (folder / name).write_text("not an image")
+    task = data.open_task(folder)
+    with pytest.raises(data.BadImageError) as error:
+        data.check_images(task, option="--skip")
+    message = str(error.value)
+    assert message.count("images of birds/") == 2 and message.endswith("pass --skip.")
+    assert all(str(folder / name) in message for name in names)
+    with caplog.at_level(logging.WARNING):
+        left = data.check_images(task, on_bad_image="skip")
+    assert all(str(folder / name) in caplog.text for name in names)
+    assert len(left.split("test")) == 8 and len(left.split("train")) + len(left.split("val")) == 22
+    assert (
+        sum(int(batch.mask.sum()) for batch in data.load(left, "test", batch_size=3, preprocessing=preprocessing)) == 8
+    )
+    assert data.check_images(left) is left
+
+
+def test_a_class_without_one_readable_training_image_is_an_error_even_when_skipping(folder):
+    for path in (folder / "train" / "wren").iterdir():
+        path.write_text("not an image")
+    shutil.copytree(folder / "test", folder / "val")
+    with pytest.raises(ValueError, match="birds, without the images that cannot be read, .*no training image: 'wren'"):
+        data.check_images(data.open_task(folder), on_bad_image="skip")
+
+
+def test_images_whose_white_is_not_known_are_bad_ones(folder, preprocessing):
+    path = folder / "test" / "wren" / "00.png"
+    path.write_bytes(encoded(Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)), "TIFF"))
+    words = "1 of the 9 images of birds/test cannot be read:\n  image .*00.png cannot be decoded: its pixels are floats"
+    with pytest.raises(data.BadImageError, match=words):
+        data.load(data.open_task(folder), "test", batch_size=2, preprocessing=preprocessing)
+
+
+def test_natural_images_that_cannot_be_read_are_listed_or_left_out(tmp_path):
+    files = [encoded(picture(number), "JPEG") for number in range(4)]
+    files[1], files[2] = files[1][:100], b"no"
+
+    def save(files):
+        offsets = np.cumsum([0, *map(len, files)])
+        parts = {"train_jpeg": np.frombuffer(b"".join(files), np.uint8), "train_offsets": offsets}
+        np.savez(tmp_path / "natural.npz", **parts, train_labels=[0, 1, 1, 0][: len(files)], class_names=["owl", "fox"])
+
+    save(files)
+    with pytest.raises(
+        data.BadImageError, match=r"2 of the 4 images of .*:\n.*natural.npz\[1\] .*\n.*natural.npz\[2\]"
+    ):
+        captions.load_natural(tmp_path / "natural.npz")
+    found = captions.load_natural(tmp_path / "natural.npz", on_bad_image="skip")
+    assert (found.skipped, found.captions, found.caption_index.tolist()) == (2, ("an owl", "a fox"), [0, 0])
+    np.testing.assert_array_equal(found.images[1], np.asarray(Image.open(io.BytesIO(files[3]))))
+    save([files[0], encoded(picture(1, width=40), "JPEG")])
+    with pytest.raises(ValueError, match=r"have 2 sizes, such as \(32, 32, 3\) and \(32, 40, 3\)"):
+        captions.load_natural(tmp_path / "natural.npz")
 
 
 def test_a_split_without_one_readable_image_is_an_error_even_when_skipping(folder, preprocessing):

@@ -14,7 +14,8 @@ from ml_collections import config_flags
 from tajax import config as tc
 from tajax import data
 from tajax.config import checks
-from tajax.config.fields import COUNT_ANYWAY, READERS
+from tajax.config.fields import COUNT_ANYWAY, ON_BAD_IMAGE, READERS
+from tajax.data import memory
 from tajax.trees import RULES
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -123,6 +124,7 @@ def test_one_task_needs_no_comma():
 BAD = {
     "workflow=task_adition": "unknown workflow 'task_adition'. Did you mean 'task_addition'? Choices: single_task",
     "regime=atention": "unknown regime 'atention'. Did you mean 'attention'? Choices: standard",
+    "on_bad_image=ignore": "unknown on_bad_image 'ignore'. Choices: error, skip",
     "pretrain.scenes=huge": "unknown pretrain.scenes 'huge'. Choices: small, large",
     "model=": "model is '', want 'tiny', a hub id",
     "tasks=()": "tasks is empty",
@@ -233,10 +235,15 @@ def test_field_that_a_later_version_adds_leaves_earlier_runs_as_they_are():
     config = tc.default_config()
     config.finetune.steps = 7
     earlier = json.loads(config.to_json())
-    del earlier["merging"], earlier["checkpoints"]
+    del earlier["merging"], earlier["checkpoints"], earlier["on_bad_image"]
     assert tc.config_hash(earlier) == tc.config_hash(config)
+    assert tc.diff(earlier, config) == {}
     config.merging.method = "ties"
     assert tc.config_hash(earlier) != tc.config_hash(config)
+
+
+def test_what_a_run_does_with_bad_images_is_what_the_data_room_knows():
+    assert ON_BAD_IMAGE == memory.ON_BAD_IMAGE
 
 
 def test_checkpoints_are_one_for_each_task_or_a_pattern():
