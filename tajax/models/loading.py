@@ -81,12 +81,12 @@ class LoadedClip:
     @functools.cached_property
     def image_sha256(self) -> str:
         """SHA-256 of the image tower's paths, shapes and float32 values: whose task vectors these are."""
-        digest = hashlib.sha256()
-        for path, leaf in sorted(flatten_paths(self.params["image"]).items()):
-            value = np.ascontiguousarray(np.asarray(leaf, "<f4"))
-            digest.update(f"{path}{list(value.shape)}".encode())
-            digest.update(value.data)
-        return digest.hexdigest()
+        return _sha256(self.params["image"])
+
+    @functools.cached_property
+    def text_sha256(self) -> str:
+        """The same of the text tower with the temperature: which zero-shot heads come out."""
+        return _sha256({key: leaf for key, leaf in self.params.items() if key != "image"})
 
     def with_random_image_tower(self, seed: int) -> LoadedClip:
         """The same CLIP before its image tower knew anything: parameters drawn anew, the text tower kept.
@@ -171,6 +171,15 @@ def load(
         remat=remat,
         sources={"config": config_source, "preprocessing": source},
     )
+
+
+def _sha256(params: Params) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flatten_paths(params).items()):
+        value = np.ascontiguousarray(np.asarray(leaf, "<f4"))
+        digest.update(f"{path}{list(value.shape)}".encode())
+        digest.update(value.data)
+    return digest.hexdigest()
 
 
 def _check_finite(leaves: Params) -> None:

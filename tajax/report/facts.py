@@ -53,6 +53,19 @@ def notices(runs: Sequence[Run]) -> Iterator[str]:
     if any(len(of_workflow) > 1 for of_workflow in sets.values()):
         yield "The runs are not of the same tasks: means over tasks stand beside each other, but are not comparable."
     yield from warnings(record for run in runs for record in run.records)
+    yield from _data(runs)
+
+
+def _data(runs: Sequence[Run]) -> Iterator[str]:
+    """Tasks that are not the same in all runs, though they have one name."""
+    parts: dict[str, dict[str, set[str]]] = {}
+    for run in runs:
+        for task, digests in run.about.get("data", {}).items():
+            for part, digest in digests.items() if isinstance(digests, dict) else ():
+                parts.setdefault(task, {}).setdefault(part.replace("_", " "), set()).add(digest)
+    for task, found in parts.items():
+        if differing := [part for part, digests in found.items() if len(digests) > 1]:
+            yield f"The runs are not on the same {task}: its {', '.join(differing)} differ."
 
 
 def _unfinished(run: Run) -> str:

@@ -18,10 +18,12 @@ from ml_collections import ConfigDict
 from tajax import data, evaluate, metrics, models, parallel, processes, progress, tracking, trees
 from tajax.config import Regime, config_hash
 from tajax.config import regime as regime_of
+from tajax.data import fingerprint
 from tajax.data.preprocess import normalize
 from tajax.report import runs
 from tajax.results import Record
 from tajax.types import ApplyFn, Batch, Head, Mask, Params
+from tajax.workflows import inputs
 from tajax.workflows.heads import linear_probe_head
 from tajax.workflows.imported import keep_vectors, moved_mask, read_vectors, reused_mask
 from tajax.workflows.journal import Journal
@@ -168,7 +170,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
 
     Raises:
         ValueError: bad input; among it a control that has the name of one of the tasks.
-        FileExistsError: the directory holds a run of another config.
+        FileExistsError: the directory holds a run of another config, or on other inputs.
     """
     started = time.monotonic()
     announce(config, workdir)
@@ -195,6 +197,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
         readable = tuple(data.check_images(task, **options) for task in opened)
         skipped = _skipped(opened, readable)
         tasks, control = readable[: len(tasks)], readable[-1] if control else None
+        made_from = inputs.of_experiment(config, clip, readable)
     expect(config, tasks)
     imported = read_vectors(config, workdir, clip, tasks, overwrite=overwrite) if config.checkpoints else None
     moved: Mask | None = mask
@@ -202,15 +205,18 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
         moved = mask = moved_mask(list(imported.values()))
     elif vectors == "reused":
         moved = reused_mask(config, clip, tasks)
-    processes.check_same(config_hash=config_hash(config), base_sha256=clip.image_sha256)
+    about_data = {name: fingerprint.brief(found) for name, found in made_from["tasks"].items()}
+    known = {"config_hash": config_hash(config), "base_sha256": clip.image_sha256}
+    processes.check_same(**known, **{f"data of {name}": found for name, found in about_data.items()})
     claim(config, workdir, overwrite=overwrite)
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
     journal = _journal(config, workdir, clip, (*tasks, *filter(None, [control])), vectors, moved, started)
-    journal.facts["skipped_images"] = skipped
+    journal.facts |= {"data": about_data, "skipped_images": skipped}
     about = regime, mask, *encoders, devices, journal, imported, control
     experiment = Experiment(config, workdir, clip, tasks, {}, *about)
     _check_base(experiment)
+    inputs.keep(workdir, made_from)
     journal.track(config)
     if imported:
         keep_vectors(experiment, imported)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ def linear_probe_head(experiment: Experiment, task: data.Task) -> Head:
 
     Raises:
         ValueError: the file of the head is damaged or belongs to another model or other classes.
+        FileExistsError: it was fitted to other images.
     """
     kept = experiment.workdir / FOLDER / f"{task.name}.safetensors"
     source = experiment.config.task_vectors
@@ -60,6 +62,7 @@ def _fit(experiment: Experiment, task: data.Task) -> tuple[Head, dict[str, objec
     facts = {
         "kind": "linear_probe",
         "base_sha256": experiment.clip.image_sha256,
+        "made_from": _made_from(experiment, task),
         "images": images,
         "regularization": probe.regularization,
         "train_top1": probe.train_top1,
@@ -125,4 +128,20 @@ def _read(path: Path, experiment: Experiment, task: data.Task) -> tuple[Head, di
             f"{path} is a head {list(weights.shape)} on features of the image tower {facts.get('base_sha256')}; task "
             f"{task.name!r} on {experiment.config.model} wants {list(shape)} and {base}. Delete it to fit it anew."
         )
+    present = _made_from(experiment, task)
+    changed = [part for part, value in facts.get("made_from", present).items() if value != present[part]]
+    if changed:
+        raise FileExistsError(
+            f"{path} was fitted to other data: {', '.join(changed)} of task {task.name!r} changed since. Give them "
+            "as they were, or delete the file to fit it anew; task vectors that were trained under it no longer fit."
+        )
+    if "made_from" not in facts and path.parent.parent != experiment.workdir:
+        progress.say(f"{path} does not tell what it was fitted to: whether the data are the same is not known.")
     return Head(jnp.asarray(weights), jnp.int32(shape[1])), facts
+
+
+def _made_from(experiment: Experiment, task: data.Task) -> dict[str, object]:
+    """What a head is fitted to, beside the weights: digests of the images, preprocessing and geometry, as JSON."""
+    clip, parts = experiment.clip, experiment.journal.facts["data"][task.name]
+    model = {"preprocessing": clip.preprocessing._asdict(), "image tower": dataclasses.asdict(clip.config.vision)}
+    return json.loads(json.dumps({"train": parts["train"], "val": parts["val"]} | model))

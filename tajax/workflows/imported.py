@@ -43,9 +43,9 @@ def read_vectors(
         FileNotFoundError, ValueError: a place that does not exist, a damaged file, another architecture, another base;
             parameters of a linearised encoder, and a regime that does not expand it. The message names the place.
     """
-    vectors, places = {}, _places(config, tasks)
-    with progress.stage("checkpoints", dict.fromkeys(places, 1)) as running:
-        for task, place in running.each(places.items(), lambda place: place[0]):
+    vectors, found = {}, places(config, tasks)
+    with progress.stage("checkpoints", dict.fromkeys(found, 1)) as running:
+        for task, place in running.each(found.items(), lambda place: place[0]):
             kept = vector_path(workdir, task)
             source = str(kept) if kept.exists() and not overwrite else place
             vectors[task] = _read(source, clip, config)
@@ -63,7 +63,7 @@ def read_vectors(
 
 def keep_vectors(experiment: Experiment, vectors: Mapping[str, Params]) -> None:
     """Writes those vectors that `workdir/task_vectors` lacks, without the leaves that did not move."""
-    for task, place in _places(experiment.config, experiment.tasks).items():
+    for task, place in places(experiment.config, experiment.tasks).items():
         path = vector_path(experiment.workdir, task)
         if processes.is_first() and not path.exists():
             made = vector_files.vector_metadata(
@@ -108,11 +108,12 @@ def vector_path(workdir: Path, task: str) -> Path:
     return workdir / "task_vectors" / f"{task}.safetensors"
 
 
-def _places(config: ConfigDict, tasks: Sequence[data.Task]) -> dict[str, str]:
-    places = config.checkpoints
-    if len(places) == 1 and "{task}" in places[0]:
-        return {task.name: places[0].replace("{task}", task.name) for task in tasks}
-    return {task.name: place for task, place in zip(tasks, places, strict=True)}
+def places(config: ConfigDict, tasks: Sequence[data.Task]) -> dict[str, str]:
+    """What `config.checkpoints` names for each task."""
+    given = config.checkpoints
+    if len(given) == 1 and "{task}" in given[0]:
+        return {task.name: given[0].replace("{task}", task.name) for task in tasks}
+    return {task.name: place for task, place in zip(tasks, given, strict=True)}
 
 
 def _read(place: str, clip: models.LoadedClip, config: ConfigDict) -> Params:

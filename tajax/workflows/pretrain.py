@@ -16,13 +16,15 @@ from ml_collections import ConfigDict
 from tajax import checkpoints, interrupts, optim, parallel, progress, tracking
 from tajax.config import config_hash
 from tajax.data import captions
+from tajax.data.fingerprint import of_captions
 from tajax.data.preprocess import normalize
 from tajax.finetune import TrainState, Unlogged, init_state, train
 from tajax.models import clip, save_pretrained, tokenizer
 from tajax.models.loading import OPENAI_MEAN, OPENAI_STD
 from tajax.types import Mask, Params, Preprocessing
+from tajax.workflows import inputs
 from tajax.workflows.journal import Journal
-from tajax.workflows.stages import announce
+from tajax.workflows.stages import announce, warn
 from tajax.workflows.workdir import claim, write_report
 
 
@@ -139,15 +141,16 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     tracking.check(config.track.wandb)
     with progress.stage("setup"):
         sources = [captions.load_scenes("train", data_dir=config.data_dir, size=settings.scenes)]
-        natural_rows, skipped = 0, {}
+        natural_rows, left_out = 0, []
         if settings.natural is not None and settings.natural_fraction > 0:
             natural_rows = round(settings.batch_size * settings.natural_fraction)
             sources.append(captions.load_natural(settings.natural, on_bad_image=config.on_bad_image))
             if count := sources[-1].skipped:
-                skipped = {"natural": {"train": count}}
-                progress.say(f"left out {count:,} images of {settings.natural} that cannot be read")
+                left_out = [f"{count:,} images of {settings.natural} cannot be read and are left out"]
         rows = [settings.batch_size - natural_rows] + [natural_rows] * (len(sources) - 1)
         claim(config, workdir, overwrite=overwrite)
+        made_from = {name: of_captions(source) for name, source in zip(("scenes", "natural"), sources, strict=False)}
+        inputs.keep(workdir, {"tasks": {}, "facts": made_from})
         phrases = [phrase for source in sources for phrase in source.captions]
         sentences = [template.format(phrase) for phrase in phrases for template in captions.TEMPLATES]
         words = tokenizer.train_bpe(sentences, vocab_size=settings.vocab_size, context_length=settings.context_length)
@@ -170,9 +173,10 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     made_by = config_hash(config)
     state, notes = checkpoints.restore_latest(workdir / "checkpoints", state, config_hash=made_by)
     step_fn = make_step(model, tx, mask, preprocessing)
-    origin, facts = {"seed": config.seed, "config_hash": made_by}, {"skipped_images": skipped}
+    origin, facts = {"seed": config.seed, "config_hash": made_by}, {"data": made_from, "warnings": left_out}
     journal = Journal(workdir / "results.jsonl", origin, facts, started)
     journal.track(config)
+    warn(left_out)
     recorded = {record["step"] for record in journal.find(stage="pretrain")}
     start = int(state.step)
     batches = captions.mixed_batches(sources, rows, seed=config.seed, start_batch=start)

@@ -25,7 +25,15 @@ from tajax.config import config_hash, counts, diff
 from tajax.types import Params
 
 CONFIG, LOCK, OWNER = "config.json", ".lock", ".owner.json"
-CONTENTS: tuple[str, ...] = (CONFIG, "results.jsonl", "report.md", "heads", "task_vectors", "checkpoints")
+CONTENTS: tuple[str, ...] = (
+    CONFIG,
+    "inputs.json",
+    "results.jsonl",
+    "report.md",
+    "heads",
+    "task_vectors",
+    "checkpoints",
+)
 CONTENTS += ("merged", "merged_open_clip", "model", "report.html", "examples", *tracking.CONTENTS)
 
 SIGN_OF_LIFE = 20.0  # seconds between those that the owner gives

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tajax import data
-from tajax.data import captions
+from tajax.data import captions, fingerprint
 from tests.data_pipeline.conftest import encoded, picture
 
 
@@ -242,6 +242,9 @@ def test_bad_images_of_all_splits_are_named_at_once_and_left_out_of_the_task(fol
         sum(int(batch.mask.sum()) for batch in data.load(left, "test", batch_size=3, preprocessing=preprocessing)) == 8
     )
     assert data.check_images(left) is left
+    for name in names:
+        (folder / name).unlink()
+    assert fingerprint.of_task(left)["splits"]["test"] == fingerprint.of_task(data.open_task(folder))["splits"]["test"]
 
 
 def test_a_class_without_one_readable_training_image_is_an_error_even_when_skipping(folder):

@@ -130,6 +130,22 @@ def test_what_is_unfinished_or_of_other_tasks_is_said_first(places):
     assert [row[0] for row in composed.sections[0].tables[0].rows] == ["attention (3 tasks)", "attention (1 task)"]
 
 
+def test_runs_on_other_data_are_named(places):
+    (first,), (second,) = (runs.read(place) for place in places[:2])
+    shown = {"shapes": {"class_names": "a", "train": "b", "test": "c"}}
+
+    def on(run, data):
+        about = {**run.records[0], "stage": "run", "data": data}
+        return run._replace(records=[about, *(r for r in run.records if r["stage"] != "run")])
+
+    same = [on(first, shown), on(second, shown)]
+    before = sections.compose([first, second]).notices
+    assert sections.compose(same).notices == before
+    other = {"shapes": shown["shapes"] | {"class_names": "x", "test": "y"}}
+    found = sections.compose([same[0], on(second, other)]).notices
+    assert "The runs are not on the same shapes: its class names, test differ." in found
+
+
 def test_maps_and_matrices_are_means_over_seeds_and_regimes_stand_beside_each_other(places):
     by_name = {figure.name: figure for figure in sections.figures(compose(*places))}
     maps = by_name["disentanglement_prediction"]
