@@ -21,7 +21,7 @@ def warnings(class_names: Sequence[str], splits: Mapping[str, Source]) -> Iterat
     for split, source in splits.items():
         if source.labels is not None:
             counts = np.bincount(source.labels, minlength=len(class_names))
-            absent = [class_names[label] for label in np.flatnonzero(counts == 0)]
+            absent = [class_names[label] for label in np.flatnonzero(counts == 0).tolist()]
             if absent:
                 yield f"{len(absent)} of {len(class_names)} classes have no image in the {split} split: {some(absent)}"
         mean = len(source) / len(class_names)

@@ -24,8 +24,10 @@ from tajax.data.sources import FileSource, Source
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What is read, by Pillow's names, as far as its build does."""
 TEST_SHARE = 0.2  # of each class, where a folder has no splits
-_FOREIGN = (".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".ico", ".exr", ".hdr", ".npy", ".dcm")
-_FOREIGN += (".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2")  # of cameras; some hold a small TIFF
+_FOREIGN = {  # formats that are not read; those of cameras may hold a small TIFF
+    *(".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".ico", ".exr", ".hdr", ".npy", ".dcm"),
+    *(".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2"),
+}
 _LAYOUT = (
     "Expected: train/class name/*.png, *.jpg and so on, the same under test/, and if you like under val/; or class "
     "name/*.png alone, of which a part becomes the test split."
@@ -180,7 +182,7 @@ def _in_classes(folder: Path, directories: Sequence[str]) -> tuple[Contents, lis
             f"Add images, or make the splits yourself. {_LAYOUT}"
         )
     tested = [_test_files(paths) for paths in images]
-    splits = {
+    splits: dict[str, Source] = {
         "train": _source([[p for p in paths if p not in test] for paths, test in zip(images, tested, strict=True)]),
         "test": _source([[p for p in paths if p in test] for paths, test in zip(images, tested, strict=True)]),
     }
