@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
@@ -93,7 +94,11 @@ def logits_at(rows: AffineLogits, coefs: Float[Array, " T"]) -> Float[Array, "B 
     """Logits at one choice of coefficients: those of `head_logits` on the features f(θ₀) + Σ_t c_t Jτ_t.
 
     Padded classes are −inf. A row whose features vanish has zero logits.
+
+    Raises:
+        ValueError: there is not one coefficient for each task vector.
     """
+    _check_coefs("coefs", coefs, rows)
     extended = jnp.concatenate([jnp.ones(1), jnp.asarray(coefs)]).astype(rows.scores.dtype)
     # Sums of a few products an entry, not matrix products, which a TPU would round.
     squares = jnp.sum(rows.gram * jnp.outer(extended, extended)[None], axis=(1, 2))
@@ -104,7 +109,12 @@ def logits_at(rows: AffineLogits, coefs: Float[Array, " T"]) -> Float[Array, "B 
 def tally_at(
     rows: AffineLogits, labels: Int[ArrayLike, " B"], mask: Bool[ArrayLike, " B"], coefs: Float[ArrayLike, "G T"]
 ) -> Tally:
-    """Tallies at G choices of coefficients: leaves of shape [G]."""
+    """Tallies at G choices of coefficients: leaves of shape [G].
+
+    Raises:
+        ValueError: `coefs` does not have a column for each task vector.
+    """
+    _check_coefs("coefs", coefs, rows, many=True)
     return jax.lax.map(lambda c: tally(logits_at(rows, c), labels, mask), coefs)
 
 
@@ -123,11 +133,15 @@ def correct_intervals(rows: AffineLogits, labels: Int[ArrayLike, " B"], directio
     Returns:
         The intervals. At their ends two classes tie.
 
+    Raises:
+        ValueError: `direction` does not have one number for each task vector.
+
     Example:
         >>> rows = AffineLogits(jnp.array([[[3.0, 1.0], [-1.0, 1.0]]]), jnp.ones((1, 2, 2)), jnp.int32(2))
         >>> correct_intervals(rows, jnp.array([0]), jnp.ones(1)).upper  # 3 − α = 1 + α
         Array([1.], dtype=float32)
     """
+    _check_coefs("direction", direction, rows)
     classes, label = jnp.arange(rows.scores.shape[-1])[None], jnp.asarray(labels)[:, None]
     origin = rows.scores[:, 0]
     slope = jnp.sum(rows.scores[:, 1:] * jnp.asarray(direction).astype(origin.dtype)[None, :, None], axis=1)
@@ -144,6 +158,13 @@ def correct_intervals(rows: AffineLogits, labels: Int[ArrayLike, " B"], directio
     lower = jnp.max(jnp.where(rival & (q > 0), crossing, -jnp.inf), axis=-1)
     upper = jnp.min(jnp.where(rival & (q < 0), crossing, jnp.inf), axis=-1)
     return Interval(jnp.where(never.any(axis=-1), jnp.inf, lower), upper)
+
+
+def _check_coefs(what: str, coefs: ArrayLike, rows: AffineLogits, *, many: bool = False) -> None:
+    taus, shape = rows.scores.shape[1] - 1, np.shape(coefs)  # one number would broadcast over all task vectors
+    if shape[-1:] != (taus,) or len(shape) != 1 + many:
+        want = f"[G, {taus}], a row for each choice" if many else f"[{taus}]"
+        raise ValueError(f"{what} has shape {shape}, want {want}: a number for each of the {taus} task vectors")
 
 
 def _classes(rows: AffineLogits) -> Bool[Array, "1 K"]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
@@ -60,12 +61,15 @@ def apply_task_vector(pretrained: Params, tau: Params, scaling_coef: ArrayLike =
         A new tree with the dtypes of `pretrained`; sums are taken in float32 or wider.
 
     Raises:
-        ValueError: the trees differ. The message names the first path that does.
+        ValueError: the trees differ, and the message names the first path that does; or `scaling_coef` is several
+            numbers, which would scale the entries of a leaf and not the vectors of tasks.
+        TypeError: `scaling_coef` is not a real number.
 
     Example:
         >>> apply_task_vector({"w": jnp.ones(2)}, {"w": jnp.full(2, 4.0)}, scaling_coef=0.5)
         {'w': Array([3., 3.], dtype=float32)}
     """
+    check_scalar(scaling_coef, "scaling_coef")
 
     def move(theta: ArrayLike, step: ArrayLike) -> ArrayLike:
         if not trees.is_float(theta):
@@ -87,8 +91,9 @@ def combine(taus: Sequence[Params], coefs: Sequence[ArrayLike] | Float[Array, " 
         A tree like the first, in float32 or wider.
 
     Raises:
-        ValueError: there are no vectors, not as many coefficients as vectors, or the trees differ.
-        TypeError: `taus` is one tree instead of a sequence of them.
+        ValueError: there are no vectors, not as many coefficients as vectors, the trees differ, or a coefficient is
+            several numbers.
+        TypeError: `taus` is one tree instead of a sequence of them, or a coefficient is not a real number.
 
     Example:
         >>> combine([{"w": jnp.ones(2)}, {"w": jnp.arange(2.0)}], coefs=[1.0, -2.0])
@@ -101,12 +106,45 @@ def combine(taus: Sequence[Params], coefs: Sequence[ArrayLike] | Float[Array, " 
     if shape != (len(taus),):
         got = f"{coefs!r}" if shape is None else f"shape {shape}"
         raise ValueError(f"{len(taus)} task vectors need {len(taus)} coefficients, one each; got {got}")
+    each = list(coefs)
+    for t, coef in enumerate(each):
+        check_scalar(coef, f"coefs[{t}]")
 
     def weighted_sum(*leaves: ArrayLike) -> Array:
-        first, *rest = (_scaled(c, _widen(leaf)) for c, leaf in zip(coefs, leaves, strict=True))
+        first, *rest = (_scaled(c, _widen(leaf)) for c, leaf in zip(each, leaves, strict=True))
         return sum(rest, start=first)
 
     return trees.map_leaves(weighted_sum, *taus)
+
+
+def check_scalar(coef: ArrayLike, what: str) -> None:
+    """Raises unless a coefficient is one real number: several would broadcast over the entries of each leaf.
+
+    Holds for traced values as for Python's.
+
+    Args:
+        coef: the coefficient.
+        what: what to call it in the message.
+
+    Raises:
+        ValueError: it is several numbers.
+        TypeError: it is a bool, a string, a complex number or no number at all.
+
+    Example:
+        >>> check_scalar(jnp.array([0.1, 0.2]), "scaling_coef")
+        Traceback (most recent call last):
+        ...
+        ValueError: scaling_coef has shape (2,), want one number. Coefficients of several task vectors, one each, are
+        for `combine(taus, coefs)` or `task_arithmetic(pretrained, taus, coefs=coefs)`.
+    """
+    if shape := (len(coef),) if isinstance(coef, (list, tuple)) else np.shape(coef):
+        raise ValueError(
+            f"{what} has shape {shape}, want one number. Coefficients of several task vectors, one each, are for "
+            "`combine(taus, coefs)` or `task_arithmetic(pretrained, taus, coefs=coefs)`."
+        )
+    dtype = coef.dtype if hasattr(coef, "dtype") else np.asarray(coef).dtype
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise TypeError(f"{what} is {coef!r} of type {type(coef).__name__}, want a real number.")
 
 
 def negate(tau: Params) -> Params:

@@ -14,7 +14,7 @@ from tajax.merging.methods.ties import ties
 from tajax.merging.methods.weight_average import weight_average
 from tajax.types import MergeFn
 
-__all__ = ["METHODS", "compiled", "dare", "task_arithmetic", "ties", "weight_average"]
+__all__ = ["AFFINE", "METHODS", "UNSCALED", "compiled", "dare", "task_arithmetic", "ties", "weight_average"]
 
 METHODS: Mapping[str, MergeFn] = {
     "dare": dare,
@@ -23,6 +23,14 @@ METHODS: Mapping[str, MergeFn] = {
     "weight_average": weight_average,
 }
 """Every method by the name that configs and records use."""
+
+AFFINE = frozenset({"dare", "task_arithmetic", "ties", "weight_average"})
+"""The methods whose model is θ₀ + λ g(τ₁, …, τ_T) with one vector g for every θ₀ and λ, their model around zero.
+
+A run measures all λ along that vector, and refuses the methods that have none."""
+
+UNSCALED = frozenset({"weight_average"})
+"""The methods without a λ: a run tunes none and measures θ₀ + g."""
 
 
 def compiled(method: MergeFn, *, donate: bool = False, **options: Any) -> MergeFn:
