@@ -1,5 +1,7 @@
 """Merge encoders that were fine-tuned elsewhere: task vectors from their checkpoints, evaluated, added, α tuned.
 
+`--config.merging.method=weight_average` tunes none: it is the mean of the models as they are.
+
 The default are the task vectors of `configs/standard.py`; with b32, b16 and l14 the encoders that fusion_bench keeps on
 the Hugging Face hub, for the papers' eight tasks:
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
+from tajax import merging
 from tajax.config.fields import (
     HEADS,
     INITIALIZATIONS,
@@ -19,6 +20,7 @@ from tajax.config.fields import (
     ON_BAD_IMAGE,
     SCENES,
     SPLITS,
+    TIES_MERGES,
     WORKFLOWS,
     default_config,
 )
@@ -109,6 +111,7 @@ def validate(config: ConfigDict) -> None:
     _check_grid("evaluate.scaling_coefs", config.evaluate.scaling_coefs, at_least=1 + config.evaluate.exact)
     _check_grid("disentanglement.coefs", config.disentanglement.coefs, at_least=1)
     _check_exact(config)
+    _check_merging(config)
     _check_pairs(config)
     _check_ntk(config)
     _check_finetune(config)
@@ -121,6 +124,7 @@ _CHOICES = {
     "heads": HEADS,
     "on_bad_image": ON_BAD_IMAGE,
     "merging.method": MERGING_METHODS,
+    "merging.ties_merge": TIES_MERGES,
     "disentanglement.split": SPLITS,
     "ntk.output": KERNEL_OUTPUTS,
     "ntk.split": SPLITS,
@@ -252,6 +256,22 @@ def _check_exact(config: ConfigDict) -> None:
     if config.evaluate.exact and not regime(config).evaluate_linearized:
         names = ", ".join(name for name, r in REGIMES.items() if r.evaluate_linearized)
         raise ValueError(f"evaluate.exact is for regimes that are evaluated linearised ({names}), not {config.regime}.")
+
+
+def _check_merging(config: ConfigDict) -> None:
+    method = config.merging.method
+    if config.workflow != "task_addition":
+        return
+    if method not in merging.AFFINE:
+        raise ValueError(
+            f"merging.method {method!r} does not move the model along one vector, θ₀ + αg, so a run cannot tune its α "
+            f"(yet). Choose one of {', '.join(sorted(merging.AFFINE))}, or call tajax.merging.METHODS[{method!r}]."
+        )
+    if method in merging.UNSCALED and config.evaluate.exact:
+        raise ValueError(
+            f"evaluate.exact finds the best α, but merging.method {method!r} has none: it is measured as it is. "
+            "Give evaluate.exact=False, or task_arithmetic for a tuned α."
+        )
 
 
 def _check_pairs(config: ConfigDict) -> None:

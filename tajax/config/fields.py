@@ -27,6 +27,7 @@ KERNEL_OUTPUTS = ("trace", "diagonal", "full")
 SCENES = ("small", "large")
 ON_BAD_IMAGE = ("error", "skip")
 MERGING_METHODS = tuple(METHODS)
+TIES_MERGES = ("mean", "sum")
 
 BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
 PROTOCOL_TASKS = ("cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
@@ -135,8 +136,9 @@ def default_config() -> ConfigDict:
     evaluate.control_threshold = 0.95  # control accuracy to keep, relative to the pre-trained one's; task_negation
 
     config.merging = merging = ConfigDict()  # read by workflows.task_addition
-    merging.method = "task_arithmetic"  # one of MERGING_METHODS; its vector is then scaled by α
+    merging.method = "task_arithmetic"  # one of MERGING_METHODS; its vector is then scaled by α, but an average's
     merging.density = 0.2  # share of entries that TIES keeps
+    merging.ties_merge = "mean"  # of entries that agree, one of TIES_MERGES: the paper's mean, or fusion_bench's sum
     merging.drop_rate = 0.5  # share of entries that DARE drops
 
     config.disentanglement = disentanglement = ConfigDict()  # read by workflows.disentanglement

@@ -123,7 +123,7 @@ def compared(series: Series) -> list[Table]:
     return [_side_by_side(reached)] if reached else []
 
 
-def _side_by_side(named: Iterable[tuple[str, Sequence[Sequence[Record]]]]) -> Table:
+def _side_by_side(named: Sequence[tuple[str, Sequence[Sequence[Record]]]]) -> Table:
     body = []
     for name, groups in named:
         runs = []
@@ -135,7 +135,8 @@ def _side_by_side(named: Iterable[tuple[str, Sequence[Sequence[Record]]]]) -> Ta
         tasks = {str(r["task"]) for r in find(groups[0], stage="task_addition", split="test")}
         body.append((name, *numbers, spread(list(coefs), 2), str(len(tasks)), str(len(runs))))
     titles = ("regime", *(title for title, _, _ in MEASURES), "α", "tasks", "seeds")
-    notes = [f"{_meaning(MEANINGS)}; α is tuned on validation, one for all tasks."]
+    untuned = "" if all(_tuned(group) for _, groups in named for group in groups) else ", and 1 where a method has none"
+    notes = [f"{_meaning(MEANINGS)}; α is tuned on validation, one for all tasks{untuned}."]
     notes += ["± is one sample standard deviation over seeds."] if any(row[-1] != "1" for row in body) else []
     return Table("Test accuracy, mean over tasks, %", titles, tuple(body), tuple(notes))
 
@@ -259,21 +260,24 @@ def _notes(records: Sequence[Record]) -> Iterable[str]:
         exact = find(records, stage="exact_scaling_coef")
         among = f": the best there is, as is all of {exact[0]['lower']:g}–{exact[0]['upper']:g}" if exact else ""
         by = f" of {method}" if (method := _method(addition)) else ""
-        yield f"α = {addition[0]['scaling_coef']:g}{by}, tuned on validation, one for all tasks{among}."
-        yield from without_ratio(find(records, stage="single_task"))
+        how = f"tuned on validation, one for all tasks{among}" if _tuned(records) else "which has none to tune"
+        yield f"α = {addition[0]['scaling_coef']:g}{by}, {how}."
+        yield from without_ratio(find(records, stage="single_task"), tuned=_tuned(records))
 
 
-def without_ratio(single: Sequence[Record]) -> Iterator[str]:
+def without_ratio(single: Sequence[Record], *, tuned: bool = True) -> Iterator[str]:
     """Of which tasks no accuracy can be normalised, a line each, and what that means for α.
 
     Args:
         single: the records of the stage `single_task`.
+        tuned: whether there is an α to tune.
     """
     never = [r for r in single if r["top1"] == 0]
     for r in never:
         of = f"{r['count']} {r['split']} images" if "count" in r else f"{r['split']} images"
         yield f"{r['task']}: the fine-tuned model is right on none of the {of}; there is no normalised accuracy there."
-    if tasks := [str(r["task"]) for r in never if r["split"] == "val"]:
+    tasks = [str(r["task"]) for r in never if r["split"] == "val"]
+    if tasks and tuned:
         if len(tasks) == len(find(single, split="val")):
             yield "No task has a normalised validation accuracy: α is tuned on the accuracies as they are."
         else:
@@ -302,6 +306,11 @@ def _provenance(records: Sequence[Record]) -> Iterable[str]:
 def _method(addition: Sequence[Record]) -> str:
     """How the vectors were merged; empty for their sum."""
     return str(addition[0].get("method", "task_arithmetic")).replace("task_arithmetic", "")
+
+
+def _tuned(records: Sequence[Record]) -> bool:
+    """Whether α was chosen on validation images, as it is for every method that has one."""
+    return all(record.get("tuned", True) for record in find(records, stage="task_addition"))
 
 
 def _mean(records: Sequence[Record], stage: str, split: str, metric: str) -> float | None:

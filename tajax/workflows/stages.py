@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tajax import data, processes, progress
+from tajax import data, merging, processes, progress
 from tajax.config import REGIMES
 from tajax.progress import Stage
 from tajax.progress.watch import printable
@@ -90,11 +90,13 @@ def _single_task(config: ConfigDict) -> tuple[Stage, ...]:
 
 
 def _task_addition(config: ConfigDict) -> tuple[Stage, ...]:
+    tuned = config.merging.method not in merging.UNSCALED
+    sweep = Stage("sweep", f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1)
     after: tuple[Stage, ...] = (Stage("predictions", images=1),) if config.save.examples else ()
     after += (Stage("save", "save merged model", work=0),) if config.save.merged or config.save.open_clip else ()
     return (
         *_single_task(config),
-        Stage("sweep", f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1),
+        *((sweep,) if tuned else ()),
         Stage("task_addition", "merged model", kind=_own_kind(config), images=1),
         *after,
     )

@@ -1,6 +1,7 @@
 """Task addition: one model for all tasks, θ₀ + ατ, with α tuned on validation (Ilharco et al. 2023, §4).
 
-τ is what `config.merging.method` makes of the task vectors; their sum, if not said otherwise.
+τ is what `config.merging.method` makes of the task vectors; their sum, if not said otherwise. A method without a
+coefficient, such as the average of the models, stands as it is: α = 1.
 """
 
 from __future__ import annotations
@@ -53,21 +54,27 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
 
 
 def merged_vector(experiment: Experiment, taus: Mapping[str, Params]) -> Params:
-    """The one vector that a method makes of all: every method's model is θ₀ + λτ, and this is its τ.
+    """The one vector g that a method makes of all: its model is θ₀ + λg, for any θ₀ and λ.
+
+    That holds for the methods of `merging.AFFINE`, to which configs are restricted. So g is the method's model around
+    zero, in the precision of the task vectors: θ₀ added and subtracted again would round it.
 
     Args:
         experiment: its `config.merging` names the method.
         taus: the task vector of each task.
 
     Returns:
-        τ, a tree like θ₀.
+        g, a tree like θ₀, in float32 or wider.
     """
     settings = experiment.config.merging
-    static = {"ties": {"density": settings.density}, "dare": {"drop_rate": settings.drop_rate}}
+    options = {
+        "ties": {"density": settings.density, "merge": settings.ties_merge},
+        "dare": {"drop_rate": settings.drop_rate},
+    }
     drawn = {"key": jax.random.key(experiment.config.seed)} if settings.method == "dare" else {}
-    method = merging.compiled(merging.METHODS[settings.method], **static.get(settings.method, {}))
-    origin = jax.tree.map(jnp.zeros_like, experiment.pretrained)
-    return method(origin, [taus[task.name] for task in experiment.tasks], **drawn)
+    method = merging.compiled(merging.METHODS[settings.method], **options.get(settings.method, {}))
+    vectors = [taus[task.name] for task in experiment.tasks]
+    return method(jax.tree.map(jnp.zeros_like, vectors[0]), vectors, **drawn)
 
 
 def add_tasks(experiment: Experiment, tau: Params) -> float:
@@ -80,17 +87,32 @@ def add_tasks(experiment: Experiment, tau: Params) -> float:
     Returns:
         The α with the best mean normalised validation accuracy: of the grid, or with `config.evaluate.exact` of all
         between its ends. Where a fine-tuned model is never right there is no such accuracy: it is recorded as None, and
-        the other tasks decide (`scaling.select_scaling_coef`).
+        the other tasks decide (`scaling.select_scaling_coef`). 1 for a method of `merging.UNSCALED`, and then no grid
+        is measured.
+
+    Raises:
+        ValueError: the run was measured at another α by an earlier version, which tuned one for every method.
     """
     single = {split: _top1(experiment, "single_task", split) for split in SPLITS}
-    _tell_without_ratio(experiment)
+    method = experiment.config.merging.method
+    tuned = method not in merging.UNSCALED
+    _tell_without_ratio(experiment, tuned=tuned)
     step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
     grid = np.array(experiment.config.evaluate.scaling_coefs)[:, None]
-    if experiment.config.evaluate.exact:
+    origin = {"method": method} | ({} if tuned else {"tuned": False})
+    if not tuned:
+        scaling_coef = 1.0
+    elif experiment.config.evaluate.exact:
         scaling_coef = _best_of_all(experiment, tau, single["val"])
     else:
         _sweep(experiment, lambda task: experiment.evaluate(step, task, "val", (tau,), grid))
         scaling_coef = _best_of_grid(experiment, single["val"])
+    earlier = {r["scaling_coef"] for r in experiment.find(stage="task_addition")}
+    if earlier - {scaling_coef}:
+        raise ValueError(
+            f"{experiment.workdir} holds the accuracy of {method} at α = {earlier.pop():g}, and this version measures "
+            f"it at {scaling_coef:g}. Choose another --workdir, or pass --overwrite to replace that run."
+        )
     sweeps = _recorded_sweeps(experiment)
 
     def measure(task: data.Task, split: str) -> dict[str, float]:
@@ -98,17 +120,16 @@ def add_tasks(experiment: Experiment, tau: Params) -> float:
         values = known or experiment.evaluate(step, task, split, (tau,), [[scaling_coef]])[0]
         values = {key: values[key] for key in ("top1", "loss", "count")}
         normalized = normalized_accuracy(values["top1"], single[split][task.name])
-        method = experiment.config.merging.method
         ratio = None if np.isnan(normalized) else float(normalized)
-        return {"scaling_coef": scaling_coef, "normalized_top1": ratio, "method": method, **values}
+        return {"scaling_coef": scaling_coef, "normalized_top1": ratio, **origin, **values}
 
     experiment.measure("task_addition", measure, note=f"α = {scaling_coef:.3g}, ")
     return scaling_coef
 
 
-def _tell_without_ratio(experiment: Experiment) -> None:
+def _tell_without_ratio(experiment: Experiment, *, tuned: bool) -> None:
     """Says of which tasks the merged model's accuracy cannot be normalised."""
-    for line in without_ratio(experiment.find(stage="single_task")) if processes.is_first() else ():
+    for line in without_ratio(experiment.find(stage="single_task"), tuned=tuned) if processes.is_first() else ():
         print(f"warning: {line}", file=sys.stderr)
 
 

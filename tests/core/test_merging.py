@@ -25,8 +25,8 @@ def vector_of(tree):
     return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
 
 
-def slow_ties(theta, taus, density, scaling_coef):
-    """TIES entry by entry, as a person would do it on paper."""
+def slow_ties(theta, taus, density, scaling_coef, merge="mean"):
+    """TIES entry by entry, as a person would do it on paper: the mean of who agrees, or with fusion_bench the sum."""
     merged = theta.copy()
     kept = []
     for tau in taus:
@@ -36,7 +36,7 @@ def slow_ties(theta, taus, density, scaling_coef):
         entries = [tau[i] for tau in kept]
         winners = [entry for entry in entries if entry * sum(entries) > 0]
         if winners:
-            merged[i] += scaling_coef * sum(winners) / len(winners)
+            merged[i] += scaling_coef * sum(winners) / (len(winners) if merge == "mean" else 1)
     return merged
 
 
@@ -54,6 +54,24 @@ ORACLES = {
     "ties": ({"density": 0.3, "scaling_coef": 1.5}, lambda theta, taus: slow_ties(theta, taus, 0.3, 1.5)),
     "dare": ({"drop_rate": 0.0, "key": jax.random.key(0)}, lambda theta, taus: theta + taus.sum(0)),
 }
+
+
+@pytest.mark.parametrize("density", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("merge", ["mean", "sum"])
+def test_ties_takes_the_mean_or_the_sum_of_who_agrees(setting, merge, density):
+    theta, taus = setting
+    options = {"density": density, "merge": merge}
+    got = vector_of(
+        merging.compiled(merging.ties, **options)(tree_of(theta), list(map(tree_of, taus)), scaling_coef=0.3)
+    )
+    np.testing.assert_allclose(got, slow_ties(theta, taus, density, 0.3, merge), rtol=1e-6, atol=2e-6)
+    one = vector_of(merging.ties(tree_of(theta), [tree_of(taus[0])], **options))  # of one task they are the same
+    np.testing.assert_allclose(one, slow_ties(theta, taus[:1], density, 1.0), rtol=1e-6)
+
+
+def test_ties_names_its_choices():
+    with pytest.raises(ValueError, match="merge is 'average', want one of 'mean', 'sum'"):
+        merging.ties({"w": 1.0}, [{"w": 1.0}], merge="average")
 
 
 @functools.cache
@@ -104,6 +122,49 @@ def test_methods_name_the_task_vector_that_does_not_fit(name):
         METHODS[name]({"w": 1.0}, [{"w": 1.0}, {"v": 1.0}], **options)
     with pytest.raises(ValueError, match="is empty"):
         METHODS[name]({"w": 1.0}, [], **options)
+
+
+def moves_along_one_vector(merge, setting):
+    """Whether merge(θ₀, τ, λ) = θ₀ + λ g with the same g at every θ₀ and λ: g is the model around zero at λ = 1."""
+    theta, taus = setting[0], list(map(tree_of, setting[1]))
+    vector = vector_of(merge(tree_of(np.zeros(18)), taus))
+    assert np.abs(vector).max() > 0.1
+    results = []
+    for scale, coef in itertools.product((1, -3), (1.0, 0.3, -2.0)):
+        options = {} if coef == 1 else {"scaling_coef": coef}
+        moved = vector_of(merge(tree_of(scale * theta), taus, **options))
+        results.append(np.allclose(moved, scale * theta + coef * vector, rtol=1e-5, atol=1e-5))
+    return all(results)
+
+
+@pytest.mark.parametrize("name", sorted(merging.AFFINE))
+def test_methods_that_are_declared_affine_move_along_one_vector(name, setting):
+    options = {key: value for key, value in ORACLES[name][0].items() if key != "scaling_coef"}
+
+    def merge(pretrained, taus, **given):
+        if name in merging.UNSCALED and given:  # λ is always 1 then
+            return tajax.apply_task_vector(pretrained, compiled(name)(tree_of(np.zeros(18)), taus), **given)
+        return METHODS[name](pretrained, taus, **options, **given)
+
+    assert moves_along_one_vector(merge, setting)
+
+
+def average_of_lengths(pretrained, taus, *, scaling_coef=1.0):
+    """The mean model, as long as the models are on average: it depends on θ₀, and not only by adding it."""
+    tuned = [tajax.apply_task_vector(pretrained, tau, scaling_coef) for tau in taus]
+    mean = tajax.combine(tuned, [1 / len(tuned)] * len(tuned))
+    length = sum(float(tajax.norm(theta)) for theta in tuned) / len(tuned)
+    return tajax.combine([mean], [length / float(tajax.norm(mean))])
+
+
+def only_half_affine(pretrained, taus, *, scaling_coef=1.0):
+    """Additive in θ₀, but not in proportion to λ."""
+    return tajax.apply_task_vector(pretrained, tajax.combine(taus), scaling_coef**2)
+
+
+@pytest.mark.parametrize("merge", [average_of_lengths, only_half_affine])
+def test_a_method_that_is_not_affine_would_be_found(merge, setting):
+    assert not moves_along_one_vector(merge, setting)
 
 
 @pytest.mark.parametrize("density", [0.001, 0.3, 1.0])

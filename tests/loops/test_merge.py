@@ -9,6 +9,7 @@ import pytest
 
 from tajax import apply_task_vector, data, merging, models, results, trees, vector_files
 from tajax.config import default_config
+from tajax.losses import head_logits
 from tajax.workflows import task_addition
 from tests.loops.conftest import GRID, TASKS, contents, save_clip
 
@@ -39,7 +40,7 @@ def measured(workdir, stage):
 
 METHODS = {
     "task_arithmetic": {},
-    "ties": {"density": 0.4},
+    "ties": {"density": 0.4, "merge": "sum"},
     "dare": {"drop_rate": 0.3, "key": jax.random.key(0)},
     "weight_average": {},
 }
@@ -47,7 +48,7 @@ METHODS = {
 
 def in_one_step(method, theta0, taus, coef):
     """The merged model as the method itself makes it, with λ = `coef`."""
-    if method == "weight_average":  # which has no λ
+    if method in merging.UNSCALED:
         return jax.tree.map(lambda a, b: a + coef * (b - a), theta0, merging.weight_average(theta0, taus))
     return merging.METHODS[method](theta0, taus, **METHODS[method], scaling_coef=coef)
 
@@ -60,7 +61,7 @@ def assert_near(params, expected):
 @pytest.mark.parametrize("method", METHODS)
 def test_scaled_vector_of_a_method_is_its_model(method, standard, theta0):
     config, tasks = default_config(), [SimpleNamespace(name=name) for name in TASKS]
-    config.merging.update(method=method, density=0.4, drop_rate=0.3)
+    config.merging.update(method=method, density=0.4, drop_rate=0.3, ties_merge="sum")
     taus = load_vectors(standard, theta0)
     experiment = SimpleNamespace(config=config, tasks=tasks, pretrained=theta0)
     tau = task_addition.merged_vector(experiment, dict(zip(TASKS, taus, strict=True)))
@@ -68,7 +69,8 @@ def test_scaled_vector_of_a_method_is_its_model(method, standard, theta0):
 
 
 def test_run_with_another_method_leaves_its_model(standard, theta0, run, world):
-    settings = {"merging.method": "ties", "merging.density": 0.4, "task_vectors": standard}
+    options = {"merging.density": 0.4, "merging.ties_merge": "sum"}
+    settings = {"merging.method": "ties", "task_vectors": standard, **options}
     done = run("standard", world / "ties", **settings)
     assert done.code == 0, done.err
     added = results.find(results.read(world / "ties" / "results.jsonl"), stage="task_addition")
@@ -76,6 +78,38 @@ def test_run_with_another_method_leaves_its_model(standard, theta0, run, world):
     assert method == "ties" and coef in GRID and " of ties, tuned" in done.out
     merged = models.load(world / "ties" / "merged").params["image"]
     assert_near(merged, in_one_step("ties", theta0, load_vectors(standard, theta0), coef))
+
+
+def test_weight_average_of_a_run_is_the_mean_model(standard, theta0, run, world):
+    done = run("standard", world / "average", **{"merging.method": "weight_average", "task_vectors": standard})
+    assert done.code == 0, done.err
+    records = results.read(world / "average" / "results.jsonl")
+    assert not results.find(records, stage="sweep")
+    added = results.find(records, stage="task_addition")
+    assert {(r["scaling_coef"], r["method"], r["tuned"]) for r in added} == {(1.0, "weight_average", False)}
+    assert "α = 1 of weight_average, which has none to tune." in done.out
+
+    mean = merging.weight_average(theta0, load_vectors(standard, theta0))
+    clip = models.load(world / "average" / "merged")
+    for path, leaf in trees.flatten_paths(clip.params["image"]).items():
+        np.testing.assert_array_equal(leaf, trees.flatten_paths(mean)[path], err_msg=path)
+    for name in TASKS:
+        task = data.open_task(world / f"{name}.npz")
+        head = models.zero_shot_head(clip, task.class_names, task.templates)
+        (batch,) = data.load(task, "test", batch_size=20, preprocessing=clip.preprocessing)
+        features = clip.encode_image(mean, data.preprocess.normalize(batch.image, clip.preprocessing))
+        top1 = np.mean(np.argmax(np.asarray(head_logits(features, head)), axis=1) == batch.label)
+        assert [top1] == [r["top1"] for r in added if (r["task"], r["split"]) == (name, "test")]
+
+
+def test_an_average_that_an_earlier_version_scaled_is_not_taken_for_the_average(world, run, standard, tmp_path):
+    shutil.copytree(world / "average", tmp_path / "run")
+    path = tmp_path / "run" / "results.jsonl"
+    path.write_text(path.read_text().replace('"scaling_coef": 1.0', '"scaling_coef": 0.3'))
+    settings = {"merging.method": "weight_average", "task_vectors": standard}
+    refused = run("standard", tmp_path / "run", **settings)
+    assert refused.code == 2
+    assert "holds the accuracy of weight_average at α = 0.3, and this version measures it at 1" in refused.err
 
 
 def test_methods_differ(standard, theta0):

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from tajax import config as tc
-from tajax import data
+from tajax import data, merging
 from tajax.config import checks
 from tajax.config.fields import COUNT_ANYWAY, ON_BAD_IMAGE, READERS
 from tajax.data import memory
@@ -175,6 +175,24 @@ def test_an_exact_coefficient_needs_two_ends_to_lie_between():
     config.regime, config.evaluate.exact, config.evaluate.scaling_coefs = "linear", True, (0.5,)
     with pytest.raises(ValueError, match="at least 2 of them"):
         tc.validate(config)
+
+
+def test_merging_methods_that_a_run_cannot_tune_are_refused_by_name(monkeypatch):
+    config = tc.default_config()
+    config.merging.ties_merge = "average"
+    with pytest.raises(ValueError, match="unknown merging.ties_merge 'average'.* Choices: mean, sum"):
+        tc.validate(config)
+    config = tc.default_config()
+    config.regime, config.evaluate.exact, config.merging.method = "linear", True, "weight_average"
+    with pytest.raises(ValueError, match="finds the best α, but merging.method 'weight_average' has none"):
+        tc.validate(config)
+    config.evaluate.exact = False
+    tc.validate(config)
+    monkeypatch.setattr(merging, "AFFINE", merging.AFFINE - {"weight_average"})
+    with pytest.raises(ValueError, match="'weight_average' does not move .* Choose one of dare, task_arithmetic, ties"):
+        tc.validate(config)
+    config.workflow = "single_task"  # which merges nothing
+    tc.validate(config)
 
 
 def test_unknown_field_cannot_be_set_and_is_refused():
