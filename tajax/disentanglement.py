@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -45,21 +46,18 @@ def symmetric_kl(outputs: Float[Array, "B K"], others: Float[Array, "B K"]) -> F
     return jnp.sum(jnp.where(padding, 0, (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)), axis=-1)
 
 
-def through_head(head: Head, distance: Distance = prediction_error) -> Distance:
-    """The distance between the logits of a head, for a model whose outputs are features."""
-    return lambda features, others: distance(head_logits(features, head), head_logits(others, head))
+@functools.cache  # one function for a distance: the same program serves every head, which is data to it
+def on_logits(distance: Distance) -> HeadDistance:
+    """The distance between the logits that a head makes of two features."""
+    return lambda features, others, head: distance(head_logits(features, head), head_logits(others, head))
 
 
-def _predictions_differ(features: Float[Array, "B E"], others: Float[Array, "B E"], head: Head) -> Float[Array, " B"]:
-    return through_head(head)(features, others)
-
-
-def _features_differ(features: Float[Array, "B E"], others: Float[Array, "B E"], head: Head) -> Float[Array, " B"]:
+def _on_features(features: Float[Array, "B E"], others: Float[Array, "B E"], head: Head) -> Float[Array, " B"]:
     return symmetric_kl(features, others)
 
 
 MODULES: Mapping[str, HeadDistance] = MappingProxyType(
-    {"prediction": _predictions_differ, "symmetric_kl": _features_differ}
+    {"prediction": on_logits(prediction_error), "symmetric_kl": _on_features}
 )
 """The two distances of Jin et al. 2024 on the features of an encoder, by name: `prediction` through the task-specific
 module, the head; `symmetric_kl` on the representation module alone."""
@@ -74,7 +72,8 @@ def disentanglement_error(
     batches_2: Iterable[Batch | Array],
     *,
     coefs: Sequence[float] | Float[np.ndarray, " A"],
-    distances: tuple[Distance, Distance] = (prediction_error, prediction_error),
+    heads: tuple[Head, Head] | None = None,
+    distances: tuple[Distance, Distance] | None = None,
     linearized: bool = False,
 ) -> Float[np.ndarray, "A A"]:
     """The disentanglement error on a grid, ξ(α₁, α₂) = Σ_t E_{x∼D_t} dist(f(x; θ₀ + α_t τ_t), f(x; θ₀ + α₁τ₁ + α₂τ₂)).
@@ -83,15 +82,18 @@ def disentanglement_error(
     the mean of the two terms, ξ / 2; `disentanglement_terms` gives each of them.
 
     Args:
-        apply_fn: f, from parameters and inputs to outputs [B, K].
+        apply_fn: f, from parameters and inputs to outputs [B, K]: features, or logits of both tasks.
         params0: θ₀.
         tau_1: τ₁, a tree with the paths and shapes of `params0`.
         tau_2: τ₂, likewise.
         batches_1: inputs of the first task, arrays [B, ...] or batches, whose padding counts for nothing.
         batches_2: inputs of the second.
         coefs: the A values that α₁ and α₂ take, such as `np.linspace(-3, 3, 25)`.
-        distances: dist on each task's inputs. If f gives features, `through_head(head)` of the task, or
-            `symmetric_kl` for the features themselves.
+        heads: of each task, if f gives features: distances are then between logits. Heads of one shape
+            (`models.pad_head`) share one program.
+        distances: dist on each task's inputs; `prediction_error` by default if there are heads. Without heads it must
+            be given, since the largest of some features is not a prediction: `symmetric_kl` for features themselves,
+            `prediction_error` only if f gives logits.
         linearized: replace f by its first-order expansion at θ₀.
 
     Returns:
@@ -100,7 +102,9 @@ def disentanglement_error(
     Each batch costs A² forward passes of one compiled program; linearised, about five forward passes in all.
 
     Raises:
-        ValueError: a task vector does not fit, the grid is not a list of finite numbers, or a task has no inputs.
+        ValueError: a task vector or a head does not fit, the grid is not a list of finite numbers, a task has no
+            inputs, or neither heads nor distances are given.
+        TypeError: `heads` is not a pair of heads.
 
     Source:
         Ortiz-Jimenez, Favero and Frossard 2023, §4, equation of ξ; Jin et al. 2024 for the distance on features.
@@ -110,10 +114,11 @@ def disentanglement_error(
         >>> params = {"w": jnp.array([[1.0, 0.0], [1.0, 0.0]])}
         >>> tau_1, tau_2 = {"w": jnp.array([[0.0, 2.0], [0.0, 0.0]])}, {"w": jnp.array([[0.0, 0.0], [0.0, 2.0]])}
         >>> x_1, x_2 = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])  # each task has a direction of its own
-        >>> disentanglement_error(logits, params, tau_1, tau_2, [x_1], [x_2], coefs=[0.0, 1.0])
+        >>> options = {"coefs": [0.0, 1.0], "distances": (prediction_error, prediction_error)}
+        >>> disentanglement_error(logits, params, tau_1, tau_2, [x_1], [x_2], **options)
         array([[0., 0.],
                [0., 0.]])
-        >>> disentanglement_error(logits, params, tau_1, tau_2, [x_1 + x_2], [x_1 + x_2], coefs=[0.0, 1.0])
+        >>> disentanglement_error(logits, params, tau_1, tau_2, [x_1 + x_2], [x_1 + x_2], **options)
         array([[0., 0.],
                [0., 2.]])
     """
@@ -125,6 +130,7 @@ def disentanglement_error(
         batches_1,
         batches_2,
         coefs=coefs,
+        heads=heads,
         distances=distances,
         linearized=linearized,
     )
@@ -140,15 +146,16 @@ def disentanglement_terms(
     batches_2: Iterable[Batch | Array],
     *,
     coefs: Sequence[float] | Float[np.ndarray, " A"],
-    distances: tuple[Distance, Distance] = (prediction_error, prediction_error),
+    heads: tuple[Head, Head] | None = None,
+    distances: tuple[Distance, Distance] | None = None,
     linearized: bool = False,
 ) -> Float[np.ndarray, "T=2 A A"]:
     """The two terms of `disentanglement_error`, one for each task's inputs: [2, A, A], float64."""
     taus = [tau_1, tau_2]
     trees.check_taus(taus, params0, what="params0")
-    grid = _checked_grid(coefs)
+    grid, measures = _checked_grid(coefs), _measures(heads, distances)
     terms = []
-    for task, (batches, distance) in enumerate(zip((batches_1, batches_2), distances, strict=True)):
+    for task, (batches, (distance, *head)) in enumerate(zip((batches_1, batches_2), measures, strict=True)):
         own_and_other = [taus[task], taus[1 - task]]
         sums, count = np.zeros((1, len(grid), len(grid))), 0
         for batch in batches:
@@ -157,11 +164,13 @@ def disentanglement_terms(
             )
             if linearized:
                 origin, responses = _responses(apply_fn, params0, own_and_other, inputs)
-                sums += np.asarray(affine_sums((distance,), grid, origin, *responses, mask), np.float64)
+                _check_width(task, origin, *head)
+                sums += np.asarray(affine_sums((distance,), grid, origin, *responses, mask, *head), np.float64)
             else:
                 outputs = partial(_edited_outputs, apply_fn, params0, own_and_other, inputs)
                 alone = [outputs((alpha, 0.0)) for alpha in grid.tolist()]
-                sums += pointwise_sums((distance,), grid, alone, outputs, mask)
+                _check_width(task, alone[0], *head)
+                sums += pointwise_sums((distance,), grid, alone, outputs, mask, *head)
             count += int(np.sum(mask))
         if not count:
             raise ValueError(f"batches_{task + 1} holds no input to average over")
@@ -265,7 +274,9 @@ def summed_distances(
     *head: Head,
 ) -> Float[Array, " D"]:
     """Σ_x dist(y(x), y′(x)) over a batch, for each of D distances: `Distance`, or `HeadDistance` if a head is given."""
-    return jnp.stack([jnp.sum(jnp.where(mask, distance(outputs, others, *head), 0)) for distance in distances])
+    found = [distance(outputs, others, *head) for distance in distances]
+    wide = [d.astype(jnp.promote_types(d.dtype, jnp.float32)) for d in found]  # a sum of bfloat16 ones ends at 256
+    return jnp.stack([jnp.sum(jnp.where(mask, d, 0)) for d in wide])
 
 
 def pointwise_sums(
@@ -332,6 +343,30 @@ def affine_sums(
         return jax.vmap(lambda beta: summed_distances(distances, alone, alone + beta * other, mask, *head))(values)
 
     return jnp.moveaxis(jax.lax.map(at, values), -1, 0)
+
+
+def _measures(
+    heads: tuple[Head, Head] | None, distances: tuple[Distance, Distance] | None
+) -> list[tuple[Callable[..., Array]] | tuple[HeadDistance, Head]]:
+    """Of each task the distance and, where there is one, the head that it takes."""
+    if heads is None and distances is None:
+        raise ValueError(
+            "what do the outputs of the model stand for? Of features, give the tasks' heads=(head_1, head_2), or "
+            "distances=(symmetric_kl, symmetric_kl) for the features themselves; of logits, "
+            "distances=(prediction_error, prediction_error)."
+        )
+    if heads is None:
+        return [(distance,) for distance in distances]
+    if isinstance(heads, Head) or len(heads) != 2 or not all(isinstance(head, Head) for head in heads):
+        raise TypeError(f"heads is {type(heads).__name__}, want the heads of both tasks, (head_1, head_2)")
+    chosen = distances or (prediction_error, prediction_error)
+    return [(on_logits(distance), head) for distance, head in zip(chosen, heads, strict=True)]
+
+
+def _check_width(task: int, outputs: Array, *head: Head) -> None:
+    for weights, _ in head:
+        if weights.shape[0] != outputs.shape[-1]:
+            raise ValueError(f"the model has {outputs.shape[-1]} outputs, and heads[{task}] takes {weights.shape[0]}")
 
 
 def _checked_grid(coefs: Sequence[float] | Float[np.ndarray, " A"]) -> Float[np.ndarray, " A"]:

@@ -14,7 +14,7 @@ import reference
 import workload
 from timing import Contender, alternate
 
-from tajax.disentanglement import disentanglement_error, through_head
+from tajax.disentanglement import disentanglement_error
 from tajax.evaluate import make_sweep_step, sweep
 
 GRID = np.linspace(-3, 3, 25)  # of α₁ and of α₂, as in the tangent paper
@@ -31,11 +31,11 @@ def main() -> None:
         model, states = work.reference_model(maths_attention=True), [reference.state_from_tree(tau) for tau in taus]
         images, weights = [list(work.reference_reader(t)()) for t in tasks], [work.reference_head(t) for t in tasks]
 
-        distances = tuple(through_head(head) for head in work.heads)
+        heads = tuple(work.heads)
 
         def whole_map():
             return disentanglement_error(
-                work.encode, work.pretrained, *taus, *sets, coefs=GRID, distances=distances, linearized=True
+                work.encode, work.pretrained, *taus, *sets, coefs=GRID, heads=heads, linearized=True
             )
 
         def evaluations(taus, coefs):

@@ -17,13 +17,14 @@ from tajax.disentanglement import (
     pointwise_sums,
     prediction_error,
     relative_terms,
+    summed_distances,
     symmetric_kl,
-    through_head,
 )
 from tajax.linearization import linear_responses, linearize
 from tajax.types import Batch, Head
 from tests.core.conftest import mlp, mlp_params
 
+BY_CLASS = (prediction_error, prediction_error)  # of models that give logits
 GRID = np.linspace(-2, 2, 9)
 W0 = 0.75
 
@@ -60,9 +61,9 @@ def test_the_error_of_two_tasks_that_share_one_weight(linearized, response):
     ]
     tau = {"w": jnp.array(1.0)}
     arguments = (threshold, {"w": jnp.array(W0)}, tau, tau, [batches_1], padded)
-    terms = disentanglement_terms(*arguments, coefs=GRID, linearized=linearized)
+    terms = disentanglement_terms(*arguments, coefs=GRID, distances=BY_CLASS, linearized=linearized)
     np.testing.assert_allclose(terms, want, atol=1e-12)  # counts: exact
-    error = tajax.disentanglement_error(*arguments, coefs=GRID, linearized=linearized)
+    error = tajax.disentanglement_error(*arguments, coefs=GRID, distances=BY_CLASS, linearized=linearized)
     np.testing.assert_allclose(error, want.sum(0), atol=1e-12)
     assert error.max() > 0.5
     np.testing.assert_array_equal(terms[0][:, GRID == 0], 0)  # without τ₂ the first task cannot notice it
@@ -75,15 +76,16 @@ def test_the_expansion_agrees_with_a_linearised_model_given_as_such(key):
     params0, tau_1, tau_2 = ({"w": jax.random.normal(k, (3, 4))} for k in keys[:3])
     x_1, x_2 = (jax.random.normal(k, (50, 3)) for k in keys[3:])
     heads = (Head(10 * jnp.eye(4), jnp.int32(4)), Head(jnp.flip(jnp.eye(4), 0), jnp.int32(3)))
-    distances = through_head(heads[0]), through_head(heads[1], symmetric_kl)
+    measures = {"heads": heads, "distances": (prediction_error, symmetric_kl)}
     terms = functools.partial(disentanglement_terms, coefs=[-1.0, 0.0, 1.5])
-    fast = terms(encode, params0, tau_1, tau_2, [x_1], [x_2], distances=distances, linearized=True)
+    fast = terms(encode, params0, tau_1, tau_2, [x_1], [x_2], **measures, linearized=True)
     lin = tajax.linearize(encode, params0)
-    slow = terms(lin, params0, tau_1, tau_2, [x_1], [x_2], distances=distances)
+    slow = terms(lin, params0, tau_1, tau_2, [x_1], [x_2], **measures)
     np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-6)
     assert slow.min() >= 0 and slow[0].max() > 0.1 and slow[1].max() > 0.01
     # Exchanging the tasks transposes the map.
-    swapped = terms(encode, params0, tau_2, tau_1, [x_2], [x_1], distances=distances[::-1], linearized=True)
+    exchanged = {name: pair[::-1] for name, pair in measures.items()}
+    swapped = terms(encode, params0, tau_2, tau_1, [x_2], [x_1], **exchanged, linearized=True)
     np.testing.assert_allclose(swapped, fast[::-1].transpose(0, 2, 1), rtol=1e-4, atol=1e-6)
 
 
@@ -112,7 +114,59 @@ def test_bad_input_is_named(change, message):
     x = jnp.ones((1, 1))
     arguments = {"params0": {"w": 1.0}, "tau_1": {"w": 1.0}, "tau_2": {"w": 1.0}, "batches_1": [x], "batches_2": [x]}
     with pytest.raises(ValueError, match=message):
-        tajax.disentanglement_error(threshold, **{**arguments, "coefs": [0.0], **change})
+        tajax.disentanglement_error(threshold, **{**arguments, "coefs": [0.0], "distances": BY_CLASS, **change})
+
+
+def test_what_outputs_stand_for_must_be_said():
+    x, tree = [jnp.ones((1, 1))], {"w": jnp.ones(())}
+    arguments = (threshold, tree, tree, tree, x, x)
+    head = Head(jnp.eye(2), jnp.int32(2))
+    with pytest.raises(ValueError, match=r"Of features, give the tasks' heads=\(head_1, head_2\)"):
+        tajax.disentanglement_error(*arguments, coefs=[0.0])
+    for heads in (head, (head,), (head.weights, head.weights)):  # a head is a pair, too, of weights and a number
+        with pytest.raises(TypeError, match="want the heads of both tasks"):
+            tajax.disentanglement_error(*arguments, coefs=[0.0], heads=heads)
+    for linearized in (False, True):
+        with pytest.raises(ValueError, match=r"the model has 2 outputs, and heads\[1\] takes 3"):
+            wrong = (head, Head(jnp.eye(3), jnp.int32(3)))
+            tajax.disentanglement_error(*arguments, coefs=[0.0], heads=wrong, linearized=linearized)
+
+
+def test_heads_decide_what_a_prediction_is():
+    """Features [1, α] and [α, 1]: the largest of them changes at α = 1, but no prediction of a head that takes both."""
+    features = lambda params, x: x + params["w"][None]  # noqa: E731
+    params0, x = {"w": jnp.zeros(2)}, jnp.array([[1.0, 0.0]])
+    tau_1, tau_2 = {"w": jnp.zeros(2)}, {"w": jnp.array([0.0, 2.0])}
+    blind, sharp = Head(jnp.array([[1.0, 0.0], [1.0, 0.0]]), jnp.int32(2)), Head(jnp.eye(2), jnp.int32(2))
+    for head, want in ((blind, 0), (sharp, 1)):
+        measured = (features, params0, tau_1, tau_2, [x], [x])
+        error = tajax.disentanglement_error(*measured, coefs=[0.0, 1.0], heads=(head, head))
+        assert error[0, 1] == want
+
+
+@pytest.mark.parametrize("linearized", [False, True])
+def test_one_trace_serves_every_head(linearized):
+    traces = []
+
+    def distance(outputs, others):
+        traces.append(outputs.shape)
+        return prediction_error(outputs, others)
+
+    batches, tau = [jnp.linspace(0, 4, 8)[:, None]], {"w": jnp.array(1.0)}
+    arguments = (threshold, {"w": jnp.array(W0)}, tau, tau, batches, batches)
+    options = {"coefs": [0.0, 1.0], "distances": (distance, distance), "linearized": linearized}
+    errors = []
+    for scale in (1.0, -1.0, 0.0):
+        heads = (Head(jnp.eye(2), jnp.int32(2)), Head(scale * jnp.eye(2), jnp.int32(2)))
+        errors.append(tajax.disentanglement_error(*arguments, **options, heads=heads))
+    assert len(traces) == 1
+    assert not np.array_equal(errors[0], errors[2])
+
+
+def test_distances_of_few_bits_add_up():
+    count = jnp.ones((1000, 2))
+    (total,) = summed_distances((lambda a, b: jnp.ones(1000, jnp.bfloat16),), count, count, jnp.ones(1000, bool))
+    assert (total, total.dtype) == (1000, jnp.float32)
 
 
 @pytest.mark.parametrize("linearized", [False, True])
@@ -125,11 +179,11 @@ def test_one_trace_serves_both_sets_and_every_later_map(linearized):
 
     batches, tau = [jnp.linspace(0, 4, 8)[:, None]], {"w": jnp.array(1.0)}
     first = {"w": jnp.array(W0)}
-    error = tajax.disentanglement_error(counted, first, tau, tau, batches, batches, coefs=GRID, linearized=linearized)
+    options = {"distances": BY_CLASS, "linearized": linearized}
+    error = tajax.disentanglement_error(counted, first, tau, tau, batches, batches, coefs=GRID, **options)
     after_one = len(traces)
-    other = tajax.disentanglement_error(
-        counted, {"w": jnp.array(0.1)}, tau, tau, batches, batches, coefs=2 * GRID, linearized=linearized
-    )
+    second = {"w": jnp.array(0.1)}
+    other = tajax.disentanglement_error(counted, second, tau, tau, batches, batches, coefs=2 * GRID, **options)
     assert len(traces) == after_one == 1
     assert not np.array_equal(error, other)
 
