@@ -47,7 +47,9 @@ def gap_sums(
         coefs: the α.
         mask: which of the B rows are examples.
     """
-    coefs = jnp.asarray(coefs).astype(response.dtype)[:, None, None]
+    dtype = jnp.promote_types(response.dtype, jnp.float32)
+    moved, origin, response = (features.astype(dtype) for features in (moved, origin, response))
+    coefs = jnp.asarray(coefs).astype(dtype)[:, None, None]
     # Zero by definition at α = 0, where two programs for the same features would leave a ratio of their roundings.
     movement = jnp.where(coefs == 0, 0, moved - origin[None])
 

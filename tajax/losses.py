@@ -26,7 +26,7 @@ def head_logits(features: Float[Array, "B E"], head: Head) -> Float[Array, "B K"
         >>> head_logits(jnp.array([[3.0, 4.0]]), head)
         Array([[  6.,   8., -inf]], dtype=float32)
     """
-    x = features.astype(jnp.promote_types(features.dtype, head.weights.dtype))
+    x = features.astype(jnp.promote_types(jnp.promote_types(features.dtype, head.weights.dtype), jnp.float32))
     unit = x * unit_scale(jnp.sum(x * x, axis=-1, keepdims=True))
     # Full precision: with a temperature of 100 a bfloat16 product, the default on TPU, moves logits by 0.3.
     logits = jnp.matmul(unit, head.weights, precision=jax.lax.Precision.HIGHEST)

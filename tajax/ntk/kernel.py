@@ -48,8 +48,9 @@ def empirical_ntk(
 
     Returns:
         [M, N] for the trace, [M, N, E] for the diagonal, [M, N, E, E] in full, in the dtype of the parameters but at
-        least float32. With one set of inputs the kernel is symmetric to the last bit, and positive semi-definite up
-        to rounding.
+        least float32; of narrower parameters gradients are as narrow, and so are the sums in the full matrix, which
+        tangent passes take. With one set of inputs the kernel is symmetric to the last bit, and positive semi-definite
+        up to rounding.
 
     Memory is that of 2 · `batch_size` gradients. Time for trace and diagonal is 2 E · M N / `batch_size` backward
     passes and E · M N inner products of gradients, within one set half of it; for the full matrix E · M backward and
@@ -257,7 +258,8 @@ def _diagonal(outputs: Outputs, theta: Trained, x1: Array, x2: Array) -> Array:
 def _full(outputs: Outputs, theta: Trained, x1: Array, x2: Array) -> Array:
     def row(e: Array) -> Array:  # Θ_e·, [M, N, E]
         push = lambda gradient: jax.jvp(lambda trained: outputs(trained, x2), (theta,), (gradient,))[1]  # noqa: E731
-        return jax.vmap(push)(_gradients(outputs, theta, x1, e))
+        entries = jax.vmap(push)(_gradients(outputs, theta, x1, e))
+        return entries.astype(jnp.promote_types(entries.dtype, jnp.float32))
 
     return jnp.moveaxis(jax.lax.map(row, jnp.arange(_width(outputs, theta, x1))), 0, 2)
 

@@ -71,6 +71,13 @@ def test_a_masked_row_that_is_not_finite_counts_for_nothing():
     assert relative_gap(sums).tolist() == [0.5]
 
 
+def test_sums_of_narrow_features_are_float32():
+    ones = jnp.ones((1000, 1), jnp.bfloat16)
+    sums = gap_sums(2 * ones[None], ones, ones / 2, jnp.ones(1), jnp.ones(1000, bool))
+    assert [leaf.dtype for leaf in sums] == [jnp.float32] * 3
+    assert (sums.residual[0], sums.movement[0], sums.origin) == (250, 1000, 1000)
+
+
 def test_features_that_are_not_finite_show():
     sums = gap_sums(jnp.array([[[jnp.nan]]]), jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.ones(1), jnp.array([True]))
     assert np.isnan(relative_gap(sums)).all()

@@ -41,6 +41,13 @@ def test_padded_classes_change_neither_values_nor_gradients(key):
     np.testing.assert_allclose(plain[1], wide[1], rtol=1e-5, atol=1e-6)
 
 
+def test_logits_of_narrow_features_and_heads_are_float32():
+    head = Head(jnp.eye(3, dtype=jnp.bfloat16), jnp.int32(3))
+    logits = head_logits(jnp.array([[1.0, 2.0, 2.0]], jnp.bfloat16), head)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, [[1 / 3, 2 / 3, 2 / 3]], rtol=1e-6)
+
+
 def test_a_head_sees_directions_only(key):
     features = jax.random.normal(key, (4, 8))
     head = Head(jax.random.normal(key, (8, 3)), jnp.int32(3))

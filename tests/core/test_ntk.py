@@ -152,3 +152,17 @@ def test_one_compilation_serves_many_inputs_of_a_shape():
 def test_more_directions_than_outputs_are_refused(key):
     with pytest.raises(ValueError, match="count is 3, want a number of output directions from 1 to 2"):
         project_outputs(mlp, 2, 3, key)
+
+
+@pytest.mark.parametrize("output", ["trace", "diagonal", "full"])
+@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+def test_the_kernel_of_narrow_parameters_is_float32(key, narrow, output):
+    k1, k2 = jax.random.split(key)
+    params, x = mlp_params(k1), jax.random.normal(k2, (5, 3))
+    low = jax.tree.map(lambda leaf: leaf.astype(narrow), params)
+    for others in (None, x[:2].astype(narrow)):
+        got = tajax.empirical_ntk(mlp, low, x.astype(narrow), others, output=output)
+        want = tajax.empirical_ntk(mlp, params, x, others if others is None else x[:2], output=output)
+        assert got.dtype == jnp.float32
+        # Products of gradients that were rounded to 8 bits, of a network of three layers.
+        np.testing.assert_allclose(got, want, atol=16 * float(jnp.finfo(narrow).eps) * np.abs(want).max())
