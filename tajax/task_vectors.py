@@ -18,10 +18,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 from tajax import trees
-from tajax.types import Params
+from tajax.types import Params, Tree
 
 
-def task_vector(pretrained: Params, finetuned: Params) -> Params:
+def task_vector(pretrained: Tree, finetuned: Params) -> Tree:
     """What fine-tuning changed, τ = θ₁ − θ₀ (Ilharco et al. 2023, §2).
 
     Args:
@@ -49,7 +49,7 @@ def task_vector(pretrained: Params, finetuned: Params) -> Params:
     return trees.map_leaves(difference, pretrained, finetuned)
 
 
-def apply_task_vector(pretrained: Params, tau: Params, scaling_coef: ArrayLike = 1.0) -> Params:
+def apply_task_vector(pretrained: Tree, tau: Params, scaling_coef: ArrayLike = 1.0) -> Tree:
     """Parameters moved along a task vector, θ + λτ (Ilharco et al. 2023, §2).
 
     Args:
@@ -80,7 +80,7 @@ def apply_task_vector(pretrained: Params, tau: Params, scaling_coef: ArrayLike =
     return trees.map_leaves(move, pretrained, tau)
 
 
-def combine(taus: Sequence[Params], coefs: Sequence[ArrayLike] | Float[Array, " T"] | None = None) -> Params:
+def combine(taus: Sequence[Tree], coefs: Sequence[ArrayLike] | Float[Array, " T"] | None = None) -> Tree:
     """A linear combination of task vectors, Σ_t c_t τ_t.
 
     Args:
@@ -147,12 +147,12 @@ def check_scalar(coef: ArrayLike, what: str) -> None:
         raise TypeError(f"{what} is {coef!r} of type {type(coef).__name__}, want a real number.")
 
 
-def negate(tau: Params) -> Params:
+def negate(tau: Tree) -> Tree:
     """The opposite of a task vector, −τ: it forgets the task (Ilharco et al. 2023, §3)."""
     return jax.tree.map(lambda leaf: -leaf, tau)
 
 
-def analogy(a: Params, b: Params, c: Params) -> Params:
+def analogy(a: Params, b: Params, c: Tree) -> Tree:
     """What is to c as b is to a: c + (b − a), of task vectors or of parameters (Ilharco et al. 2023, §5).
 
     Returns:

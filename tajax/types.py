@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from jax import Array
@@ -12,6 +12,9 @@ from jaxtyping import Bool, Float, Int, PyTree, UInt8
 
 Params: TypeAlias = PyTree[ArrayLike]
 """Parameters, or a task vector: any pytree of arrays, usually nested dictionaries."""
+
+Tree = TypeVar("Tree")
+"""The type of a parameter tree, where what comes out is a tree of the same type: `dict[str, Array]` of such, say."""
 
 LeafMask: TypeAlias = bool | Bool[np.ndarray, " L"]
 """Whether a leaf is trained; or, of a leaf that stacks L layers along its leading axis, which of them are."""

@@ -27,5 +27,12 @@ def edit(pretrained: Params, finetuned: list[Params]) -> Params:
     return {"kernel": merged["kernel"], "bias": merged["bias"] + moved[0]}
 
 
+def back_and_forth(theta: dict[str, Array], other: dict[str, Array]) -> dict[str, Array]:
+    tau = tajax.task_vector(theta, other)  # what comes out has the type of what went in: nothing here is Any
+    half = tajax.combine([tau, tau], coefs=[0.25, 0.25])
+    return tajax.analogy(theta, other, tajax.apply_task_vector(theta, tajax.negate(half)))
+
+
 start = {"kernel": jnp.ones(2), "bias": jnp.zeros(())}
-edited = edit(start, [{"kernel": jnp.full(2, k), "bias": jnp.asarray(k)} for k in (2.0, 3.0)])
+restored = back_and_forth(start, start)
+edited = edit(restored, [{"kernel": jnp.full(2, k), "bias": jnp.asarray(k)} for k in (2.0, 3.0)])
