@@ -214,7 +214,8 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
     journal = _journal(config, workdir, clip, (*tasks, *filter(None, [control])), vectors, moved, started)
     journal.facts |= {"data": about_data, "skipped_images": skipped}
     about = regime, mask, *encoders, devices, journal, imported, control
-    experiment = Experiment(config, workdir, clip, tasks, {}, *about)
+    heads: dict[str, Head] = {}  # filled below by what the experiment compiles, and keeps, to fit them
+    experiment = Experiment(config, workdir, clip, tasks, heads, *about)
     _check_base(experiment)
     inputs.keep(workdir, made_from)
     journal.track(config)
@@ -222,13 +223,13 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
         keep_vectors(experiment, imported)
     _announce(experiment)
     warn(journal.facts["warnings"])
-    most_classes, heads = max(len(task.class_names) for task in tasks), {}
+    most_classes = max(len(task.class_names) for task in tasks)
     of_all = tuple(filter(None, (*tasks, control)))
     with progress.stage("heads", {task.name: 1 for task in of_all}) as running:
         for task in running.each(of_all):
             head = experiment.make_head(task)
             heads[task.name] = head if task is control else models.pad_head(head, most_classes)
-    return dataclasses.replace(experiment, heads=heads)
+    return experiment
 
 
 def _encoder(clip: models.LoadedClip) -> ApplyFn:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tajax import data, models, results
+from tajax import data, models, progress, results
+from tajax.config import default_config
 from tajax.data.preprocess import normalize
 from tajax.workflows import heads
+from tajax.workflows.experiment import setup
 from tests.loops.conftest import TASKS
 
 PROBED = {"heads": "linear_probe", "workflow": "single_task"}
@@ -22,6 +24,16 @@ def probed(world, run):
     assert done.code == 0, done.err
     assert "Linear-probe heads" in done.out
     return world / "probed"
+
+
+def test_what_was_compiled_to_fit_the_heads_is_kept_for_what_follows(world, tmp_path):
+    config = default_config()
+    tasks = tuple(str(world / f"{name}.npz") for name in TASKS)
+    config.update(model=str(world / "clip"), tasks=tasks, heads="linear_probe")
+    with progress.shown(quiet=True):
+        experiment = setup(config, tmp_path)
+    assert set(experiment.heads) == set(TASKS)
+    assert "features_step" in vars(experiment)
 
 
 def weights(workdir):
