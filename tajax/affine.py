@@ -90,7 +90,7 @@ def affine_logits(
     )
 
 
-def logits_at(rows: AffineLogits, coefs: Float[Array, " T"]) -> Float[Array, "B K"]:
+def logits_at(rows: AffineLogits, coefs: Float[ArrayLike, " T"]) -> Float[Array, "B K"]:
     """Logits at one choice of coefficients: those of `head_logits` on the features f(θ₀) + Σ_t c_t Jτ_t.
 
     Padded classes are −inf. A row whose features vanish has zero logits.

@@ -13,7 +13,7 @@ from tajax.affine import Interval
 from tajax.metrics import normalized_accuracy
 
 
-def subsets(num_tasks: int) -> Float[np.ndarray, "2^T T"]:
+def subsets(num_tasks: int) -> Float[np.ndarray, "subsets T"]:
     """Coefficients that add the task vectors of every subset of tasks, the empty one first.
 
     Example:
@@ -23,7 +23,7 @@ def subsets(num_tasks: int) -> Float[np.ndarray, "2^T T"]:
     return np.array(list(itertools.product([0.0, 1.0], repeat=num_tasks))).reshape(-1, num_tasks)
 
 
-def pairwise(coefs: Sequence[float]) -> Float[np.ndarray, "A² 2"]:
+def pairwise(coefs: Sequence[float]) -> Float[np.ndarray, "points 2"]:
     """Every pair of coefficients of two task vectors, the first varying slowest: the points of a map."""
     return np.stack(np.meshgrid(coefs, coefs, indexing="ij"), axis=-1).reshape(-1, 2)
 

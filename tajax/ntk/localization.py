@@ -64,7 +64,7 @@ class Nystrom(NamedTuple):
     """The same eigenfunctions on control images."""
     held_out: Float[np.ndarray, "n R"]
     """On each image of the task, of the eigenfunctions found on the half that it is not in."""
-    held_out_control: Float[np.ndarray, "2m R"]
+    held_out_control: Float[np.ndarray, "2*m R"]
     """On each control image twice, of the eigenfunctions of one half and of the other: not their mean, which would be
     less spread than the energies it is held against."""
 

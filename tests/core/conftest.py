@@ -1,7 +1,10 @@
 """Models small enough to check by hand or by an explicit Jacobian, and double precision."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 from hypothesis import settings
 
@@ -15,6 +18,25 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def wrong_on_purpose(request, monkeypatch):
+    """Where shapes are checked (`--jaxtyping-packages`), they are not in what a test wants tajax itself to refuse."""
+    if not request.config.getoption("--jaxtyping-packages", None):
+        return
+    raises = pytest.raises
+
+    @contextlib.contextmanager
+    def unchecked(*expected, **options):
+        with raises(*expected, **options) as error:
+            jaxtyping.config.update("jaxtyping_disable", True)
+            try:
+                yield error
+            finally:
+                jaxtyping.config.update("jaxtyping_disable", False)
+
+    monkeypatch.setattr(pytest, "raises", unchecked)
 
 
 def mlp(params, x):
