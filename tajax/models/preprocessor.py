@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -72,7 +73,7 @@ def read_preprocessing(directory: Path, *, image_size: int) -> tuple[Preprocessi
             crop, mean and deviation", which alone is implemented, or contradicts another.
     """
     found = {
-        name: describe(path, lambda path=path, read=read: read(read_json(path), image_size))
+        name: describe(path, functools.partial(read, read_json(path), image_size))
         for name, read in _FORMS.items()
         if is_there(path := directory / name)
     }
