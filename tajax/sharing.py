@@ -128,7 +128,7 @@ def model_card(path: Path, repo_id: str, *, license: str | None = None) -> str:
         license=license,
         tags=["clip", "task-arithmetic", *(["task-vector"] if vectors else ["merge"]), *filter(None, [regime])],
     )
-    body = _about_vectors(vectors, repo_id) if vectors else _about_model(repo_id, first)
+    body = _about_vectors(vectors, repo_id) if vectors else _about_model(repo_id, records)
     if not license:
         body.append("No licence is stated here; that of the base model applies to what was made from it.")
     if tables := [t for group in results.by_config(records).values() for t in accuracy_tables(group)]:
@@ -220,10 +220,17 @@ def _about_vectors(vectors: Vectors, repo_id: str) -> list[str]:
     return lines
 
 
-def _about_model(repo_id: str, record: Mapping[str, object]) -> list[str]:
+def _about_model(repo_id: str, records: Sequence[results.Record]) -> list[str]:
+    record = records[0] if records else {}
+    method = next((r["method"] for r in records if "method" in r), "task_arithmetic")
+    formulas = {
+        "task_arithmetic": "θ₀ + α Σ τ over tasks",
+        "weight_average": "the average of the fine-tuned models",
+    }
+    formula = formulas.get(method, f"θ₀ + ατ, with τ merged by {method} from the vectors of all tasks,")
     origin = f", from {record['model']} by {record['regime']} fine-tuning" if "regime" in record else ""
     lines = [
-        f"A CLIP made by task arithmetic{origin}: θ₀ + α Σ τ over tasks in the image tower, the text tower untouched.",
+        f"A CLIP made by task arithmetic{origin}: {formula} in the image tower, the text tower untouched.",
         f'```python\nfrom tajax import models\n\nclip = models.load("{repo_id}")\n```',
     ]
     if str(record.get("regime", "")).startswith("linear") or record.get("regime") == "posthoc":

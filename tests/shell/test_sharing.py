@@ -125,6 +125,16 @@ def test_a_merged_model_is_pushed_and_loaded(hub, merged, clip):
     assert "| a | 25.0 | 87.5 | 62.5 | 70.0 |" in text and 'models.load("owner/merged")' in text
 
 
+@pytest.mark.parametrize(
+    ("method", "formula"),
+    [("ties", "θ₀ + ατ, with τ merged by ties"), ("weight_average", "the average of the fine-tuned")],
+)
+def test_a_card_of_a_merged_model_says_by_which_method(method, formula, merged):
+    path, stage = merged.parent / "results.jsonl", '"stage": "task_addition"'
+    path.write_text(path.read_text().replace(stage, f'{stage}, "method": "{method}"'))
+    assert formula in sharing.model_card(merged, "owner/merged")
+
+
 def test_pushing_again_adds_to_what_is_there(hub, run):
     first = sharing.push_to_hub(run / "task_vectors" / "a.safetensors", "owner/vectors")
     second = sharing.push_to_hub(run / "task_vectors" / "b.safetensors", "owner/vectors")
