@@ -8,30 +8,61 @@ that would leave a directory if anybody made paths of them.
 from __future__ import annotations
 
 import json
+import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import safetensors
 
-__all__ = ["read", "read_metadata"]
+__all__ = ["FEW_BITS", "TASK_VECTOR", "is_safetensors", "other_format", "read", "read_metadata", "read_names"]
 
+TASK_VECTOR = "tajax task vector 1"
+"""`format` in the metadata of a file that holds a task vector, `tajax.vector_files`."""
 LONGEST_HEADER = 100_000_000  # bytes; what the library allows
-_POINTER = b"version https://git-lfs"
+FEW_BITS = (
+    "floats of fewer than 16 bits, which are not read: their scales stand elsewhere, and so coarse a rounding hides "
+    "what fine-tuning moved. Save the weights as bfloat16 or wider, multiplied by their scales"
+)
+"""Said of such tensors, whatever kind of file they are in."""
+_FEW_BITS = re.compile(r"F[468](_.*)?")  # as headers write them
+_OTHER_FORMATS = (
+    (rb"version https://git-lfs", "a Git LFS pointer, not the weights: run `git lfs pull`"),
+    (rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html|\?xml)", "a web page that was saved in place of the weights"),
+    (rb"(Entry|Repository) not found|Invalid ", "the text of an error that was saved in place of the weights"),
+    (rb"GGUF", "a GGUF file, whose weights are quantised as a rule: take those it was made from"),
+    (rb"\x89HDF\r\n", "an HDF5 file of Keras or TensorFlow: save the weights as safetensors with their library"),
+    (rb"\x93NUMPY", "a single NumPy array: save all weights in one safetensors file"),
+    (rb"\x1f\x8b\x08|BZh|\xfd7zXZ", "compressed: unpack it"),
+    (rb"\x08[\x01-\x20]\x12", "an ONNX file: save the weights of the model it was made from"),
+    (rb"[\x81-\x8f][\xa1-\xbf]\w", "a msgpack file of Flax: convert it with transformers 4 and from_flax=True"),
+)
+"""How files begin that lie where weights should, what they are, and the way out."""
 
 
-def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Every tensor of a file by name, and its metadata.
+def read(path: str | Path, names: Iterable[str] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors of a file by name, and its metadata.
+
+    Args:
+        path: The file.
+        names: Those to read; all if not given.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is truncated, damaged, a Git LFS pointer or no safetensors file, or its header names a tensor
-            twice or with a path out of a directory. The message names the file.
+        ValueError: it is truncated, damaged, a Git LFS pointer or no safetensors file, its header names a tensor
+            twice or with a path out of a directory, or a tensor is of 8-bit floats. The message names the file.
     """
-    metadata = read_metadata(path)
+    entries, metadata = _header(Path(path))
+    chosen = list(entries) if names is None else list(names)
+    for name in chosen:
+        entry = entries[name]
+        word = str(entry.get("dtype")) if isinstance(entry, dict) else ""
+        if _FEW_BITS.fullmatch(word):
+            raise ValueError(f"{path}: {name!r} is {word}, {FEW_BITS}.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata
+            return {name: file.get_tensor(name) for name in chosen}, metadata
     except (safetensors.SafetensorError, TypeError, AttributeError) as error:  # or a dtype that NumPy has not
         raise _refusal(Path(path), str(error)) from error
 
@@ -42,7 +73,37 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     Raises:
         FileNotFoundError, ValueError: as `read`, as far as the header tells.
     """
-    path = Path(path)
+    return _header(Path(path))[1]
+
+
+def read_names(path: str | Path) -> list[str]:
+    """The names of a file's tensors, from its header alone.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read`, as far as the header tells.
+    """
+    return list(_header(Path(path))[0])
+
+
+def is_safetensors(start: bytes, size: int) -> bool:
+    """Whether a file that begins so and has so many bytes is safetensors, as far as nine bytes tell."""
+    return start[8:9] == b"{" and 2 <= struct.unpack("<Q", start[:8])[0] <= size - 8
+
+
+def other_format(start: bytes) -> str | None:
+    """What a file is that begins so and holds no weights that are read, with the way out; None of all others.
+
+    Example:
+        >>> other_format(b"GGUF...")
+        'a GGUF file, whose weights are quantised as a rule: take those it was made from'
+        >>> other_format(b"PK...") is None
+        True
+    """
+    return next((what for pattern, what in _OTHER_FORMATS if re.match(pattern, start)), None)
+
+
+def _header(path: Path) -> tuple[dict[str, object], dict[str, str]]:
+    """The entries of tensors by name, not looked into, and the metadata."""
     size = path.stat().st_size
     if not path.is_file():
         raise ValueError(f"{path} is no file but a directory, a pipe or a device.")  # which may never end
@@ -64,7 +125,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     for name in entries:
         if ".." in name.replace("\\", "/").split("/") or name.startswith(("/", "\\")) or "\0" in name:
             raise ValueError(f"{path} is refused: the name {name!r} of a tensor leads out of its directory.")
-    return metadata
+    return entries, metadata
 
 
 class _Twice(ValueError):
@@ -81,6 +142,8 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refusal(path: Path, why: str) -> ValueError:
     with path.open("rb") as file:
-        pointer = file.read(len(_POINTER)) == _POINTER
-    what = "a Git LFS pointer (run `git lfs pull`)" if pointer else "truncated, damaged or no safetensors file"
-    return ValueError(f"{path} ({path.stat().st_size:,} bytes) is {what}: {why}. Fetch the file again.")
+        other = other_format(file.read(64))
+    size = f"{path} ({path.stat().st_size:,} bytes)"
+    if other:
+        return ValueError(f"{size} is {other}.")
+    return ValueError(f"{size} is truncated, damaged or no safetensors file: {why}. Fetch the file again.")

@@ -27,7 +27,7 @@ from tajax.types import Mask, Params
 
 __all__ = ["is_task_vector", "load_task_vector", "read_metadata", "save_task_vector", "vector_metadata"]
 
-FORMAT = "tajax task vector 1"
+FORMAT = tensor_files.TASK_VECTOR
 RESERVED = ("format", "trained", "naming", "zero_rows", "dtype")
 NAMINGS = ("tajax", "huggingface", "open_clip")
 STORED = ("float16", "bfloat16", "float32", "float64")

@@ -20,7 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tajax.models.pickled import Named, Plain, Storage, StoredTensor, unpickle
+from tajax.models.convert import few
+from tajax.models.pickled import read_program, unpickle
+from tajax.models.pickled_values import Named, Plain, Storage, StoredTensor
+from tajax.tensor_files import FEW_BITS, other_format
 
 __all__ = ["TorchFile", "open_torch_file"]
 
@@ -47,6 +50,8 @@ class TorchFile(NamedTuple):
     """Names of the classes of whole pickled modules, by the modules' names."""
     texts: Mapping[str, str]
     """Texts among the tensors, such as the `model_name` of the tangent paper's checkpoints."""
+    others: Mapping[str, str]
+    """Names of the classes of all other values: NumPy's, dates, paths, the settings of whoever trained the model."""
     places: Mapping[str, tuple[int, int]] | None
     """Where each storage lies, offset and length in bytes; None in an archive."""
 
@@ -54,9 +59,13 @@ class TorchFile(NamedTuple):
         """Some of the tensors, as read-only arrays; those that share a storage share it here too.
 
         Raises:
-            ValueError: the file is damaged; the storage is named.
+            ValueError: the file is damaged, and the storage is named; or a tensor is of 8-bit floats.
         """
         chosen = {name: self.tensors[name] for name in names}
+        narrow = [name for name, tensor in chosen.items() if tensor.storage.dtype.name.startswith("float8")]
+        if narrow:
+            held = chosen[narrow[0]].storage.dtype.name
+            raise ValueError(f"{self.path}: {narrow[0]!r} is {held}, {FEW_BITS}.")
         storages = {tensor.storage.key: tensor.storage for tensor in chosen.values()}
         try:
             if self.places is None:
@@ -86,16 +95,16 @@ def open_torch_file(path: str | Path) -> TorchFile:
     try:
         if start.startswith(b"PK\x03\x04"):
             root, places = _open_archive(path), None
-        elif start.startswith(b"version https://git-lfs"):
-            raise ValueError("a Git LFS pointer, not the weights: run `git lfs pull`")
+        elif what := other_format(start):
+            raise ValueError(f"it is {what}")
         elif not start:
             raise ValueError("it is empty")
         else:
             root, places = _open_legacy(path)
-        tensors, classes, texts = _walk(root)
+        tensors, classes, texts, others = _walk(root)
     except _DAMAGED as error:
         raise ValueError(f"{path} ({path.stat().st_size:,} bytes) cannot be read: {error}") from error
-    return TorchFile(path, tensors, classes, texts, places)
+    return TorchFile(path, tensors, classes, texts, others, places)
 
 
 def _open_archive(path: Path) -> Plain:
@@ -107,10 +116,10 @@ def _open_archive(path: Path) -> Plain:
             raise ValueError(f"its data.pkl has {description.file_size:,} bytes, more than any model's")
         if "byteorder" in records and archive.read(_stored(records["byteorder"])).strip() != b"little":
             raise ValueError("it was written on a big-endian machine. Save it again on a little-endian one")
-        root = unpickle(io.BytesIO(archive.read(description)))
-    for storage in _storages(root):
+        program = read_program(io.BytesIO(archive.read(description)))
+    for storage in program.storages.values():
         _record_of(records, storage)
-    return root
+    return program.root
 
 
 def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -118,7 +127,7 @@ def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     names = [info.filename for info in archive.infolist()]
     roots = [name.removesuffix("/data.pkl") for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
-        raise ValueError(f"an archive with {len(roots)} data.pkl, where a PyTorch file has one")
+        raise ValueError(f"an archive ({few(names)}) with {len(roots)} data.pkl, where a PyTorch file has one")
     if any(not 0 <= info.header_offset < size for info in archive.infolist()):
         raise ValueError("its directory points outside the file: truncated or damaged")
     if len(set(names)) < len(names):
@@ -176,9 +185,8 @@ def _open_legacy(path: Path) -> tuple[Plain, dict[str, tuple[int, int]]]:
             raise ValueError(f"it has format {protocol!r} of torch.save; {_LEGACY_PROTOCOL} is read")
         if system.get("little_endian") is not True:
             raise ValueError("it was written on a big-endian machine. Save it again on a little-endian one")
-        root = unpickle(data)
+        root, declared = read_program(data)
         keys = unpickle(data)
-        declared = {storage.key: storage for storage in _storages(root)}
         if not isinstance(keys, list) or any(not isinstance(key, str) or key not in declared for key in keys):
             raise ValueError("its list of storages names some that no tensor has")
         places: dict[str, tuple[int, int]] = {}
@@ -201,24 +209,16 @@ def _open_legacy(path: Path) -> tuple[Plain, dict[str, tuple[int, int]]]:
     return root, places
 
 
-def _storages(root: Plain) -> list[Storage]:
-    """The storages of all tensors, each once; one that is declared in two ways is refused."""
-    found: dict[str, Storage] = {}
-    for tensor in _walk(root)[0].values():
-        if found.setdefault(tensor.storage.key, tensor.storage) != tensor.storage:
-            raise ValueError(f"storage {tensor.storage.key[:80]!r} is declared twice, with other sizes or types")
-    return list(found.values())
-
-
-def _walk(root: Plain) -> tuple[dict[str, StoredTensor], dict[str, str], dict[str, str]]:
-    """Tensors, classes of modules, and texts, by the names they have in a state dict."""
+def _walk(root: Plain) -> tuple[dict[str, StoredTensor], dict[str, str], dict[str, str], dict[str, str]]:
+    """Tensors, classes of modules, texts, and classes of other values, by the names they have in a state dict."""
     tensors: dict[str, StoredTensor] = {}
     classes: dict[str, str] = {}
     texts: dict[str, str] = {}
+    others: dict[str, str] = {}
     waiting = [("", root, 0)]
     for _ in range(_MOST_VALUES):
         if not waiting:
-            return tensors, classes, texts
+            return tensors, classes, texts, others
         name, value, depth = waiting.pop()
         if isinstance(value, StoredTensor | str):
             if name in tensors or name in texts:
@@ -228,8 +228,8 @@ def _walk(root: Plain) -> tuple[dict[str, StoredTensor], dict[str, str], dict[st
             else:
                 tensors[name] = value
             continue
-        if isinstance(value, Named) and value.is_object:
-            classes[name] = value.name
+        if isinstance(value, Named):
+            (classes if _is_module(value) else others)[name] = value.name
         parts = _parts(value)
         if parts and (depth == _DEEPEST or len(name) > _LONGEST_NAME):
             raise ValueError(f"its values are nested more than {_DEEPEST} deep, or under names too long")
@@ -238,13 +238,19 @@ def _walk(root: Plain) -> tuple[dict[str, StoredTensor], dict[str, str], dict[st
     raise ValueError(f"it nests more than {_MOST_VALUES:,} values")
 
 
+def _is_module(value: Named) -> bool:
+    """Whether a value is a module of PyTorch, whole or of a TorchScript archive."""
+    whole = isinstance(value.state, dict) and "_modules" in value.state
+    return value.is_object and (whole or value.name.startswith("__torch__."))
+
+
 def _parts(value: Plain) -> list[tuple[object, Plain]]:
     """What a container or a module holds: of a module its parameters, buffers and modules, of other objects nothing."""
     if isinstance(value, dict):
         return list(value.items())
     if isinstance(value, list):
         return list(enumerate(value))
-    if not isinstance(value, Named) or not isinstance(value.state, dict):
+    if not isinstance(value, Named) or not _is_module(value) or not isinstance(value.state, dict):
         return []
     if value.name.startswith("__torch__."):  # TorchScript keeps no groups
         return list(value.state.items())
