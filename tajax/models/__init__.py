@@ -7,6 +7,7 @@ from tajax.models.heads import pad_head, zero_shot_head
 from tajax.models.loading import LoadedClip, load
 from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD
 from tajax.models.probe import LinearProbe, linear_probe
+from tajax.models.rounding import Rounding
 from tajax.models.save import save_pretrained
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer, train_bpe
 
@@ -20,6 +21,7 @@ __all__ = [
     "OPENAI_STD",
     "LinearProbe",
     "LoadedClip",
+    "Rounding",
     "TextConfig",
     "TextEncoder",
     "VisionConfig",

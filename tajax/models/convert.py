@@ -22,11 +22,11 @@ from tajax.trees import check_same_tree, flatten_paths, unflatten_paths
 from tajax.types import Params
 
 __all__ = [
+    "BUFFERS",
     "NAMINGS",
     "ROWS",
     "Row",
     "detect_naming",
-    "find_model",
     "image_params_from_tensors",
     "image_tensor_names",
     "params_from_tensors",
@@ -162,34 +162,6 @@ def params_from_tensors(tensors: Mapping[str, np.ndarray], config: ClipConfig) -
     return unflatten_paths(leaves)
 
 
-def find_model(names: Collection[str]) -> dict[str, str]:
-    """Which tensors of a checkpoint are the model's: names without what stands before them, and names as they are.
-
-    A model may lie in a training checkpoint or a module, as in `state_dict.module.visual.proj`, and an image tower
-    may be alone, without the word that says that it is one. Its class embedding tells where it is.
-
-    Raises:
-        ValueError: several image towers, or none.
-
-    Example:
-        >>> find_model(["epoch_model.module.visual.class_embedding", "epoch_model.module.visual.proj", "head.weight"])
-        {'visual.class_embedding': 'epoch_model.module.visual.class_embedding',
-         'visual.proj': 'epoch_model.module.visual.proj'}
-        >>> find_model(["embeddings.class_embedding"])
-        {'vision_model.embeddings.class_embedding': 'embeddings.class_embedding'}
-    """
-    found = [name for name in names if name.split(".")[-1] == "class_embedding"]
-    if len(found) != 1:
-        what = f"{len(found)} image towers ({few(found)})" if found else f"no image tower among {few(names)}"
-        raise ValueError(f"The {len(names)} tensors hold {what}: looked for one 'class_embedding' of a CLIP's ViT.")
-    before = found[0].removesuffix("class_embedding")
-    tower = "vision_model." if before.endswith("embeddings.") else "visual."
-    before = before.removesuffix("embeddings.")
-    added = "" if before.endswith(tower) else tower
-    prefix = before.removesuffix(tower)
-    return {added + name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
-
-
 def image_params_from_tensors(
     tensors: Mapping[str, np.ndarray], config: ClipConfig, *, pretrained: Params | None = None
 ) -> Params:
@@ -254,6 +226,8 @@ def _claim(
                 missing[name] = None
                 continue
             value = np.asarray(tensors[name])
+            if not expected and value.size == 1:  # a scalar that somebody kept as a vector, for FSDP's sake
+                value = value.reshape(())
             if value.shape != expected or not jnp.issubdtype(value.dtype, jnp.floating):
                 found = f"{value.dtype.name} {list(value.shape)}"
                 unfit[name] = f"{name} is {found}, expected float {list(expected)}"

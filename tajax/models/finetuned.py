@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,22 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from tajax.models import files
-from tajax.models.convert import (
-    detect_naming,
-    find_model,
-    image_params_from_tensors,
-    image_tensor_names,
-)
+from tajax.models.convert import image_params_from_tensors, image_tensor_names
 from tajax.models.geometry import ClipConfig, VisionConfig
-from tajax.models.hub import locate
+from tajax.models.hub import locate, split_choice
 from tajax.models.loading import LoadedClip
 from tajax.models.preprocessor import read_preprocessing
+from tajax.models.rounding import Rounding, keep_unmoved
 from tajax.trees import check_finite, flatten_paths
 from tajax.types import Params
 
 __all__ = ["Finetuned", "load_finetuned"]
 
-_LISTS = re.compile(r"(?P<prefix>.*?)(?P<which>params0?)\.(?P<number>\d+)")
+_LISTS = re.compile(r"(?P<which>params0?)\.(?P<number>\d+)")
 
 
 class Finetuned(NamedTuple):
@@ -46,6 +42,10 @@ class Finetuned(NamedTuple):
     """The file of weights."""
     format: str
     """What was found: 'huggingface', 'open_clip', 'module' (whole, pickled) or 'linearized'."""
+    rounding: Rounding | None = None
+    """How much of θ − θ₀ is rounding, where the file or the base is of less than the base's precision."""
+    notes: tuple[str, ...] = ()
+    """What was not taken as it stands in the file: prefixes, tensors that are not read, rounding."""
 
 
 def load_finetuned(name_or_path: str | Path, base: LoadedClip, *, revision: str | None = None) -> Finetuned:
@@ -55,22 +55,26 @@ def load_finetuned(name_or_path: str | Path, base: LoadedClip, *, revision: str 
 
     - Hugging Face's `CLIPVisionModel` (fusion_bench's checkpoints), which has no projection: the base's is kept;
       `CLIPVisionModelWithProjection`; a whole `CLIPModel`, and the merged models that tajax writes;
-    - state dicts under OpenAI's and open_clip's names, also inside a training checkpoint or under another prefix;
+    - state dicts under OpenAI's and open_clip's names, also inside a training checkpoint, under another prefix, or
+      wrapped by DDP, FSDP, activation checkpointing or torch.compile;
     - whole pickled modules, such as `src.modeling.ImageEncoder` of the task-vector and the tangent papers;
     - linearised encoders of the tangent paper: two lists of parameters, θ and θ₀, of which the second must be the base.
 
-    What belongs to a text tower or stands outside the model, such as a head or an optimiser, is not looked at.
+    What belongs to a text tower or stands outside the model, such as a head or an optimiser, is not looked at. Leaves
+    and layers that equal θ₀ but for the rounding of half precision are those of θ₀, see `tajax.models.rounding`.
 
     Args:
-        name_or_path: A hub id, a directory, a `.safetensors` file, or a PyTorch file.
+        name_or_path: A hub id, a directory, a `.safetensors` file, or a PyTorch file; where it holds several models,
+            with `#model_ema` at the end, which takes that whose names begin so.
         base: The model that it was fine-tuned from.
         revision: Branch, tag or commit of a hub repository.
 
     Raises:
         FileNotFoundError: nothing there, or no weights in it.
         ValueError: a damaged file, a pickle that asks for code, an image tower of another geometry, activation or
-            preprocessing, tensors that are missing, left over, not finite or there twice, a linearised encoder around
-            another θ₀. The message names the file and the first of what is wrong.
+            preprocessing, tensors that are missing, left over, not finite or there twice, several models, an adapter or
+            quantised weights, a linearised encoder around another θ₀. The message names the file and the first of what
+            is wrong.
 
     Source: Ilharco et al. 2023 and Ortiz-Jimenez et al. 2023 for the modules, in the code of both papers.
 
@@ -81,45 +85,42 @@ def load_finetuned(name_or_path: str | Path, base: LoadedClip, *, revision: str 
         >>> finetuned.format, finetuned.linearized
         ('huggingface', False)
     """
-    path = locate(name_or_path, revision=revision)
-    checkpoint = files.open_checkpoint(path)
+    place, which = split_choice(name_or_path)
+    checkpoint = files.open_checkpoint(locate(place, revision=revision), which=which)
     try:
-        lists = _parameter_lists(checkpoint.names)
-        finetuned = _read_linearized(checkpoint, lists, base) if lists else _read_tower(checkpoint, base)
+        found = (_read_linearized if checkpoint.format == "linearized" else _read_tower)(checkpoint, base)
     except ValueError as error:
         if str(checkpoint.path) in str(error):
             raise
         raise ValueError(f"{checkpoint.path}: {error}") from error
     _check_preprocessing(checkpoint.path.parent, base)
-    return finetuned
+    if found.rounding:
+        level = logging.WARNING if found.rounding.matters else logging.INFO
+        logging.getLogger(__name__).log(level, "%s: %s.", checkpoint.path, found.rounding)
+    return found
 
 
 def _read_tower(checkpoint: files.Checkpoint, base: LoadedClip) -> Finetuned:
-    if any(name.startswith("blocks/") for name in checkpoint.names):
-        raise ValueError("this is a task vector of tajax, not an encoder: read it with load_task_vector.")
-    names = find_model(checkpoint.names)
-    outside = len(checkpoint.names) - len(names)
-    if outside:
-        logging.getLogger(__name__).info("%s: %d tensors outside the model are not read.", checkpoint.path, outside)
-    naming = detect_naming(names)
-    _check_geometry(checkpoint, names, naming, base)
-    held = checkpoint.read(names.values())
-    tensors = {name: held[stored] for name, stored in names.items()}
+    naming = checkpoint.format
+    _check_geometry(checkpoint, base)
+    image = {name.split(".")[0] for name in image_tensor_names(base.config, naming)}
+    tensors = checkpoint.read([name for name in checkpoint.names if name.split(".")[0] in image])
     leaves = image_params_from_tensors(tensors, base.config, pretrained=base.params["image"])
-    params = _like_base(leaves, base)
-    return Finetuned(params, False, checkpoint.path, "module" if checkpoint.classes else naming)
+    params, rounding = _settled(_like_base(leaves, base), base)
+    notes = (*checkpoint.notes, *files.dtype_notes(tensors), *(() if rounding is None else (str(rounding),)))
+    return Finetuned(params, False, checkpoint.path, "module" if checkpoint.is_module() else naming, rounding, notes)
 
 
-def _check_geometry(checkpoint: files.Checkpoint, names: Mapping[str, str], naming: str, base: LoadedClip) -> None:
+def _check_geometry(checkpoint: files.Checkpoint, base: LoadedClip) -> None:
     """Refuse an image tower that its configuration, or the class of its activation, says to be another than the base's.
 
     Shapes say the rest; what nothing says, the activation of a bare state dict and the number of heads, is taken to be
     the base's.
     """
     wanted = base.config.vision
-    config = files.read_config(checkpoint.path.parent, naming, projection_dim=wanted.projection_dim)
+    config = files.read_config(checkpoint.path.parent, checkpoint.format, projection_dim=wanted.projection_dim)
     found = wanted if config is None else config.vision
-    activation = files.activation_of(checkpoint, names)
+    activation = checkpoint.activation()
     if activation is not None:
         found = dataclasses.replace(found, hidden_act=activation)
     differing = [
@@ -148,34 +149,29 @@ def _check_preprocessing(directory: Path, base: LoadedClip) -> None:
         )
 
 
-def _parameter_lists(names: Collection[str]) -> tuple[list[str], list[str]] | None:
-    """The names of θ and of θ₀, in their order, where the checkpoint is such a pair of lists; None if it is not.
+def _parameter_lists(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """The names of θ and of θ₀, in their order.
 
     Raises:
         ValueError: the lists have gaps, or differ in length.
     """
     lists: dict[str, dict[int, str]] = {"params": {}, "params0": {}}
-    prefixes = set()
     for name in names:
-        match = _LISTS.fullmatch(name)
-        if match:
+        if match := _LISTS.fullmatch(name):
             lists[match["which"]][int(match["number"])] = name
-            prefixes.add(match["prefix"])
     theta, theta0 = lists["params"], lists["params0"]
-    if not theta or not theta0:
-        return None
     expected = set(range(len(theta)))
-    if theta.keys() != expected or theta0.keys() != expected or len(prefixes) > 1:
-        gaps = sorted(expected ^ theta.keys() | expected ^ theta0.keys())
+    if gaps := sorted((expected ^ theta.keys()) | (expected ^ theta0.keys())):
         raise ValueError(
-            f"a linearised encoder with {len(theta)} params and {len(theta0)} params0 under {len(prefixes)} prefixes: "
-            f"number {gaps[0] if gaps else 0} of one has no counterpart."
+            f"a linearised encoder with {len(theta)} params and {len(theta0)} params0: number {gaps[0]} of one has no "
+            "counterpart."
         )
     return [theta[i] for i in range(len(theta))], [theta0[i] for i in range(len(theta))]
 
 
-def _read_linearized(checkpoint: files.Checkpoint, lists: tuple[list[str], list[str]], base: LoadedClip) -> Finetuned:
-    """θ₀ of the base plus what the two lists differ by, which is θ itself where their θ₀ is the base to the bit."""
+def _read_linearized(checkpoint: files.Checkpoint, base: LoadedClip) -> Finetuned:
+    """θ₀ of the base plus what the two lists differ by: θ itself where their θ₀ is the base, or the base rounded."""
+    lists = _parameter_lists(checkpoint.names)
     what = " ".join(f"({text[:40]})" for name, text in checkpoint.texts.items() if name.endswith("model_name"))
     orders = {len(order): order for order in _parameter_orders(base.config)}
     order = orders.get(len(lists[0]))
@@ -192,25 +188,25 @@ def _read_linearized(checkpoint: files.Checkpoint, lists: tuple[list[str], list[
         return image_params_from_tensors({name: held[names[i]] for name, i in numbers.items()}, base.config)
 
     theta, theta0 = (_like_base(leaves(names), base) for names in lists)
-    pretrained = flatten_paths(base.params["image"])
+    pretrained = _pretrained(base)
     stored_dtype = np.result_type(*(held[lists[1][i]].dtype for i in numbers.values()))
     tolerance = max(float(jnp.finfo(dtype).eps) for dtype in (stored_dtype, jnp.float16))
-    for path, leaf in flatten_paths(theta0).items():
-        gap, size = (
-            float(np.max(np.abs(x))) for x in (np.asarray(leaf) - np.asarray(pretrained[path]), pretrained[path])
-        )
+    for path, leaf in theta0.items():
+        gap, size = (float(np.max(np.abs(x))) for x in (leaf - pretrained[path], pretrained[path]))
         if gap > tolerance * size:
             raise ValueError(
                 f"a linearised encoder {what} around another θ₀ than {base.name}: {path} differs by up to {gap:.2g}, "
                 f"where the largest entry is {size:.2g}. Give the base that it was made from."
             )
 
-    def moved(pretrained: jax.Array, theta0: jax.Array, theta: jax.Array) -> jax.Array:
-        difference = np.asarray(theta) - np.asarray(theta0)
-        return jnp.asarray(np.where(np.asarray(theta0) == pretrained, theta, np.asarray(pretrained) + difference))
-
-    params = jax.tree.map(moved, base.params["image"], theta0, theta)
-    return Finetuned(params, True, checkpoint.path, "linearized")
+    known, _ = keep_unmoved(pretrained, theta0)
+    moved = {
+        path: np.where(known[path] == leaf, theta[path], leaf + (theta[path] - theta0[path]))
+        for path, leaf in pretrained.items()
+    }
+    params, rounding = _settled(moved, base)
+    notes = (*checkpoint.notes, *files.dtype_notes(held), *(() if rounding is None else (str(rounding),)))
+    return Finetuned(params, True, checkpoint.path, "linearized", rounding, notes)
 
 
 def _parameter_orders(config: ClipConfig) -> list[list[str]]:
@@ -243,10 +239,20 @@ def _parameter_orders(config: ClipConfig) -> list[list[str]]:
     return [own + visual + after, own + visual + text + after, visual]
 
 
-def _like_base(leaves: Params, base: LoadedClip) -> Params:
-    """The leaves with the dtypes of the base, all of them finite."""
-    reference = flatten_paths(base.params["image"])
-    cast = {path: np.asarray(leaf, jnp.result_type(reference[path])) for path, leaf in flatten_paths(leaves).items()}
+def _like_base(leaves: Params, base: LoadedClip) -> dict[str, np.ndarray]:
+    """The leaves by path with the dtypes of the base, all of them finite."""
+    reference, flat = flatten_paths(base.params["image"]), flatten_paths(leaves)
+    cast = {path: np.asarray(flat[path], jnp.result_type(leaf)) for path, leaf in reference.items()}
     check_finite(cast, "the image tower")
+    return cast
+
+
+def _pretrained(base: LoadedClip) -> dict[str, np.ndarray]:
+    return {path: np.asarray(leaf) for path, leaf in flatten_paths(base.params["image"]).items()}
+
+
+def _settled(leaves: dict[str, np.ndarray], base: LoadedClip) -> tuple[Params, Rounding | None]:
+    """The tree of some leaves, with the base's own values where the two differ by rounding alone."""
+    kept, rounding = keep_unmoved(_pretrained(base), leaves)
     structure = jax.tree.structure(base.params["image"])
-    return jax.tree.unflatten(structure, [jnp.asarray(cast[path]) for path in reference])
+    return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in kept.values()]), rounding

@@ -1,7 +1,8 @@
 """Where a named model or file lies on this machine: the bundled assets, a local path, or the Hugging Face cache.
 
 A hub name is `owner/name`, with `@revision` a branch, tag or commit of it, and with a file between the two a single
-file: `owner/name/digits.safetensors@v1`. `HF_HUB_OFFLINE`, `HF_HOME` and `HF_ENDPOINT` mean what they mean elsewhere.
+file: `owner/name/digits.safetensors@v1`. Of several models in one file `#model_ema` chooses, at the end of any name,
+a path's too. `HF_HUB_OFFLINE`, `HF_HOME` and `HF_ENDPOINT` mean what they mean elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from tajax.models import layout
 from tajax.rules import nearest
 
-__all__ = ["BUNDLED", "HubName", "commit_of", "hub_name", "locate", "reason"]
+__all__ = ["BUNDLED", "HubName", "commit_of", "hub_name", "locate", "reason", "split_choice"]
 
 BUNDLED = {"tiny": "tiny-clip"}
 """Names of the models inside the package, and their directories under `tajax/assets`."""
@@ -65,6 +66,22 @@ def hub_name(name: str) -> HubName | None:
     return HubName("/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None)
 
 
+def split_choice(name_or_path: str | Path) -> tuple[str | Path, str | None]:
+    """A name or path, and which of several models in its file is meant: what follows the last `#`, None without one.
+
+    A path that exists as it is spelled wins over a choice.
+
+    Example:
+        >>> split_choice("owner/clip/epoch_9.pt@v1#model_ema"), split_choice("owner/clip")
+        (('owner/clip/epoch_9.pt@v1', 'model_ema'), ('owner/clip', None))
+    """
+    text = str(name_or_path)
+    place, mark, which = text.rpartition("#")
+    if not mark or os.path.lexists(os.path.expanduser(text)):
+        return name_or_path, None
+    return (Path(place) if isinstance(name_or_path, Path) else place), which
+
+
 def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     """The directory or file of weights behind a bundled name, a path or a hub name.
 
@@ -106,6 +123,7 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> Path:
 
 def check_name(name: str) -> None:
     """Raises as `locate` if a name is neither bundled, nor a path that exists, nor formed like a hub name."""
+    name = str(split_choice(name)[0])
     if name not in BUNDLED and not os.path.lexists(os.path.expanduser(name)) and hub_name(name) is None:
         raise _no_model(name)
 

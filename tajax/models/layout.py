@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 __all__ = [
+    "ADAPTER",
     "CONFIG",
     "CONFIGS",
     "DEFAULT",
@@ -37,7 +38,10 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "open_clip_model
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 """In the order in which they are taken; safetensors before pickles."""
 
-DESCRIPTIONS = (*CONFIGS, PROCESSOR, PREPROCESSOR, *TOKENIZER)
+ADAPTER = "adapter_config.json"
+"""By which a directory is known to hold a LoRA adapter, which is not read."""
+
+DESCRIPTIONS = (*CONFIGS, PROCESSOR, PREPROCESSOR, *TOKENIZER, ADAPTER)
 """What is read of a directory beside its weights."""
 
 DEFAULT = "default (OpenAI's)"

@@ -18,7 +18,7 @@ from tajax.models import files
 from tajax.models.clip import ImageEncoder, TextEncoder, features_at
 from tajax.models.convert import params_from_tensors
 from tajax.models.geometry import LEGACY_EOS_TOKEN_ID, ClipConfig
-from tajax.models.hub import commit_of, locate
+from tajax.models.hub import commit_of, locate, split_choice
 from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD, default_preprocessing, read_preprocessing
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer
 from tajax.trees import flatten_paths
@@ -42,6 +42,7 @@ class LoadedClip:
         unroll: Layers unrolled per step of the scan, True for all.
         remat: Whether layers are recomputed in the backward pass.
         sources: Which file says 'config' and 'preprocessing'; `default (OpenAI's)` where none does.
+        notes: What was not taken as it stands in the file: prefixes, tensors that are not read, half precision.
     """
 
     name: str
@@ -54,6 +55,7 @@ class LoadedClip:
     unroll: int | bool = 1
     remat: bool = False
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def encode_image(self, image_params: Params, images: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
         """Features `[B, E]`, not normalised, of normalised images; an `ApplyFn` over `params['image']`."""
@@ -117,7 +119,8 @@ def load(
         name_or_path: `"tiny"` for the bundled model (`"./tiny"` is a path); a hub id such as
             `openai/clip-vit-base-patch32`, with a revision `openai/clip-vit-base-patch32@3d74acf`; a directory in
             Hugging Face's or open_clip's format; a `.safetensors` or PyTorch file with its configuration beside it.
-            Nothing in a PyTorch file is run, and safetensors are taken where both are there.
+            Nothing in a PyTorch file is run, and safetensors are taken where both are there. Where a file holds several
+            models, `#model_ema` at the end takes that whose names begin so.
         dtype: Dtype of the computation. The parameters stay float32, whatever the file holds, so that task
             vectors keep their digits; only float64 makes them float64 too.
         revision: Branch, tag or commit of a hub repository, in place of `@revision`. What it stands for now is
@@ -143,9 +146,10 @@ def load(
         raise TypeError(f"dtype must be a float, such as float32 or bfloat16, got {dtype}.")
     if dtype == jnp.float64 and jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise ValueError("dtype float64 needs jax.config.update('jax_enable_x64', True) before anything is computed.")
-    path = locate(name_or_path, revision=revision)
+    place, which = split_choice(name_or_path)
+    path = locate(place, revision=revision)
     directory = path if path.is_dir() else path.parent
-    tensors, config, config_source = files.read_model(path)
+    tensors, config, config_source, notes = files.read_model(path, which=which)
     size = config.vision.image_size
     told = read_preprocessing(directory, image_size=size)
     preprocessing, source = told or default_preprocessing(directory, image_size=size)
@@ -170,6 +174,7 @@ def load(
         unroll=unroll,
         remat=remat,
         sources={"config": config_source, "preprocessing": source},
+        notes=notes,
     )
 
 

@@ -46,7 +46,8 @@ def save_pretrained(
         params: `{'image': …, 'text': …, 'logit_scale': []}`.
         tokenizer: Saved with it.
         preprocessing: Saved with it.
-        dtype: float32 or float16, of the weights on disk.
+        dtype: float32 or float16, of the weights on disk. float16 rounds each weight, which is much beside a short
+            task vector: see `tajax.models.rounding`.
         format: 'huggingface' or 'open_clip'.
         overwrite: Replace a model that is there. A directory that holds something else is never replaced.
 

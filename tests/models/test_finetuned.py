@@ -145,7 +145,7 @@ def test_tensors_that_do_not_fit_are_named(tower, base):
     layer = "vision_model.encoder.layers.0.mlp.fc1"
     for change, message in [
         ({f"{layer}.weight": None}, f"1 missing: {layer}.weight"),
-        ({f"{layer}.lora_A": np.zeros(2, np.float32)}, f"1 left over: {layer}.lora_A"),
+        ({f"{layer}.gate": np.zeros(2, np.float32)}, f"1 left over: {layer}.gate"),
         ({f"{layer}.bias": np.zeros(7, np.float32)}, rf"{layer}.bias is float32 \[7\], expected float \[40\]"),
         ({f"{layer}.bias": np.full(40, np.nan, np.float32)}, "40 of the 80 entries of 'blocks/mlp/fc_in/bias'"),
         ({"ema.embeddings.class_embedding": whole["vision_model.embeddings.class_embedding"]}, "2 image towers"),

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tajax.models import load
-from tajax.models.hub import commit_of, hub_name, locate
+from tajax.models.hub import check_name, commit_of, hub_name, locate, split_choice
 from tajax.models.layout import DESCRIPTIONS
 
 COMMIT = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
@@ -42,6 +42,18 @@ def test_what_is_no_hub_name_is_not_taken_for_one(name):
     assert hub_name(name) is None
     with pytest.raises((FileNotFoundError, ValueError), match="No model"):
         locate(name)
+
+
+def test_a_choice_among_models_ends_a_name_and_a_path_that_exists_has_none(tmp_path):
+    path = tmp_path / "run#3" / "m.pt"
+    path.parent.mkdir()
+    path.touch()
+    assert split_choice(path) == (path, None) and split_choice(path.parent) == (path.parent, None)
+    assert split_choice(f"{path}#ema") == (str(path), "ema") and split_choice(Path(f"{path}#ema")) == (path, "ema")
+    for name in ("tiny", "owner/clip@v1#ema", f"{path}#ema", "tiny#model"):
+        check_name(name)
+    with pytest.raises(FileNotFoundError, match="No model"):
+        check_name(f"{path}.absent#ema")
 
 
 def test_a_branch_is_resolved_to_its_commit_and_a_commit_is_itself(hub, repository):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tajax.models import hub, load
-from tajax.models.layout import DESCRIPTIONS, PICKLED_WEIGHTS, WEIGHTS, is_there
+from tajax.models.layout import ADAPTER, DESCRIPTIONS, PICKLED_WEIGHTS, WEIGHTS, is_there
 
 SAVED = (
     "config.json",
@@ -62,11 +62,12 @@ def test_the_names_are_those_of_the_files_that_are_read(copy, monkeypatch):
 
     monkeypatch.setattr(Path, "stat", note)
     read(copy)
-    (copy / "model.safetensors").rename(copy / "renamed.bin")
+    (copy / "model.safetensors").unlink()
+    (copy / "renamed.bin").write_bytes(b"N.")
     with pytest.raises(ValueError, match=r"renamed\.bin"):
         read(copy)
-    assert asked == {*SAVED, *ABSENT, *WEIGHTS, *PICKLED_WEIGHTS, "renamed.bin", "additional_chat_templates"}
-    assert set(DESCRIPTIONS) == {*SAVED, *ABSENT}
+    assert asked == {*SAVED, *ABSENT, ADAPTER, *WEIGHTS, *PICKLED_WEIGHTS, "renamed.bin", "additional_chat_templates"}
+    assert set(DESCRIPTIONS) == {*SAVED, *ABSENT, ADAPTER}
     patterns = [pattern for patterns in hub._IN_TURN for pattern in patterns]
     assert all(any(fnmatch.fnmatch(name, p) for p in patterns) for name in (*WEIGHTS, *PICKLED_WEIGHTS))
 

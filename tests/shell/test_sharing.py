@@ -104,13 +104,14 @@ def test_the_card_says_what_it_is_and_its_code_runs(hub, run, clip, taus):
     assert names["features"].shape == (2, 128)
 
 
-def test_a_card_names_the_base_on_the_hub_at_its_revision(run, taus, tmp_path):
-    origin = {"model": "openai/clip-vit-base-patch32@main", "revision": "3d" * 20, "base_sha256": "5f" * 32}
+@pytest.mark.parametrize("choice", ["", "#model_ema"])
+def test_a_card_names_the_base_on_the_hub_at_its_revision(run, taus, tmp_path, choice):
+    origin = {"model": f"openai/clip-vit-base-patch32@main{choice}", "revision": "3d" * 20, "base_sha256": "5f" * 32}
     metadata = vector_metadata(**origin, task="sun397", regime="linear", layers=(0, 6), linearized=True)
     save_task_vector(tmp_path / "sun397.safetensors", taus[1]["a"], metadata, naming="huggingface")
     text = sharing.model_card(tmp_path / "sun397.safetensors", "owner/vectors")
     assert huggingface_hub.ModelCard(text).data.base_model == "openai/clip-vit-base-patch32"
-    assert f'models.load("openai/clip-vit-base-patch32@{"3d" * 20}")' in text
+    assert f'models.load("openai/clip-vit-base-patch32@{"3d" * 20}{choice}")' in text
     assert "tajax.linearize" in text and "state_dict[name] += scaling_coef * tau[name]" in text
     assert "[0, 6]" in text and "No licence is stated" in text
 
