@@ -199,7 +199,8 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
         tasks, control = readable[: len(tasks)], readable[-1] if control else None
         made_from = inputs.of_experiment(config, clip, readable)
     expect(config, tasks)
-    imported = read_vectors(config, workdir, clip, tasks, overwrite=overwrite) if config.checkpoints else None
+    given = read_vectors(config, workdir, clip, tasks, overwrite=overwrite) if config.checkpoints else None
+    imported = {task: vector.tau for task, vector in given.items()} if given else None
     moved: Mask | None = mask
     if imported:
         moved = mask = moved_mask(list(imported.values()))
@@ -219,8 +220,8 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
     _check_base(experiment)
     inputs.keep(workdir, made_from)
     journal.track(config)
-    if imported:
-        keep_vectors(experiment, imported)
+    if given:
+        keep_vectors(experiment, given)
     _announce(experiment)
     warn(journal.facts["warnings"])
     most_classes = max(len(task.class_names) for task in tasks)
@@ -250,6 +251,7 @@ def _journal(
     facts = {
         "base_sha256": clip.image_sha256,
         "revision": clip.revision,
+        "base_notes": list(clip.notes),
         "preprocessing": {"size": size, "mean": list(mean), "std": list(std), "from": clip.sources["preprocessing"]},
         "activation": {"hidden_act": clip.config.vision.hidden_act, "from": clip.sources["config"]},
         "vectors": vectors,

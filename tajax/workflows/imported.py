@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 import tajax
 from tajax import data, models, processes, progress, trees, vector_files
 from tajax.config import REGIMES, config_hash
-from tajax.models.hub import locate
-from tajax.types import Mask, Params
+from tajax.models.hub import locate, split_choice
+from tajax.types import JsonObject, Mask, Params
 
 if TYPE_CHECKING:
     from tajax.workflows.experiment import Experiment
@@ -24,9 +24,18 @@ FAR = 0.5
 percent, and independent trainings end about √2 apart."""
 
 
+class Imported(NamedTuple):
+    """A task vector that was not trained here."""
+
+    tau: Params
+    about: JsonObject
+    """What was found at its place, for the record: the format, what was not read, and how much of τ is rounding. Empty
+    where an earlier process of the run had found it."""
+
+
 def read_vectors(
     config: ConfigDict, workdir: Path, clip: models.LoadedClip, tasks: Sequence[data.Task], *, overwrite: bool = False
-) -> dict[str, Params]:
+) -> dict[str, Imported]:
     """The task vector of each task, from a fine-tuned encoder or a task-vector file; nothing is written.
 
     What an earlier process of the run has put into `workdir/task_vectors` is read there.
@@ -43,13 +52,15 @@ def read_vectors(
         FileNotFoundError, ValueError: a place that does not exist, a damaged file, another architecture, another base;
             parameters of a linearised encoder, and a regime that does not expand it. The message names the place.
     """
-    vectors, found = {}, places(config, tasks)
-    with progress.stage("checkpoints", dict.fromkeys(found, 1)) as running:
-        for task, place in running.each(found.items(), lambda place: place[0]):
+    vectors: dict[str, Imported] = {}
+    given = places(config, tasks)
+    with progress.stage("checkpoints", dict.fromkeys(given, 1)) as running:
+        for task, place in running.each(given.items(), lambda place: place[0]):
             kept = vector_path(workdir, task)
             source = str(kept) if kept.exists() and not overwrite else place
-            vectors[task] = _read(source, clip, config)
-            length = float(tajax.norm(vectors[task]) / tajax.norm(clip.params["image"]))
+            found = _read(source, clip, config)
+            vectors[task] = found if source == place else Imported(found.tau, {})
+            length = float(tajax.norm(vectors[task].tau) / tajax.norm(clip.params["image"]))
             if length == 0:
                 raise ValueError(f"{source} is the base itself, {clip.name}: its task vector is zero.")
             if length > FAR and not config.any_base:
@@ -58,12 +69,17 @@ def read_vectors(
                     "Give the model that it was made from, --config.model=…, or insist with --config.any_base=True."
                 )
             progress.note({"‖τ‖/‖θ₀‖": length})
+            if warning := vectors[task].about.get("warning"):
+                progress.say(f"{source}: {warning}")
     return vectors
 
 
-def keep_vectors(experiment: Experiment, vectors: Mapping[str, Params]) -> None:
-    """Writes those vectors that `workdir/task_vectors` lacks, without the leaves that did not move."""
+def keep_vectors(experiment: Experiment, vectors: Mapping[str, Imported]) -> None:
+    """Writes and records those vectors that `workdir/task_vectors` lacks, without the leaves that did not move."""
     for task, place in places(experiment.config, experiment.tasks).items():
+        tau, about = vectors[task]
+        if about and not experiment.find(stage="checkpoint", task=task):
+            experiment.record("checkpoint", task=task, source=place, **about)
         path = vector_path(experiment.workdir, task)
         if processes.is_first() and not path.exists():
             made = vector_files.vector_metadata(
@@ -74,8 +90,8 @@ def keep_vectors(experiment: Experiment, vectors: Mapping[str, Params]) -> None:
                 linearized=experiment.regime.evaluate_linearized,
                 config_hash=config_hash(experiment.config),
             )
-            mask = moved_mask([vectors[task]])
-            vector_files.save_task_vector(path, vectors[task], made | {"source": place}, mask=mask)
+            mask = moved_mask([tau])
+            vector_files.save_task_vector(path, tau, made | {"source": place}, mask=mask)
 
 
 def moved_mask(vectors: Sequence[Params]) -> Mask:
@@ -116,15 +132,26 @@ def places(config: ConfigDict, tasks: Sequence[data.Task]) -> dict[str, str]:
     return {task.name: place for task, place in zip(tasks, given, strict=True)}
 
 
-def _read(place: str, clip: models.LoadedClip, config: ConfigDict) -> Params:
-    path, pretrained = locate(place), clip.params["image"]
+def _read(place: str, clip: models.LoadedClip, config: ConfigDict) -> Imported:
+    pretrained, (path, which) = clip.params["image"], split_choice(place)
+    path = locate(path)
     if vector_files.is_task_vector(path):
-        return vector_files.load_task_vector(path, pretrained, base_sha256=clip.image_sha256, force=config.any_base)[0]
-    finetuned = models.load_finetuned(path, clip)
+        if which:
+            raise ValueError(
+                f"{place}: {path} is a task vector, which has no models to choose from: remove '#{which}'."
+            )
+        sha256 = clip.image_sha256
+        tau, _ = vector_files.load_task_vector(path, pretrained, base_sha256=sha256, force=config.any_base)
+        return Imported(tau, {"format": "task vector"})
+    finetuned = models.load_finetuned(f"{path}#{which}" if which else path, clip)
     if finetuned.linearized and not REGIMES[config.regime].evaluate_linearized:
         names = ", ".join(name for name, regime in REGIMES.items() if regime.evaluate_linearized)
         raise ValueError(
             f"{place} holds parameters of a linearised encoder, which say nothing to the encoder itself. Choose a "
             f"regime that is evaluated in the expansion ({names}), such as --config.regime=linear."
         )
-    return tajax.task_vector(pretrained, finetuned.params)
+    about: JsonObject = {"format": finetuned.format, "notes": list(finetuned.notes)}
+    if rounding := finetuned.rounding:
+        about["rounding"] = {**rounding._asdict(), "share": rounding.share}
+        about |= {"warning": str(rounding)} if rounding.matters else {}
+    return Imported(tajax.task_vector(pretrained, finetuned.params), about)

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from tajax import atomic, data, models, processes, progress
 from tajax.data import fingerprint
+from tajax.models.hub import split_choice
 from tajax.types import JsonObject
 from tajax.workflows.imported import places, vector_path
 
@@ -124,6 +125,6 @@ def _vectors(config: ConfigDict, tasks: Sequence[data.Task]) -> Iterator[tuple[s
     else:
         found = places(config, tasks) if config.checkpoints else {}
     for task, place in found.items():
-        path = Path(os.path.expanduser(place))
+        path = Path(os.path.expanduser(split_choice(place)[0]))
         if path.exists():  # what comes from the hub is not asked for again
             yield f"{place} (task {task})", fingerprint.of_files(path)

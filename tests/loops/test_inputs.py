@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tajax import data, models, results
+from tajax.config import default_config
 from tajax.data import fingerprint
 from tajax.workflows import inputs
 from tests.loops.conftest import TASKS, contents
@@ -180,6 +182,17 @@ def test_vectors_may_be_evaluated_on_other_data_and_are_known_by_their_content(h
     assert refused.code == 2 and f"\n  {vectors / 'pets.safetensors'} (task pets): " in refused.err
     shutil.rmtree(vectors)  # a checkpoint that is gone cannot be compared, and is not needed
     assert run("merge", tmp_path / "imported", **encoders, **places(home)).code == 0
+
+
+def test_an_edited_file_is_noticed_where_one_of_its_models_is_chosen(tmp_path):
+    config, task = default_config(), SimpleNamespace(name="pets")
+    config.checkpoints = (f"{tmp_path}/{{task}}.pt#model_ema",)
+    digests = []
+    for content in (b"one", b"other"):
+        (tmp_path / "pets.pt").write_bytes(content)
+        digests += inputs._vectors(config, [task])
+    (first, before), (second, after) = digests
+    assert first == second == f"{tmp_path}/pets.pt#model_ema (task pets)" and before != after
 
 
 def test_fitted_heads_of_other_data_are_not_taken(home, run, tmp_path):

@@ -4,12 +4,15 @@ import shutil
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from tajax import apply_task_vector, data, merging, models, results, trees, vector_files
+from tajax import apply_task_vector, data, merging, models, norm, results, trees, vector_files
 from tajax.config import default_config
 from tajax.losses import head_logits
+from tajax.models.convert import tensors_from_params
 from tajax.workflows import task_addition
 from tests.loops.conftest import GRID, TASKS, contents, save_clip
 
@@ -148,6 +151,34 @@ def test_task_vector_files_give_what_their_run_gave(standard, run, world):
     assert done.code == 0, done.err
     for stage in ("zero_shot", "single_task", "sweep", "task_addition"):
         assert measured(world / "merged_vectors", stage) == measured(standard, stage)
+
+
+def test_what_half_precision_does_to_a_vector_is_said_and_recorded(standard, theta0, run, world, tmp_path):
+    """One of two models in a file, wrapped, in bfloat16, of vectors as short as its rounding."""
+    clip = models.load(world / "clip")
+    for task, tau in zip(TASKS, load_vectors(standard, theta0), strict=True):
+        directory = shutil.copytree(world / "clip", tmp_path / task)
+        scale = 0.001 * float(norm(theta0) / norm(tau))
+        near = clip.params | {"image": apply_task_vector(theta0, tau, scale)}
+        tensors = tensors_from_params(near, clip.config)
+        half = {name: value.astype(jnp.bfloat16) for name, value in tensors.items()}
+        ema = {f"model_ema.{name}": np.zeros_like(value) for name, value in half.items()}
+        both = ema | {f"model.module.{name}": value for name, value in half.items()}
+        save_file(both, directory / "model.safetensors")
+    places = str(tmp_path / "{task}")
+    refused = run("merge", tmp_path / "refused", checkpoints=repr((places,)))
+    first = tmp_path / next(iter(TASKS))
+    assert refused.code == 2 and f"Choose one: {first}#model or {first}#model_ema." in refused.err
+    done = run("merge", tmp_path / "run", checkpoints=repr((f"{places}#model",)))
+    assert done.code == 0, done.err
+    records = results.find(results.read(tmp_path / "run" / "results.jsonl"), stage="checkpoint")
+    assert [(r["task"], r["source"]) for r in records] == [(task, f"{tmp_path / task}#model") for task in TASKS]
+    for record in records:
+        assert record["format"] == "huggingface" and record["rounding"]["dtype"] == "bfloat16"
+        assert 0.1 < record["rounding"]["share"] <= 1 and record["warning"] in done.err
+        assert "prefix 'model.' removed from names" in record["notes"]
+    assert run("merge", tmp_path / "run", checkpoints=repr((f"{places}#model",))).code == 0
+    assert results.find(results.read(tmp_path / "run" / "results.jsonl"), stage="checkpoint") == records
 
 
 def test_second_run_needs_the_checkpoints_no_more(standard, run, world, tmp_path):
