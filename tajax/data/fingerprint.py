@@ -51,7 +51,7 @@ def of_captions(captioned: CaptionedImages) -> str:
     """A digest of images with captions, of both."""
     texts = "\n".join(captioned.captions).encode()
     rows = np.ascontiguousarray(captioned.caption_index, "<i4").tobytes()
-    return _hexadecimal(texts + rows + digest(np.ascontiguousarray(captioned.images)))
+    return _hexadecimal(texts + rows + digest(np.ascontiguousarray(captioned.images).data))
 
 
 def of_files(place: Path) -> str:

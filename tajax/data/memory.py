@@ -100,7 +100,7 @@ def digests(source: FileSource, *, where: str) -> np.ndarray:
     return _digests[source]
 
 
-def digest(content: bytes | np.ndarray) -> bytes:
+def digest(content: bytes | memoryview) -> bytes:
     """The digest of some bytes."""
     return hashlib.sha256(content).digest()[: DIGEST.itemsize]
 

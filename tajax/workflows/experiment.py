@@ -31,11 +31,6 @@ from tajax.workflows.stages import announce, expect, source_of_vectors, warn
 from tajax.workflows.workdir import claim
 
 SPLITS = ("val", "test")
-_BASE = {
-    "base_sha256": "an image tower of sha256",
-    "preprocessing": "the preprocessing",
-    "activation": "the activation",
-}
 
 
 @dataclass(frozen=True)
@@ -283,21 +278,13 @@ def _skipped(opened: Sequence[data.Task], readable: Sequence[data.Task]) -> dict
 
 
 def _check_base(experiment: Experiment) -> None:
-    """Raises `ValueError` if the run was begun with another image tower or preprocessing under the same name."""
-    present = experiment.journal.facts
-    for earlier in experiment.find(stage="run")[:1]:
-        for field, what in _BASE.items():
-            was, now = (_without_source(facts[field]) for facts in (present | earlier, present))
-            if was != now:
-                raise ValueError(
-                    f"{experiment.workdir} was begun with {what} {was}, but {experiment.config.model} now has {now}. "
-                    "Choose another --workdir, or pass --overwrite to replace that run."
-                )
-
-
-def _without_source(fact: object) -> object:
-    """A fact about the base without the file that says it, which may change."""
-    return {name: value for name, value in fact.items() if name != "from"} if isinstance(fact, Mapping) else fact
+    """Raises `ValueError` if the run was begun with another image tower under the same name."""
+    earlier, present = experiment.find(stage="run"), experiment.clip.image_sha256
+    if earlier and (base := earlier[0].get("base_sha256", present)) != present:
+        raise ValueError(
+            f"{experiment.workdir} was begun with an image tower of sha256 {base}, but {experiment.config.model} now "
+            f"has {present}. Choose another --workdir, or pass --overwrite to replace that run."
+        )
 
 
 def _announce(experiment: Experiment) -> None:

@@ -25,16 +25,8 @@ from tajax.config import config_hash, counts, diff
 from tajax.types import Params
 
 CONFIG, LOCK, OWNER = "config.json", ".lock", ".owner.json"
-CONTENTS: tuple[str, ...] = (
-    CONFIG,
-    "inputs.json",
-    "results.jsonl",
-    "report.md",
-    "heads",
-    "task_vectors",
-    "checkpoints",
-)
-CONTENTS += ("merged", "merged_open_clip", "model", "report.html", "examples", *tracking.CONTENTS)
+CONTENTS: tuple[str, ...] = (CONFIG, "inputs.json", "results.jsonl", "report.md", "heads", "task_vectors")
+CONTENTS += ("checkpoints", "merged", "merged_open_clip", "model", "report.html", "examples", *tracking.CONTENTS)
 
 SIGN_OF_LIFE = 20.0  # seconds between those that the owner gives
 SILENCE = 6 * SIGN_OF_LIFE  # after which an owner on another host is taken for dead

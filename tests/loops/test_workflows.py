@@ -283,8 +283,8 @@ def test_posthoc_trains_nothing_and_refuses_vectors_of_another_base(finished, ru
     ("file", "message"),
     [
         ("model.safetensors", "was begun with an image tower of sha256"),
-        ("preprocessor_config.json", "was begun with the preprocessing {'size': 8, 'mean': [0.5, 0.5, 0.5]"),
-        ("config.json", "was begun with the activation {'hidden_act': 'quick_gelu'}"),
+        ("preprocessor_config.json", "preprocessing mean: [0.5, 0.5, 0.5] → "),
+        ("config.json", "image tower hidden_act: quick_gelu → "),
     ],
 )
 def test_base_that_changed_under_a_run_is_refused(finished, run, tmp_path, world, rng, file, message):
