@@ -92,5 +92,5 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    rooms = (name for name, value in globals().items() if isinstance(value, ModuleType) and name != "importlib")
+    rooms = (name for name, value in globals().items() if getattr(value, "__name__", "") == f"tajax.{name}")
     return sorted({"__version__", *__all__, *_ON_DEMAND, *rooms})

@@ -227,12 +227,12 @@ def relative_terms(
 
 
 def equivalent_coefs(
-    terms: Float[np.ndarray, "T=2 A A"],
+    terms: Float[np.ndarray, "T=2 *points"],
     coefs: Sequence[float] | Float[np.ndarray, " A"],
     own: Float[np.ndarray, "T=2 A"],
     *,
     degree: int = 1,
-) -> Float[np.ndarray, "T=2 A A"]:
+) -> Float[np.ndarray, "T=2 *points"]:
     """How much of its own vector would move a task's outputs as far as the other vector does: a coefficient.
 
     The a ≥ 0 with E_{x∼D_t}[dist(f(x; θ₀), f(x; θ₀ + a τ_t))] = term_t, read from the curve of the left side at the
@@ -241,7 +241,7 @@ def equivalent_coefs(
     happens in the features.
 
     Args:
-        terms: from `disentanglement_terms`.
+        terms: from `disentanglement_terms`, at all points or at some.
         coefs: the values of α₁ and α₂, ascending, with 0 among them.
         own: the curve, at each of them.
         degree: as in `relative_terms`; the curve is interpolated in the distance's root, nearly a straight line.
@@ -270,7 +270,7 @@ def summed_distances(
     distances: tuple[Callable[..., Array], ...],
     outputs: Float[Array, "B K"],
     others: Float[Array, "B K"],
-    mask: Bool[Array, " B"],
+    mask: Bool[ArrayLike, " B"],
     *head: Head,
 ) -> Float[Array, " D"]:
     """Σ_x dist(y(x), y′(x)) over a batch, for each of D distances: `Distance`, or `HeadDistance` if a head is given."""
@@ -284,7 +284,7 @@ def pointwise_sums(
     grid: Float[np.ndarray, " A"],
     alone: Sequence[ArrayLike],
     outputs: Callable[[tuple[float, float]], Array],
-    mask: Bool[Array, " B"],
+    mask: Bool[ArrayLike, " B"],
     *head: Head,
 ) -> Float[np.ndarray, "D A A"]:
     """What a second vector does to the outputs of one batch, Σ_x dist(f at α alone, f at α and β), point by point.
@@ -322,7 +322,7 @@ def affine_sums(
     origin: Float[Array, "B K"],
     own: Float[Array, "B K"],
     other: Float[Array, "B K"],
-    mask: Bool[Array, " B"],
+    mask: Bool[ArrayLike, " B"],
     *head: Head,
 ) -> Float[Array, "D A A"]:
     """`pointwise_sums` of a linearised model, whose outputs f(θ₀) + α Jτ + β Jτ′ need no further pass over the inputs.
@@ -349,13 +349,13 @@ def _measures(
     heads: tuple[Head, Head] | None, distances: tuple[Distance, Distance] | None
 ) -> list[tuple[Callable[..., Array]] | tuple[HeadDistance, Head]]:
     """Of each task the distance and, where there is one, the head that it takes."""
-    if heads is None and distances is None:
-        raise ValueError(
-            "what do the outputs of the model stand for? Of features, give the tasks' heads=(head_1, head_2), or "
-            "distances=(symmetric_kl, symmetric_kl) for the features themselves; of logits, "
-            "distances=(prediction_error, prediction_error)."
-        )
     if heads is None:
+        if distances is None:
+            raise ValueError(
+                "what do the outputs of the model stand for? Of features, give the tasks' heads=(head_1, head_2), or "
+                "distances=(symmetric_kl, symmetric_kl) for the features themselves; of logits, "
+                "distances=(prediction_error, prediction_error)."
+            )
         return [(distance,) for distance in distances]
     if isinstance(heads, Head) or len(heads) != 2 or not all(isinstance(head, Head) for head in heads):
         raise TypeError(f"heads is {type(heads).__name__}, want the heads of both tasks, (head_1, head_2)")

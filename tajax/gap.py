@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from tajax import trees
@@ -36,7 +37,7 @@ def gap_sums(
     origin: Float[Array, "B E"],
     response: Float[Array, "B E"],
     coefs: Float[Array, " A"],
-    mask: Bool[Array, " B"],
+    mask: Bool[ArrayLike, " B"],
 ) -> GapSums:
     """The sums over one batch. Rows with a False mask count for nothing.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from tajax import trees
 from tajax.layers import take_layers
@@ -41,7 +41,7 @@ def linearize(apply_fn: ApplyFn, params0: Params, *, mask: Mask | None = None) -
     """
     split(params0, mask)  # a bad mask is an error here, not inside somebody's jit
 
-    def tangent_model(params: Params, *inputs: Array) -> Array:
+    def tangent_model(params: Params, *inputs: Array) -> PyTree[Array]:
         theta0, restore = split(params0, mask)
         trees.check_same_tree(params0, params, what=("params0", "params"))
         theta, trained = trees.flatten_paths(params), trees.trained_layers(params0, mask)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -230,6 +231,7 @@ def is_float(leaf: ArrayLike) -> bool:
     return jnp.issubdtype(dtype_of(leaf), jnp.inexact)
 
 
+@no_type_check  # JAX has no public type for the dtype of PRNG keys
 def dtype_of(leaf: ArrayLike) -> DTypeLike:
     """The dtype JAX gives a leaf: an array, a Python number, or a `jax.ShapeDtypeStruct`.
 

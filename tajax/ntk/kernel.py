@@ -13,6 +13,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float
 
@@ -27,8 +28,8 @@ Outputs = Callable[[Trained, Array], Array]  # trained leaves and inputs [B, ...
 def empirical_ntk(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Float[Array, "M ..."],
-    x2: Float[Array, "N ..."] | None = None,
+    x1: Float[Array | np.ndarray, "M ..."],
+    x2: Float[Array | np.ndarray, "N ..."] | None = None,
     *,
     mask: Mask | None = None,
     output: Output = "trace",
@@ -94,7 +95,7 @@ def make_ntk(
     between = jax.jit(functools.partial(_BLOCKS[output], outputs))
     within = jax.jit(lambda theta, x: _BLOCKS[output](outputs, theta, x, x))  # one traced x: its gradients once
 
-    def kernel(x1: Array, x2: Array | None = None) -> Array:
+    def kernel(x1: Array | np.ndarray, x2: Array | np.ndarray | None = None) -> Array:
         others = x1 if x2 is None else x2
         if not len(x1) or not len(others):
             raise ValueError(f"the kernel needs at least one input on each side; got {len(x1)} and {len(others)}")
@@ -120,9 +121,9 @@ def make_ntk(
 def ntk_vector_product(
     apply_fn: ApplyFn,
     params: Params,
-    x: Float[Array, "M ..."],
+    x: Float[Array | np.ndarray, "M ..."],
     v: Float[Array, " N *out"],
-    x2: Float[Array, "N ..."] | None = None,
+    x2: Float[Array | np.ndarray, "N ..."] | None = None,
     *,
     mask: Mask | None = None,
 ) -> Float[Array, " M *out"]:

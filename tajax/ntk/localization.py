@@ -41,7 +41,7 @@ from tajax.ntk.kernel import trained_outputs
 from tajax.ntk.spectrum import Spectrum, eigenfunctions, eigenfunctions_of_product, energies, extend
 from tajax.types import ApplyFn, Mask, Params
 
-Indices = Int[np.ndarray, " M"] | Sequence[int]
+Indices = Int[np.ndarray, " _"] | Sequence[int]
 
 
 class Operator(NamedTuple):

@@ -4,9 +4,10 @@ import contextlib
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import pytest
 from hypothesis import settings
+
+from tests.core import shapes
 
 # The same cases on every run and machine, nothing kept on disk.
 settings.register_profile("core", derandomize=True, database=None, deadline=None, max_examples=40)
@@ -29,12 +30,8 @@ def wrong_on_purpose(request, monkeypatch):
 
     @contextlib.contextmanager
     def unchecked(*expected, **options):
-        with raises(*expected, **options) as error:
-            jaxtyping.config.update("jaxtyping_disable", True)
-            try:
-                yield error
-            finally:
-                jaxtyping.config.update("jaxtyping_disable", False)
+        with raises(*expected, **options) as error, shapes.unchecked():
+            yield error
 
     monkeypatch.setattr(pytest, "raises", unchecked)
 

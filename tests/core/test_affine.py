@@ -134,7 +134,7 @@ def test_pairs_are_the_points_of_a_map():
         ([Interval(np.zeros(1), np.ones(1))], [0.5], (0.0, np.inf), "two finite numbers"),
         ([Interval(np.zeros(1), np.ones(1))], [0.5, 0.5], (0.0, 1.0), "1 tasks with intervals"),
         ([Interval(np.zeros(0), np.zeros(0))], [0.5], (0.0, 1.0), "task 0 has no image"),
-        ([Interval(np.zeros(1), np.ones(1))], [0.0], (0.0, 1.0), "must be positive"),
+        ([Interval(np.zeros(1), np.ones(1))], [-0.5], (0.0, 1.0), "must be numbers, 0 or more"),
     ],
 )
 def test_bad_input_is_named(intervals, single, bounds, message):

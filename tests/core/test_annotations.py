@@ -27,7 +27,7 @@ def axes(shape):
     names, expressions = set(), []
     for axis in shape.split():
         axis = axis.lstrip("*#?").rpartition("=")[2]
-        if axis.isidentifier() and not axis.startswith("_"):
+        if axis.isidentifier():
             names.add(axis)
         elif axis != "..." and not axis.isdigit():
             expressions.append(ast.parse(axis, mode="eval"))
