@@ -138,10 +138,9 @@ def check_tuple(field: str, value: str) -> None:
         ast.literal_eval(value)
     except (ValueError, SyntaxError):
         now = configuration.flatten(default)[field]
-        numbers = isinstance(now, tuple) and not isinstance(now[0], str)
         inner = value.strip("()[]'\" ,")
         words = tuple(re.split(r"[\s'\"]*,[\s'\"]*" if "," in inner else r"\s+", inner))
-        shown = repr(now[:3] if numbers else words)
+        shown = repr(now[:3] if isinstance(now, tuple) and not isinstance(now[0], str) else words)
         raise ValueError(
             f"--config.{field}={value}: several values are written as in Python, and quoted for the shell:\n"
             f'--config.{field}="{shown}". One alone needs neither.'

@@ -61,8 +61,8 @@ OPERATIONAL = (
 
 _ON_TASKS = tuple(name for name in WORKFLOWS if name != "pretrain")
 _ON_VECTORS = tuple(name for name in _ON_TASKS if name != "ntk")
-_FOR_ALL = ("regime", "trainable", "layers", "model", "initialization", "heads", "tasks", "task_vectors", "checkpoints")
-_FOR_ALL += ("any_base", "data_workers", "devices", "evaluate.batch_size")
+_FOR_ALL: tuple[str, ...] = ("regime", "trainable", "layers", "model", "initialization", "heads", "tasks")
+_FOR_ALL += ("task_vectors", "checkpoints", "any_base", "data_workers", "devices", "evaluate.batch_size")
 
 # Fields, or whole sections of them, that only these workflows read. What is not here, all of them do.
 READERS = {

@@ -116,7 +116,9 @@ def reused_mask(config: ConfigDict, clip: models.LoadedClip, tasks: Sequence[dat
     made = vector_files.read_metadata(vector_path(run, tasks[0].name))
     if "trainable" not in made:
         return None
-    return trees.param_mask(clip.params["image"], made["trainable"], layers=made.get("layers"))
+    rule, layers = made["trainable"], made.get("layers")
+    assert isinstance(rule, str | list | dict) and isinstance(layers, list | None)  # which reading has checked
+    return trees.param_mask(clip.params["image"], rule, layers=(layers[0], layers[1]) if layers else None)
 
 
 def vector_path(workdir: Path, task: str) -> Path:
