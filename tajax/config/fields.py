@@ -70,7 +70,7 @@ READERS = {
     "control": ("task_negation", "ntk"),
     "finetune": _ON_VECTORS,
     "evaluate.scaling_coefs": ("task_addition", "task_negation", "task_analogy", "kernel_behaviour"),
-    "evaluate.exact": ("task_addition", "task_negation"),
+    "evaluate.exact": ("task_addition", "task_negation", "task_analogy"),  # the last one to refuse it
     "evaluate.control_threshold": ("task_negation",),
     "merging": ("task_addition",),
     "save": ("task_addition",),

@@ -23,7 +23,7 @@ import numpy as np
 from tajax.data import archives, builders
 from tajax.data.captions import CaptionedImages
 from tajax.data.memory import DIGEST, digest, digests
-from tajax.data.sources import ArraySource, BadImageError, BadLabelError, FileSource, RecordSource, Rows, Source
+from tajax.data.sources import ArraySource, BadLabelError, FileSource, RecordSource, Rows, Source
 from tajax.data.tasks import Task
 from tajax.types import JsonObject
 
@@ -42,6 +42,9 @@ def of_task(task: Task) -> JsonObject:
     Returns:
         A JSON object: `class_names`, `templates`, and `splits` with `images` and `sha256` of each; where labels are
         known without reading, `classes` with the number of images and a digest of each class.
+
+    Raises:
+        BadImageError: one of the records that are looked at cannot be read.
     """
     splits = {name: _of_split(source, f"{task.name}/{name}", task) for name, source in task.splits.items()}
     return {"class_names": list(task.class_names), "templates": list(task.templates), "splits": splits}
@@ -164,8 +167,8 @@ def _of_records(source: Source) -> str:
     for index in np.unique(np.linspace(0, len(source) - 1, PROBES).astype(int)):
         try:
             image, label = source[int(index)]
-        except (BadImageError, BadLabelError):  # which is an error where it is read for a result
-            found.update(b"unreadable")
+        except BadLabelError:  # of a split whose labels are hidden, which is an error where it is evaluated
+            found.update(b"unlabelled")
         else:
             found.update(f"{image.size} {label} ".encode() + image.tobytes())
     return found.hexdigest()[:_HEX]

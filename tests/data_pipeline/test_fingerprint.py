@@ -9,7 +9,7 @@ import pytest
 
 from tajax import data
 from tajax.data import captions, fingerprint
-from tajax.data.sources import rows_of
+from tajax.data.sources import BadImageError, rows_of
 from tests.data_pipeline.conftest import encoded, picture
 
 
@@ -89,8 +89,10 @@ def test_records_are_known_by_their_data_set_which_they_are_and_some_of_their_pi
         other = dataclasses.replace(task, splits={**task.splits, "test": rows_of(task.splits["test"], rows)})
         (line,) = fingerprint.differences(whole, fingerprint.of_task(other))
         assert line.startswith("test: 7 ")
-    for unreadable in ("hidden", "truncated"):  # an error where they are read for a result, and not before
-        assert of(f"pipeline_sample/{unreadable}", data_dir=catalogue)["splits"]["test"]["images"] == 6
+    hidden = of("pipeline_sample/hidden", data_dir=catalogue)  # labels, an error where they are read for a result
+    assert hidden["splits"]["test"]["images"] == 6
+    with pytest.raises(BadImageError, match="truncated/1.0.0"):  # or a mended image would be taken for an edited one
+        of("pipeline_sample/truncated", data_dir=catalogue)
     other = of("pipeline_sample/checked", data_dir=catalogue)
     assert all(other["splits"][s]["sha256"] != whole["splits"][s]["sha256"] for s in whole["splits"])
 
