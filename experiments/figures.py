@@ -38,6 +38,7 @@ COLORS = {  # told apart by readers with any kind of colour vision (Okabe and It
     "attention_with_bias": "#e69f00",
     "linear": "#0072b2",
     "linear_attention": "#009e73",
+    "mlp": "#cc79a7",
 }
 
 

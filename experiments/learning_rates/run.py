@@ -1,0 +1,198 @@
+"""Merged against single-task accuracy over learning rates: one curve for each choice of what is trained."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import figures, protocol, published, summary
+from experiments.protocol import Run
+from tajax import report, results
+from tajax.report import Table
+from tajax.results import Record
+
+HERE = Path(__file__).resolve().parent
+PLAIN_SUM = 1.0  # the coefficient of an addition that nobody tuned
+
+CURVES: Mapping[str, tuple[str, dict[str, object]]] = {  # name: regime, and what else its config says
+    "standard": ("standard", {}),
+    "attention": ("attention", {}),
+    "mlp": ("standard", {"trainable": "mlp"}),
+    "linear": ("linear", {}),
+}
+RATES = {  # of the bundled model; the published ones of real CLIP are 1e-5 for all
+    "standard": (1e-4, 2e-4, 4e-4, 7e-4, 1e-3),
+    "attention": (2e-4, 3e-4, 5e-4, 7e-4, 1e-3),
+    "mlp": (1e-4, 2e-4, 4e-4, 7e-4, 1e-3),
+    "linear": (3e-4, 5e-4, 1e-3, 2e-3, 4e-3),
+}
+RATES_OF_CLIP = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
+LEVELS = (0.82, 0.84, 0.85, 0.86, 0.88, 0.90, 0.92)
+"""Single-task accuracies at which the curves are compared."""
+
+
+def main() -> None:
+    parser = protocol.arguments(__doc__, regimes=())
+    parser.add_argument("--curves", nargs="+", choices=tuple(CURVES), default=tuple(CURVES), help="what is trained")
+    parser.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="in place of those of each curve")
+    options = parser.parse_args()
+    runs = {
+        (name, rate): [_finetuned(options, name, rate, seed) for seed in options.seeds]
+        for name in options.curves
+        for rate in options.rates or (RATES_OF_CLIP if options.benchmark in published.MODELS else RATES[name])
+    }
+    records = [_measured(run, *point) for point, group in runs.items() for run in group]
+    took = summary.took(run for group in runs.values() for run in group)
+    shown = tables(records, f"the {options.benchmark} tasks")
+    shown[-1] = shown[-1]._replace(notes=(*shown[-1].notes, took))
+    summary.write(HERE, options.benchmark, shown, records)
+    figures.save(draw(records), HERE / "results" / f"{options.benchmark}.png")
+
+
+def _finetuned(options: argparse.Namespace, name: str, rate: float, seed: int) -> Run:
+    regime, fields = CURVES[name]
+    label = "_".join(([] if name == regime else [name]) + [f"lr{rate:g}"])
+    return protocol.finetuned(options, regime, seed, label=label, **fields, **{"finetune.learning_rate": rate})
+
+
+def _measured(run: Run, name: str, rate: float) -> Record:
+    """What came of one curve, rate and seed: accuracies of each task on both splits."""
+
+    def per_task(stage: str, split: str, **fields: object) -> dict[str, float]:
+        return {str(r["task"]): float(r["top1"]) for r in results.find(run.records, stage=stage, split=split, **fields)}
+
+    origin = results.find(run.records, stage="run")[0]
+    kept = {key: origin[key] for key in ("seed", "config_hash", "versions", "git_revision") if key in origin}
+    return {"stage": "learning_rate", "name": name, "learning_rate": rate, **kept} | {
+        "scaling_coef": summary.mean(run, "task_addition", "scaling_coef"),
+        "normalized": summary.mean(run, "task_addition", "normalized_top1"),
+        **{
+            f"{key}_{split}": per_task(stage, split)
+            for key, stage in (("single", "single_task"), ("merged", "task_addition"))
+            for split in report.accuracy.SPLITS
+        },
+        "plain_sum_val": per_task("sweep", "val", scaling_coef=PLAIN_SUM),
+    }
+
+
+def _mean(key: str) -> Callable[[Record], float]:
+    return lambda record: statistics.fmean(record[key].values()) if isinstance(record[key], dict) else record[key]
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _points(records: Sequence[Record]) -> dict[str, dict[float, list[Record]]]:
+    """For each curve its rates in order, and for each rate the records of its seeds."""
+    points: dict[str, dict[float, list[Record]]] = {}
+    for record in sorted(records, key=lambda r: r["learning_rate"]):
+        points.setdefault(str(record["name"]), {}).setdefault(record["learning_rate"], []).append(record)
+    return {name: points[name] for name in dict.fromkeys(str(r["name"]) for r in records)}
+
+
+def chosen(rates: Mapping[float, Sequence[Record]]) -> float:
+    """The rate whose merged models have the best mean accuracy on validation, in absolute terms.
+
+    Normalised accuracy would choose the smallest rate: the worse the single models, the less there is to lose.
+    """
+    return max(rates, key=lambda rate: statistics.fmean(map(_mean("merged_val"), rates[rate])))
+
+
+def at_level(curve: Sequence[tuple[float, float]], level: float) -> float | None:
+    """Merged accuracy where a curve of (single-task, merged) points passes a single-task accuracy.
+
+    Interpolated linearly between neighbouring rates; the highest where the curve passes it twice; None where it
+    does not.
+
+    Example:
+        >>> at_level([(0.8, 0.5), (0.9, 0.6)], 0.85), at_level([(0.8, 0.5), (0.9, 0.6)], 0.95)
+        (0.55, None)
+    """
+    passed = []
+    for (a, low), (b, high) in zip(curve, curve[1:], strict=False):
+        if min(a, b) <= level <= max(a, b):
+            passed.append(low if a == b else low + (high - low) * (level - a) / (b - a))
+    return max(passed, default=None)
+
+
+def tables(records: Sequence[Record], where: str) -> list[Table]:
+    """The point of each curve that validation chooses, the curves at equal single-task accuracy, and every rate."""
+    points = _points(records)
+    columns = ("rate", "single", "merged", "norm.", "coef.", "α = 1 (validation)")
+
+    def cells(group: Sequence[Record]) -> tuple[str, ...]:
+        percents = [summary.percents(map(_mean(k), group)) for k in ("single_test", "merged_test", "normalized")]
+        coef = report.spread([float(r["scaling_coef"]) for r in group], 2)
+        return (f"{group[0]['learning_rate']:g}", *percents, coef, summary.percents(map(_mean("plain_sum_val"), group)))
+
+    best = {name: chosen(rates) for name, rates in points.items()}
+    ends = [name for name, rates in points.items() if best[name] in (min(rates), max(rates))]
+    seeds = len({record["seed"] for record in records})
+    first = Table(
+        f"The learning rate chosen on validation: {where}, mean test accuracy in %",
+        ("trained", *columns),
+        tuple((name, *cells(points[name][best[name]])) for name in points),
+        (
+            f"± is the deviation over {seeds} seeds. Of each curve the rate with the best mean merged accuracy on "
+            "validation; norm.: merged / single; coef.: α, tuned on validation; α = 1: the plain sum.",
+            f"At an end of its rates: {', '.join(ends) or 'none'}.",
+        ),
+    )
+    equal = Table(
+        f"Merged where the single-task accuracy is equal: {where}, test accuracy in %",
+        ("trained", *(f"{100 * level:.0f}" for level in LEVELS)),
+        tuple((name, *(_at_level(rates, level) for level in LEVELS)) for name, rates in points.items()),
+        ("Interpolated between neighbouring rates, seed by seed; –: the curve of a seed does not pass it.",),
+    )
+    every = Table(
+        f"Every learning rate: {where}, mean test accuracy in %",
+        ("trained", *columns),
+        tuple((name, *cells(group)) for name, rates in points.items() for group in rates.values()),
+    )
+    return [first, equal, every]
+
+
+def _at_level(rates: Mapping[float, Sequence[Record]], level: float) -> str:
+    seeds = sorted({record["seed"] for group in rates.values() for record in group})
+    curves = [
+        [
+            (_mean("single_test")(r), _mean("merged_test")(r))
+            for group in rates.values()
+            for r in group
+            if r["seed"] == s
+        ]
+        for s in seeds
+    ]
+    merged = [at_level(curve, level) for curve in curves]
+    return "–" if None in merged else summary.percents(merged)
+
+
+def draw(records: Sequence[Record]) -> Figure:
+    """Merged against single-task accuracy: with the tuned coefficient on test, as a plain sum on validation."""
+    figure = Figure(figsize=(9, 3.6))
+    left, right = figure.subplots(1, 2)
+    panels = (left, "single_test", "merged_test"), (right, "single_val", "plain_sum_val")
+    for axes, single, merged in panels:
+        for index, (name, rates) in enumerate(_points(records).items()):
+            x, y = (
+                np.array([100 * np.mean([_mean(k)(r) for r in g]) for g in rates.values()]) for k in (single, merged)
+            )
+            dx, dy = ([100 * _deviation([_mean(k)(r) for r in g]) for g in rates.values()] for k in (single, merged))
+            color = figures.color(name, index)
+            axes.errorbar(x, y, xerr=dx, yerr=dy, color=color, label=name, marker="o", markersize=3, elinewidth=0.8)
+            at = list(rates).index(chosen(rates))
+            axes.plot(x[at], y[at], "o", markersize=9, markerfacecolor="none", markeredgecolor=color)
+    left.set(xlabel="single-task accuracy, test, %", ylabel="merged at the tuned α, test, %")
+    right.set(xlabel="single-task accuracy, validation, %", ylabel="merged at α = 1, validation, %")
+    left.legend(title="trained")
+    return figure
+
+
+if __name__ == "__main__":
+    main()
