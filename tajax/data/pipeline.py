@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -96,7 +97,7 @@ class Batches:
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_BUFFER)
             dataset = dataset.mp_prefetch(options, worker_init_fn=_follow_the_parent)
         with contextlib.closing(iter(dataset)) as stream:
-            for batch in stream:
+            for batch in _without_ctrl_c(stream) if workers else stream:
                 if workers:  # the arrays lie in memory shared with a worker: free it at once
                     copies: list[Any] = [np.array(leaf) for leaf in batch]
                     batch = Batch(*copies)
@@ -145,9 +146,29 @@ class Batches:
         return resize_center_crop(picture, self.size)
 
 
+def _without_ctrl_c(stream: Iterator[Batch]) -> Iterator[Batch]:
+    """The stream, whose worker processes keep SIGINT waiting while they import, which takes them seconds.
+
+    The first batch makes Grain start them, in threads; threads and processes inherit which signals wait.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield from stream
+        return
+    resource_tracker.ensure_running()  # before: it lets signals through again in the thread that starts it
+    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        first = next(stream, None)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
+    if first is not None:
+        yield first
+        del first  # what lies in shared memory, too
+        yield from stream
+
+
 def _follow_the_parent(worker: int, workers: int) -> None:
     """A worker ends with its parent, however that ends, and not at the Ctrl-C that a terminal sends to both."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that waited is dropped
 
     def wait() -> None:
         if parent := multiprocessing.parent_process():

@@ -10,7 +10,7 @@ import time
 from tests.survival.conftest import assert_same
 
 PROGRAM = """
-    import multiprocessing, os, signal, sys
+    import multiprocessing, os, signal, sys, threading
     import numpy as np
     from tajax import data
     from tajax.data.sources import ArraySource
@@ -20,13 +20,20 @@ PROGRAM = """
         task = data.open_task(sys.argv[1])
         options = dict(batch_size=8, augment=True, seed=1, epochs=None, workers=2)
         stream = iter(data.load(task, "train", preprocessing=Preprocessing(8, (0.5,) * 3, (0.5,) * 3), **options))
-        next(stream)
-        workers = [process.pid for process in multiprocessing.active_children()]
-        for worker in workers:
-            os.kill(worker, signal.SIGINT)  # as a terminal does at Ctrl-C
+        ended = threading.Event()
+
+        def press_ctrl_c():
+            while not ended.wait(0.02):
+                for process in multiprocessing.active_children():
+                    os.kill(process.pid, signal.SIGINT)  # as a terminal does at Ctrl-C
+
+        pressing = threading.Thread(target=press_ctrl_c)  # from before the workers have imported anything
+        pressing.start()
         for _ in range(30):
             next(stream)
-        print(*workers, flush=True)
+        ended.set()
+        pressing.join()
+        print(*(process.pid for process in multiprocessing.active_children()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
