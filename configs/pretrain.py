@@ -16,7 +16,9 @@ def get_config(variant: str = "tiny") -> ConfigDict:
     """The run that made the bundled model; there is one variant, tiny."""
     config = with_variant(default_config(), variant, among=("tiny",))
     config.workflow = "pretrain"
-    config.pretrain.natural = "../shared/data/pretrain_tinyimagenet50k_jpeg.npz"
+    files = ("tinyimagenet50k", "domains")
+    config.pretrain.natural = tuple(f"../shared/data/pretrain_{file}_jpeg.npz" for file in files)
+    config.pretrain.natural_fraction = 0.6
     config.pretrain.steps = 3000
     config.pretrain.width = 192
     config.pretrain.layers = 4

@@ -146,6 +146,7 @@ _RANGES: dict[str, Range] = {  # by the last part of a field's name
     "density": (lambda v: 0 < v <= 1, "a share above 0, at most 1"),
     "drop_rate": (lambda v: 0 <= v < 1, "a share below 1"),
     "natural_fraction": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+    "share_power": (lambda v: 0 <= v <= 1, "a power between 0, every source as often, and 1, every image as often"),
     "wandb": (lambda v: re.fullmatch(r"([\w.-]+/)?[\w.-]+", v), "PROJECT or ENTITY/PROJECT of Weights & Biases"),
     "model": (
         lambda v: v and not v.endswith("@"),
@@ -304,6 +305,9 @@ def _check_pretrain(config: ConfigDict) -> None:
     warmup, steps = config.pretrain.warmup_steps, config.pretrain.steps
     if warmup >= steps:
         raise ValueError(f"pretrain.warmup_steps ({warmup}) is not below pretrain.steps ({steps}).")
+    for path in config.pretrain.natural or ():
+        if not isinstance(path, str) or not path:
+            raise TypeError(f"pretrain.natural holds {path!r}, want strings: .npz files.")
     for part, whole in (("patch_size", "image_size"), ("heads", "width"), ("text_heads", "text_width")):
         _check_divides(config, f"pretrain.{part}", f"pretrain.{whole}")
 

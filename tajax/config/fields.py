@@ -55,6 +55,7 @@ OPERATIONAL = (
     "track.tensorboard",
     "track.wandb",
     "pretrain.checkpoint_every",
+    "pretrain.checkpoint_seconds",
     "pretrain.eval_every",  # of earlier versions, in whose `config.json` it stands; nobody has read it
     "pretrain.log_every",
 )
@@ -170,10 +171,12 @@ def default_config() -> ConfigDict:
     pretrain.learning_rate = 1e-3  # peak of the cosine schedule
     pretrain.weight_decay = 0.1  # AdamW, decoupled
     pretrain.warmup_steps = 200  # linear warm-up
-    pretrain.natural = config_dict.placeholder(str)  # .npz of JPEG bytes and labels; None: no photographs
+    pretrain.natural = config_dict.placeholder(tuple)  # .npz files of JPEG bytes and labels; None: no photographs
     pretrain.natural_fraction = 0.5  # share of natural images in a batch, 0–1
+    pretrain.share_power = 0.5  # of these, a source of n images has a share in proportion to n to this power
     pretrain.scenes = "large"  # one of SCENES: how many captioned scenes
     pretrain.checkpoint_every = 500  # steps
+    pretrain.checkpoint_seconds = 300.0  # or so long since the last one, whichever is first
     pretrain.log_every = 50  # steps
     pretrain.image_size = 32  # pixels
     pretrain.patch_size = 8  # pixels, divides image_size

@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tajax.data.memory import ready
+from tajax.data.phrases import phrasings
 from tajax.data.sources import ArraySource, RecordSource
-
-TEMPLATES = (
-    "{}",
-    "a photo of {}.",
-    "a picture of {}.",
-    "an image of {}.",
-    "a drawing of {}.",
-    "a small photo of {}.",
-    "a blurry photo of {}.",
-    "there is {} in the scene.",
-)
 
 
 class CaptionedImages(NamedTuple):
-    """Images with captions, several of which may share one caption.
+    """Images of classes, each of which several phrases describe.
 
     Attributes:
+        name: of the source.
         images: uint8 [N, H, W, 3].
-        captions: the distinct captions, without a template around them.
-        caption_index: int32 [N], which caption belongs to each image.
-        mirrored: whether a mirrored image still fits its caption (not for letters and arrows).
+        phrases: for each class, what may be said of its images, without a template around it.
+        labels: int32 [N], the class of each image.
+        mirrored: whether a mirrored image still fits what is said of it (not for letters and arrows).
         skipped: how many images could not be read and were left out.
     """
 
+    name: str
     images: np.ndarray
-    captions: tuple[str, ...]
-    caption_index: np.ndarray
+    phrases: tuple[tuple[str, ...], ...]
+    labels: np.ndarray
     mirrored: bool
     skipped: int = 0
 
@@ -64,24 +55,29 @@ def load_scenes(split: str, *, data_dir: str | Path, size: str = "large") -> Cap
             example["caption"].decode() if isinstance(example["caption"], bytes) else str(example["caption"])
         )
     distinct, index = np.unique(captions, return_inverse=True)
-    return CaptionedImages(images, tuple(map(str, distinct)), index.astype(np.int32), mirrored=False)
+    phrases = tuple((str(caption),) for caption in distinct)
+    return CaptionedImages("scenes", images, phrases, index.astype(np.int32), mirrored=False)
 
 
-def load_natural(path: str | Path, *, on_bad_image: str = "error") -> CaptionedImages:
-    """Labelled natural images kept as JPEG bytes in one `.npz`; the caption is the class name with an article.
+def load_natural(path: str | Path, *, on_bad_image: str = "error") -> list[CaptionedImages]:
+    """Labelled natural images kept as JPEG bytes in one `.npz`, one entry for each source they come from.
+
+    Captions are made of the class names, as `tajax.data.phrases` has it.
 
     Args:
         path: a file with `train_jpeg` (uint8, all files one after the other), `train_offsets` [N + 1],
-            `train_labels` [N] and `class_names`.
+            `train_labels` [N] and `class_names`. It may say of each image where it comes from, `train_source` [N] and
+            `source_names`, and whether a mirrored one still fits its name, `train_mirror` [N]; without them all are of
+            one source and may be mirrored.
         on_bad_image: "error", or "skip" to leave unreadable images out with a warning that counts them.
 
     Returns:
-        The training images, decoded.
+        The training images, decoded; images of a source that differ in whether they may be mirrored are two entries.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an array is missing; images that cannot be read, counted and named, or of differing sizes; a label
-            outside the class names.
+        ValueError: an array is missing or of another length; images that cannot be read, counted and named, or of
+            differing sizes; a label or source without a name.
     """
     path = Path(path)
     if not path.is_file():
@@ -94,81 +90,36 @@ def load_natural(path: str | Path, *, on_bad_image: str = "error") -> CaptionedI
         if missing:
             raise ValueError(f"{path} lacks {sorted(missing)}; it has {sorted(arrays.files)}")
         jpeg, offsets = arrays["train_jpeg"], arrays["train_offsets"]
-        labels, names = arrays["train_labels"], arrays["class_names"]
+        labels, names = arrays["train_labels"], [str(name) for name in arrays["class_names"]]
+        count = len(labels)
+        origin = arrays["train_source"] if "train_source" in arrays else np.zeros(count, np.int32)
+        mirror = arrays["train_mirror"].astype(bool) if "train_mirror" in arrays else np.ones(count, bool)
+        sources = [str(name) for name in arrays["source_names"]] if "source_names" in arrays else [path.stem]
+    for name, array, want in (("offsets", offsets, count + 1), ("source", origin, count), ("mirror", mirror, count)):
+        if array.shape != (want,):
+            raise ValueError(
+                f"{path}: train_{name} has shape {array.shape}, want ({want},) as train_labels has {count}"
+            )
+    if count and not 0 <= origin.min() <= origin.max() < len(sources):
+        raise ValueError(f"{path}: train_source has {origin.min()} to {origin.max()}, source_names has {len(sources)}")
     files = (jpeg[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:], strict=True))
-    records = [{"image": file, "label": label} for file, label in zip(files, labels, strict=True)]
-    encoded = RecordSource(records, "image", "label", len(names), str(path))
+    records = [{"image": file, "label": row} for row, file in enumerate(files)]
+    encoded = RecordSource(records, "image", "label", count, str(path))  # rows as labels: they say what was left out
     source = ready(encoded, size=None, where=str(path), on_bad_image=on_bad_image, memory_bytes=sys.maxsize)
     assert isinstance(source, ArraySource)  # as all of it may be kept in memory
     if not isinstance(source.images, np.ndarray):
         sizes = sorted({image.shape for image in source.images})
         raise ValueError(f"images of {path} have {len(sizes)} sizes, such as {sizes[0]} and {sizes[-1]}; want one")
-    captions = tuple(with_article(str(name)) for name in names)
-    skipped = len(records) - len(source)
-    return CaptionedImages(source.images, captions, source.labels, mirrored=True, skipped=skipped)
-
-
-def with_article(name: str) -> str:
-    """The class name as a noun phrase: `goldfish` → `a goldfish`, `orange` → `an orange`."""
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
-
-
-class MixedRows(NamedTuple):
-    """Rows of one batch: for each, which source it comes from, the image and the caption (source-local indices)."""
-
-    images: np.ndarray
-    groups: np.ndarray
-    template: np.ndarray
-    mirrored: np.ndarray
-
-
-def mixed_batches(
-    sources: Sequence[CaptionedImages],
-    rows: Sequence[int],
-    *,
-    seed: int,
-    num_templates: int = len(TEMPLATES),
-    start_batch: int = 0,
-) -> Iterator[MixedRows]:
-    """Endless batches with a fixed number of rows from each source, each source shuffled anew every epoch.
-
-    A function of `seed` and the batch number alone, so a run can go on from any batch.
-
-    Args:
-        sources: where the images come from.
-        rows: rows a batch takes from each source.
-        seed: of the orders and of the templates drawn.
-        num_templates: templates to draw from.
-        start_batch: the number of the first batch.
-
-    Yields:
-        Rows whose `groups` number the distinct captions over all sources, in the order of `sources`.
-    """
-    offsets = np.cumsum([0] + [len(s.captions) for s in sources[:-1]])
-    orders: dict[tuple[int, int], np.ndarray] = {}
-
-    def order(which: int, epoch: int) -> np.ndarray:
-        if (which, epoch) not in orders:
-            for old in [key for key in orders if key[0] == which and key[1] < epoch - 1]:
-                del orders[old]
-            rng = np.random.default_rng([seed, which, epoch])
-            orders[which, epoch] = rng.permutation(len(sources[which].images))
-        return orders[which, epoch]
-
-    batch = start_batch
-    while True:
-        picked = []
-        for which, (source, count) in enumerate(zip(sources, rows, strict=True)):
-            size = len(source.images)
-            positions = batch * count + np.arange(count)
-            picked.append([order(which, p // size)[p % size] for p in positions.tolist()])
-        template = np.random.default_rng([seed, len(sources), batch]).integers(num_templates, size=sum(rows))
-        yield MixedRows(
-            np.concatenate([s.images[i] for s, i in zip(sources, picked, strict=True)]),
-            np.concatenate([s.caption_index[i] + o for s, i, o in zip(sources, picked, offsets, strict=True)]).astype(
-                np.int32
-            ),
-            template.astype(np.int32),
-            np.repeat([s.mirrored for s in sources], rows),
-        )
-        batch += 1
+    kept = source.labels
+    labels, origin, mirror = labels[kept], origin[kept], mirror[kept]
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+        raise ValueError(f"{path}: train_labels has {labels.min()} to {labels.max()}, class_names has {len(names)}")
+    found = []
+    for number, name in enumerate(sources):
+        for mirrored in (True, False):
+            rows = np.flatnonzero((origin == number) & (mirror == mirrored))
+            if len(rows):
+                present, index = np.unique(labels[rows], return_inverse=True)
+                phrases = tuple(phrasings(names[label]) for label in present)
+                found.append(CaptionedImages(name, source.images[rows], phrases, index.astype(np.int32), mirrored))
+    return [found[0]._replace(skipped=count - len(kept)), *found[1:]]

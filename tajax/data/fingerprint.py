@@ -52,8 +52,8 @@ def of_task(task: Task) -> JsonObject:
 
 def of_captions(captioned: CaptionedImages) -> str:
     """A digest of images with captions, of both."""
-    texts = "\n".join(captioned.captions).encode()
-    rows = np.ascontiguousarray(captioned.caption_index, "<i4").tobytes()
+    texts = json.dumps(captioned.phrases).encode()
+    rows = np.ascontiguousarray(captioned.labels, "<i4").tobytes()
     return _hexadecimal(texts + rows + digest(np.ascontiguousarray(captioned.images).data))
 
 

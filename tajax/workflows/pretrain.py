@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from tajax import checkpoints, interrupts, optim, parallel, progress, tracking
 from tajax.config import config_hash
-from tajax.data import captions
+from tajax.data import captions, mixture
 from tajax.data.fingerprint import of_captions
 from tajax.data.preprocess import normalize
 from tajax.finetune import TrainState, Unlogged, init_state, train
@@ -32,28 +32,29 @@ def contrastive_loss(
     image_features: Float[Array, "B E"],
     text_features: Float[Array, "B E"],
     scale: Float[Array, ""],
-    groups: Int[Array, " B"],
+    positives: Bool[Array, "B B"],
 ) -> Float[Array, ""]:
-    """Symmetric contrastive cross-entropy in which every pair with the same caption is a positive.
+    """Symmetric contrastive cross-entropy in which every caption that fits an image is a positive of it.
 
-    With one image a caption this is CLIP's loss (Radford et al. 2021, §2.3); with several, the targets of a
-    row are uniform over its positives (Yang et al. 2022, "Unified contrastive learning", §3).
+    With one caption an image this is CLIP's loss (Radford et al. 2021, §2.3); with several, the targets of an image are
+    uniform over its captions and those of a caption over its images (Yang et al. 2022, "Unified contrastive
+    learning", §3).
 
     Args:
         image_features: [B, E], not normalised.
         text_features: [B, E], not normalised.
         scale: inverse temperature.
-        groups: int32 [B], equal for equal captions.
+        positives: bool [B, B], whether the caption of a column fits the image of a row; at least one in each row and
+            in each column.
 
     Returns:
         The mean over rows and both directions, a scalar.
     """
     images, texts = (f / jnp.linalg.norm(f, axis=-1, keepdims=True) for f in (image_features, text_features))
     logits = scale * images @ texts.T
-    positives = (groups[:, None] == groups[None, :]).astype(logits.dtype)
-    targets = positives / jnp.sum(positives, axis=1, keepdims=True)
+    of_images, of_texts = (p / jnp.sum(p, axis=1, keepdims=True) for p in (positives, positives.T))
     return (
-        optax.softmax_cross_entropy(logits, targets).mean() + optax.softmax_cross_entropy(logits.T, targets).mean()
+        optax.softmax_cross_entropy(logits, of_images).mean() + optax.softmax_cross_entropy(logits.T, of_texts).mean()
     ) / 2
 
 
@@ -106,18 +107,18 @@ def augment(
 def make_step(
     model: clip.CLIP, tx: optax.GradientTransformation, mask: Mask, preprocessing: Preprocessing
 ) -> Callable[..., tuple[TrainState, Array]]:
-    """A compiled step `(state, key, images, mirrored, tokens, groups) -> (state, loss)`; the state is donated."""
+    """A compiled step `(state, key, images, mirrored, tokens, positives) -> (state, loss)`; the state is donated."""
 
-    def loss_fn(params: Params, images: Array, tokens: Array, groups: Array) -> Array:
+    def loss_fn(params: Params, images: Array, tokens: Array, positives: Array) -> Array:
         outputs = model.apply({"params": params}, images, tokens)
         image_features, text_features, scale = outputs  # type: ignore[misc]  # Flax's type: with variables that change
-        return contrastive_loss(image_features, text_features, jnp.minimum(scale, 100.0), groups)
+        return contrastive_loss(image_features, text_features, jnp.minimum(scale, 100.0), positives)
 
     def step(
-        state: TrainState, key: PRNGKeyArray, images: Array, mirrored: Array, tokens: Array, groups: Array
+        state: TrainState, key: PRNGKeyArray, images: Array, mirrored: Array, tokens: Array, positives: Array
     ) -> tuple[TrainState, Array]:
         pixels = normalize(augment(jax.random.fold_in(key, state.step), images, mirrored), preprocessing)
-        loss, grads = jax.value_and_grad(loss_fn)(state.params, pixels, tokens, groups)
+        loss, grads = jax.value_and_grad(loss_fn)(state.params, pixels, tokens, positives)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         return TrainState(state.step + 1, optim.apply_updates(state.params, updates, mask), opt_state), loss
 
@@ -141,20 +142,25 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     tracking.check(config.track.wandb)
     with progress.stage("setup"):
         sources = [captions.load_scenes("train", data_dir=config.data_dir, size=settings.scenes)]
-        natural_rows, left_out = 0, []
-        if settings.natural is not None and settings.natural_fraction > 0:
+        rows, left_out = [settings.batch_size], []
+        if settings.natural and settings.natural_fraction > 0:
+            for path in settings.natural:
+                found = captions.load_natural(path, on_bad_image=config.on_bad_image)
+                sources += found
+                if count := found[0].skipped:
+                    left_out.append(f"{count:,} images of {path} cannot be read and are left out")
             natural_rows = round(settings.batch_size * settings.natural_fraction)
-            sources.append(captions.load_natural(settings.natural, on_bad_image=config.on_bad_image))
-            if count := sources[-1].skipped:
-                left_out = [f"{count:,} images of {settings.natural} cannot be read and are left out"]
-        rows = [settings.batch_size - natural_rows] + [natural_rows] * (len(sources) - 1)
+            sizes = [len(source.images) for source in sources[1:]]
+            shared = mixture.rows_of_sources(sizes, natural_rows, power=settings.share_power)
+            rows = [settings.batch_size - natural_rows, *shared]
         claim(config, workdir, overwrite=overwrite)
-        made_from = {name: of_captions(source) for name, source in zip(("scenes", "natural"), sources, strict=False)}
+        made_from = {f"{number}_{source.name}": of_captions(source) for number, source in enumerate(sources)}
         inputs.keep(workdir, {"tasks": {}, "facts": made_from})
-        phrases = [phrase for source in sources for phrase in source.captions]
-        sentences = [template.format(phrase) for phrase in phrases for template in captions.TEMPLATES]
+        vocabulary = mixture.vocabulary(sources)
+        phrases = vocabulary.phrases
+        sentences = [template.format(phrase) for phrase in phrases for template in mixture.TEMPLATES]
         words = tokenizer.train_bpe(sentences, vocab_size=settings.vocab_size, context_length=settings.context_length)
-    tokens = words.tokenize(sentences).reshape(len(phrases), len(captions.TEMPLATES), -1)
+    tokens = words.tokenize(sentences).reshape(len(phrases), len(mixture.TEMPLATES), -1)
     # The tower is causal and pools at the end of the text: columns behind the longest text change nothing.
     tokens = tokens[..., : int((tokens != tokens[0, 0, -1]).any((0, 1)).nonzero()[0].max()) + 2]
 
@@ -179,11 +185,11 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     warn(left_out)
     recorded = {record["step"] for record in journal.find(stage="pretrain")}
     start = int(state.step)
-    batches = captions.mixed_batches(sources, rows, seed=config.seed, start_batch=start)
+    batches = mixture.mixed_batches(sources, rows, vocabulary, seed=config.seed, start_batch=start)
 
-    def step(state: TrainState, batch: captions.MixedRows) -> tuple[TrainState, dict[str, jax.Array]]:
-        texts = tokens[batch.groups, batch.template]
-        state, loss = step_fn(state, key, batch.images, batch.mirrored, texts, batch.groups)
+    def step(state: TrainState, batch: mixture.MixedRows) -> tuple[TrainState, dict[str, jax.Array]]:
+        texts = tokens[batch.phrase, batch.template]
+        state, loss = step_fn(state, key, batch.images, batch.mirrored, texts, batch.positives)
         return state, {"loss": loss}
 
     with (
@@ -209,6 +215,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
             log_every=settings.log_every,
             on_log=on_log,
             checkpoint_every=settings.checkpoint_every,
+            checkpoint_seconds=settings.checkpoint_seconds,
             on_checkpoint=on_checkpoint,
             unlogged=notes.get("unlogged", ()),
             advice="Lower config.pretrain.learning_rate.",

@@ -277,8 +277,8 @@ def test_natural_images_that_cannot_be_read_are_listed_or_left_out(tmp_path):
         data.BadImageError, match=r"2 of the 4 images of .*:\n.*natural.npz\[1\] .*\n.*natural.npz\[2\]"
     ):
         captions.load_natural(tmp_path / "natural.npz")
-    found = captions.load_natural(tmp_path / "natural.npz", on_bad_image="skip")
-    assert (found.skipped, found.captions, found.caption_index.tolist()) == (2, ("an owl", "a fox"), [0, 0])
+    (found,) = captions.load_natural(tmp_path / "natural.npz", on_bad_image="skip")
+    assert (found.skipped, found.phrases, found.labels.tolist()) == (2, (("an owl", "the owl", "owl"),), [0, 0])
     np.testing.assert_array_equal(found.images[1], np.asarray(Image.open(io.BytesIO(files[3]))))
     save([files[0], encoded(picture(1, width=40), "JPEG")])
     with pytest.raises(ValueError, match=r"have 2 sizes, such as \(32, 32, 3\) and \(32, 40, 3\)"):

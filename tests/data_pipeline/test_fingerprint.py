@@ -108,10 +108,12 @@ def test_a_directory_of_weights_is_known_by_its_files(tmp_path):
 
 
 def test_captions_and_images_count(tmp_path):
-    made = captions.CaptionedImages(np.zeros((2, 4, 4, 3), np.uint8), ("a", "b"), np.arange(2, dtype=np.int32), False)
+    images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.arange(2, dtype=np.int32)
+    made = captions.CaptionedImages("x", images, (("a",), ("b",)), labels, mirrored=False)
     others = (
         made._replace(images=made.images + 1),
-        made._replace(captions=("a", "c")),
-        made._replace(caption_index=made.caption_index[::-1]),
+        made._replace(phrases=(("a",), ("c",))),
+        made._replace(phrases=(("a", "b"), ())),
+        made._replace(labels=made.labels[::-1]),
     )
-    assert len({fingerprint.of_captions(each) for each in (made, *others)}) == 4
+    assert len({fingerprint.of_captions(each) for each in (made, *others)}) == 5

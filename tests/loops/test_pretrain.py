@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from tajax import main, models, results, trees
-from tajax.data import captions
+from tajax.data import captions, mixture
 from tajax.data.builders import render_scene
 from tajax.finetune import init_state
 from tajax.types import Preprocessing
@@ -33,13 +33,13 @@ def test_loss_of_two_pairs_by_hand():
 
     images_to_texts = row(logits[0, 0], logits[0, 1]) + row(logits[1, 1], logits[1, 0])
     texts_to_images = row(logits[0, 0], logits[1, 0]) + row(logits[1, 1], logits[0, 1])
-    loss = contrastive_loss(images, texts, 2.0, jnp.array([0, 1]))
+    loss = contrastive_loss(images, texts, 2.0, jnp.eye(2, dtype=bool))
     np.testing.assert_allclose(loss, (images_to_texts + texts_to_images) / 4, rtol=1e-6)
 
 
 def test_loss_of_distinct_captions_is_clips(rng):
     images, texts = (jnp.asarray(rng(n).normal(size=(6, 4)), jnp.float32) for n in (300, 301))
-    loss = contrastive_loss(images, texts, 5.0, jnp.array([4, 0, 9, 2, 7, 1]))
+    loss = contrastive_loss(images, texts, 5.0, jnp.eye(6, dtype=bool))
     unit_images, unit_texts = (f / jnp.linalg.norm(f, axis=1, keepdims=True) for f in (images, texts))
     logits = 5.0 * unit_images @ unit_texts.T
     both = [jax.nn.log_softmax(logits, axis=axis).diagonal().mean() for axis in (0, 1)]
@@ -49,26 +49,43 @@ def test_loss_of_distinct_captions_is_clips(rng):
 def test_equal_captions_are_no_negatives(rng):
     """One caption for all: every pair is as right as any other, so the loss is the entropy of a uniform target."""
     feature = jnp.asarray(rng(302).normal(size=(1, 4)), jnp.float32).repeat(5, axis=0)
-    np.testing.assert_allclose(contrastive_loss(feature, feature, 9.0, jnp.zeros(5, jnp.int32)), math.log(5), rtol=1e-6)
-    apart = contrastive_loss(feature, -feature, 9.0, jnp.array([0, 0, 0, 0, 0]))
+    all_fit = jnp.ones((5, 5), bool)
+    np.testing.assert_allclose(contrastive_loss(feature, feature, 9.0, all_fit), math.log(5), rtol=1e-6)
+    apart = contrastive_loss(feature, -feature, 9.0, all_fit)
     np.testing.assert_allclose(apart, math.log(5), rtol=1e-6)
+
+
+def test_a_caption_that_fits_more_images_than_another_is_no_negative_of_any(rng):
+    """ "a dog" fits both images, "a poodle" the first alone: row by row and column by column, in float64."""
+    images, texts = (rng(n).normal(size=(2, 4)) for n in (303, 304))
+    fits = np.array([[True, True], [True, False]])
+    logits = (
+        3.0 * (images / np.linalg.norm(images, axis=1)[:, None]) @ (texts / np.linalg.norm(texts, axis=1)[:, None]).T
+    )
+    wanted = 0.0
+    for scores, right in ((logits, fits), (logits.T, fits.T)):
+        for row, good in zip(scores, right, strict=True):
+            wanted -= np.mean([row[k] - np.log(np.exp(row).sum()) for k in np.flatnonzero(good)]) / 4
+    loss = contrastive_loss(jnp.float32(images), jnp.float32(texts), 3.0, jnp.array(fits))
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
 
 
 @pytest.fixture
 def sources(rng):
-    """Seven scenes with three captions and ten photographs with two; an image is its own number."""
+    """Seven scenes of three classes and ten photographs of two; an image is its own number."""
 
-    def source(count, names, mirrored, first):
-        images = np.zeros((count, 2, 2, 3), np.uint8) + np.arange(first, first + count)[:, None, None, None].astype(
-            np.uint8
-        )
-        return captions.CaptionedImages(images, names, (np.arange(count) % len(names)).astype(np.int32), mirrored)
+    def source(name, count, phrases, mirrored, first):
+        numbers = np.arange(first, first + count).astype(np.uint8)
+        images = np.zeros((count, 2, 2, 3), np.uint8) + numbers[:, None, None, None]
+        labels = (np.arange(count) % len(phrases)).astype(np.int32)
+        return captions.CaptionedImages(name, images, phrases, labels, mirrored)
 
-    return [source(7, ("a ring", "a dot", "an arrow"), False, 0), source(10, ("an ant", "a bee"), True, 100)]
+    scenes = source("scenes", 7, (("a ring",), ("a dot",), ("an insect",)), False, 0)
+    return [scenes, source("photographs", 10, (("an ant", "an insect"), ("a bee", "an insect")), True, 100)]
 
 
 def stream(sources, count, **options):
-    batches = captions.mixed_batches(sources, [3, 2], **options)
+    batches = mixture.mixed_batches(sources, [3, 2], mixture.vocabulary(sources), **options)
     return [next(batches) for _ in range(count)]
 
 
@@ -95,17 +112,41 @@ def test_every_image_once_an_epoch_in_an_order_that_changes(sources):
         assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
-def test_rows_keep_their_caption_and_whether_they_may_be_mirrored(sources):
-    names = [*sources[0].captions, *sources[1].captions]
-    batches = stream(sources, 6, seed=3)
+def test_a_row_has_one_of_its_classs_phrases_and_whatever_else_fits_it_is_no_negative(sources):
+    classes = [*sources[0].phrases, *sources[1].phrases]
+    words = mixture.vocabulary(sources)
+    batches = stream(sources, 30, seed=3)
     assert len({tuple(batch.template) for batch in batches}) > 1
+    heard = set()
     for batch in batches:
-        for image, group, template, mirrored in zip(*batch, strict=True):
-            number = int(image[0, 0, 0])
-            expected = names[number % 3] if number < 100 else names[3 + (number - 100) % 2]
-            assert names[group] == expected
-            assert mirrored == (number >= 100)
-            assert 0 <= template < len(captions.TEMPLATES)
+        said = [words.phrases[number] for number in batch.phrase]
+        numbers = batch.images[:, 0, 0, 0].tolist()
+        fitting = [classes[n % 3] if n < 100 else classes[3 + (n - 100) % 2] for n in numbers]
+        assert all(phrase in phrases for phrase, phrases in zip(said, fitting, strict=True))
+        assert batch.mirrored.tolist() == [n >= 100 for n in numbers]
+        assert all(0 <= template < len(mixture.TEMPLATES) for template in batch.template)
+        want = [[phrase in phrases for phrase in said] for phrases in fitting]
+        np.testing.assert_array_equal(batch.positives, want)
+        heard |= {(n, phrase) for n, phrase in zip(numbers, said, strict=True)}
+    assert {phrase for n, phrase in heard if n == 100} == {"an ant", "an insect"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "power", "want"),
+    [
+        ([100, 100], 7, 1.0, [4, 3]),
+        ([400, 100, 4], 32, 0.5, [20, 10, 2]),
+        ([1000, 1], 10, 1.0, [9, 1]),
+        ([9, 1], 10, 0.0, [5, 5]),
+    ],
+)
+def test_rows_are_shared_out_by_a_power_of_the_size(sizes, rows, power, want):
+    assert mixture.rows_of_sources(sizes, rows, power=power) == want
+
+
+def test_a_source_without_a_row_is_refused():
+    with pytest.raises(ValueError, match="2 rows of natural images a batch are fewer than their 3 sources"):
+        mixture.rows_of_sources([5, 5, 5], 2, power=1.0)
 
 
 def test_augmented_images_keep_shape_and_type_and_are_mirrored_where_allowed_alone(key):
@@ -140,7 +181,7 @@ def test_each_step_augments_anew_and_a_repeated_one_alike(key):
     def losses():
         state = init_state(params, tx)
         for _ in range(3):
-            state, loss = step(state, key, images, np.zeros(4, bool), np.zeros((4, 3), np.int32), np.arange(4))
+            state, loss = step(state, key, images, np.zeros(4, bool), np.zeros((4, 3), np.int32), np.eye(4, dtype=bool))
             yield float(loss)
 
     first = list(losses())
@@ -156,9 +197,8 @@ def run(programs, monkeypatch):
         assert (split, size) == ("train", "small")
         pictures, texts = zip(*(render_scene(index, 0) for index in range(20)), strict=True)
         names, index = np.unique(texts, return_inverse=True)
-        return captions.CaptionedImages(
-            np.stack(pictures), tuple(map(str, names)), index.astype(np.int32), mirrored=False
-        )
+        phrases = tuple((str(name),) for name in names)
+        return captions.CaptionedImages("scenes", np.stack(pictures), phrases, index.astype(np.int32), mirrored=False)
 
     monkeypatch.setattr(captions, "load_scenes", scenes)
     sizes = {"width": 8, "heads": 1, "layers": 1, "text_width": 8, "text_layers": 1, "text_heads": 1, "embed_dim": 8}

@@ -109,7 +109,8 @@ def pretrain_on_few_scenes():
     def scenes(split, *, data_dir, size):
         pictures, texts = zip(*(render_scene(index, 0) for index in range(20)), strict=True)
         names, index = np.unique(texts, return_inverse=True)
-        return captions.CaptionedImages(np.stack(pictures), tuple(map(str, names)), index.astype(np.int32), False)
+        phrases = tuple((str(name),) for name in names)
+        return captions.CaptionedImages("scenes", np.stack(pictures), phrases, index.astype(np.int32), False)
 
     captions.load_scenes = scenes
 
