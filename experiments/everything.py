@@ -15,7 +15,11 @@ from experiments.protocol import BENCHMARKS
 
 HERE = Path(__file__).resolve().parent
 FIRST = ("task_addition", "single_task")  # they make the task vectors that most others start from
-APART = ("benchmarks", "pretraining")  # of the code, not of the papers; needs the checkpoints of a pre-training
+APART = (
+    "benchmarks",
+    "pretraining_pilots",
+    "pretraining",
+)  # not of the papers; the last needs a pre-training's checkpoints
 
 
 def main() -> None:

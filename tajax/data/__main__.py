@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tajax import progress
-from tajax.data import readiness
+from tajax.data import captions, leaks, readiness
 from tajax.data.readiness import Readiness
 from tajax.data.tasks import open_task
 
@@ -37,10 +37,13 @@ examples:
       what is there, what is missing, and how to get it
   python -m tajax.data --check dtd --overlap
       whether the same images stand in two splits of DTD
+  python -m tajax.data --check bundled ./birds --corpus pretrain.npz
+      whether their validation and test images stand in files that configs/pretrain.py trains on
   python -m tajax.data --prepare gtsrb mnist
       reads archives, or downloads what is public
 
-exit codes: 0 all that was asked for is ready; 1 something is not, or stands in two splits; 2 a wrong option.
+exit codes: 0 all that was asked for is ready; 1 something is not, or stands in two splits or in the corpus; 2 a wrong
+option.
 """
 
 
@@ -66,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overlap", action="store_true", help="look for images in two splits by their pixels; decodes every image"
     )
+    parser.add_argument(
+        "--corpus",
+        nargs="+",
+        default=(),
+        metavar="FILE.npz",
+        help="look for images of val and test, exact or nearly, in these files and in tajax's own captioned scenes",
+    )
     return parser
 
 
@@ -84,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _Hashing(data_dir) as hashing:
             records = readiness.check(names, data_dir=data_dir, overlap=options.overlap, progress=hashing)
     show(records, data_dir)
-    return 0 if all(record.ready for record in records) else 1
+    leaking = show_leaks(names, options.corpus, data_dir) if options.corpus else False
+    return 0 if all(record.ready for record in records) and not leaking else 1
 
 
 def _prepare(names: Sequence[str], data_dir: Path) -> None:
@@ -128,6 +139,32 @@ def show(records: Sequence[Readiness], data_dir: Path) -> None:
             console.print(Text(_TENSORFLOW), soft_wrap=True)
     unready = sum(not record.ready for record in records)
     console.print(f"\n{len(records) - unready} of {len(records)} tasks are ready.")
+
+
+def show_leaks(names: Sequence[str], corpus: Sequence[str], data_dir: Path) -> bool:
+    """Prints how many images of val and test of each task stand in a corpus; whether any does."""
+    sources = [captions.load_scenes("train", data_dir=data_dir)]
+    sources += [source for path in corpus for source in captions.load_natural(path)]
+    known = leaks.Corpus(source.images for source in sources)
+    title = f"Images of the tasks in a corpus of {len(known):,}"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for column in ("task", "split", "images", "exact", "near", "nearest"):
+        table.add_column(column, justify="left" if column in ("task", "split") else "right")
+    leaking = False
+    for name in names:
+        for leak in leaks.find_leaks(open_task(name, data_dir=data_dir), known):
+            leaking |= leak.near > 0
+            cells = f"{leak.images:,}", f"{leak.exact:,}", f"{leak.near:,}", f"{leak.nearest:.1f}"
+            table.add_row(name, leak.split, *cells)
+    console = Console(highlight=False)
+    console.print()
+    console.print(table)
+    console.print(
+        f"exact: the same pixels; near: within {leaks.NEAR:g} of 255, root mean square at {leaks.SIDE}×{leaks.SIDE} "
+        "pixels; nearest: the smallest such distance.",
+        soft_wrap=True,
+    )
+    return leaking
 
 
 def _counts(record: Readiness, split: str) -> Text:

@@ -1,0 +1,118 @@
+"""How should the bundled model be pre-trained? Short runs at equal cost, judged by zero-shot accuracy on validation."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from configs.pretrain import get_config
+from experiments import protocol, summary
+from tajax import config as configs
+from tajax import data, models, report, results
+from tajax.data.preprocess import normalize
+from tajax.losses import head_logits
+from tajax.main import run as run_config
+from tajax.results import Record
+
+HERE = Path(__file__).resolve().parent
+
+PILOTS: Mapping[str, Mapping[str, object]] = {  # what each changes of configs/pretrain.py; steps make the cost equal
+    "patch 8, 192 × 4": {"steps": 640, "width": 192, "layers": 4, "heads": 3},
+    "patch 4, 128 × 4": {"steps": 340, "patch_size": 4, "width": 128, "layers": 4, "heads": 4},
+}
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "bundled": configs.BUNDLED_TASKS,
+    "real": protocol.REAL_TASKS,
+    "cifar10": (protocol.REAL_CONTROL,),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.pretraining_pilots.run",
+        description=__doc__,
+        epilog="Finished pilots are not repeated. To make them side by side, give each process a core and its pilots.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--pilots", nargs="+", choices=tuple(PILOTS), default=tuple(PILOTS), metavar="PILOT")
+    parser.add_argument("--seed", type=int, default=0, help="of pre-training")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), metavar="DIR", help="folder of .npz files")
+    parser.add_argument("--runs", type=Path, default=Path("runs/pilots"), metavar="DIR", help="where runs live")
+    options = parser.parse_args()
+    measured = [pilot(name, options) for name in options.pilots]
+    columns = ("pilot", "steps", "pairs", "core-minutes", "loss", *GROUPS, *protocol.REAL_TASKS)
+    rows = tuple(_row(record) for record in measured)
+    note = (
+        "Zero-shot top-1 on validation in %: means of the bundled and of the real tasks, the control, each real task."
+    )
+    table = report.Table("Pilots of pre-training at about equal cost", columns, rows, (note,))
+    summary.write(HERE, "pilots", [table], measured)
+
+
+def pilot(name: str, options: argparse.Namespace) -> Record:
+    """The record of one pilot, whose run is made now if it is not there yet."""
+    config = get_config()
+    config.seed = options.seed
+    with config.pretrain.unlocked():
+        config.pretrain.update(PILOTS[name])
+    config.pretrain.warmup_steps = config.pretrain.steps // 10
+    config.pretrain.natural = tuple(str(options.data / Path(path).name) for path in config.pretrain.natural)
+    configs.validate(config)
+    directory = options.runs / "_".join((*name.replace(",", "").replace("×", "x").split(), str(options.seed)))
+    run_config(config, directory)
+    steps = results.find(results.read(directory / "results.jsonl"), stage="pretrain")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    known = {group: zero_shot(directory / "model", tasks, options) for group, tasks in GROUPS.items()}
+    return {
+        "stage": "pilot",
+        "pilot": name,
+        "seed": options.seed,
+        "config_hash": configs.config_hash(config),
+        "steps": config.pretrain.steps,
+        "pairs": config.pretrain.steps * config.pretrain.batch_size,
+        "core_minutes": cores * (steps[-1]["elapsed_seconds"] - steps[0]["elapsed_seconds"]) / 60,
+        "loss": steps[-1]["loss"],
+        "zero_shot": {task: top1 for group in known.values() for task, top1 in group.items()},
+        **{group: statistics.fmean(tasks.values()) for group, tasks in known.items()},
+    }
+
+
+def zero_shot(model: Path, names: tuple[str, ...], options: argparse.Namespace, split: str = "val") -> dict[str, float]:
+    """Top-1 accuracy of a model's zero-shot heads on a split of each task, a bundled one or a file of `--data`."""
+    clip = models.load(str(model))
+    encode = jax.jit(lambda params, images: clip.encode_image(params, normalize(images, clip.preprocessing)))
+    found = {}
+    for name in names:
+        bundled = name in configs.BUNDLED_TASKS
+        place = name if bundled else str(options.data / f"{name}.npz")
+        task = data.open_task(place, data_dir=configs.default_config().data_dir)
+        head = models.zero_shot_head(clip, task.class_names, task.templates)
+        right = count = 0
+        for batch in data.load(task, split, batch_size=256, preprocessing=clip.preprocessing):
+            guesses = jnp.argmax(head_logits(encode(clip.params["image"], batch.image), head), axis=-1)
+            right += int(jnp.sum((guesses == batch.label) & batch.mask))
+            count += int(batch.mask.sum())
+        found[name] = right / count
+    return found
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    shares = [record[group] for group in GROUPS] + [record["zero_shot"][task] for task in protocol.REAL_TASKS]
+    return (
+        str(record["pilot"]),
+        f"{record['steps']:,}",
+        f"{record['pairs']:,}",
+        f"{record['core_minutes']:.1f}",
+        f"{record['loss']:.2f}",
+        *(f"{100 * share:.1f}" for share in shares),
+    )
+
+
+if __name__ == "__main__":
+    main()
