@@ -10,6 +10,7 @@ another kernel in another process unless `--xla_gpu_autotune_level=0` is given t
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
@@ -20,17 +21,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tajax import interrupts, optim, parallel
-from tajax.linearization import linearize, split
+from tajax import interrupts, parallel
+from tajax.linearization import linearize
 from tajax.losses import cross_entropy, head_logits
-from tajax.types import ApplyFn, Batch, Head, Mask, Params, Trained
+from tajax.parametrization import Parametrization
+from tajax.types import ApplyFn, Batch, Head, Params, Trained
 
 
 class TrainState(NamedTuple):
-    """All that changes from step to step: the number of steps taken, the parameters, the moments."""
+    """All that changes from step to step: the number of steps taken, what is trained, its moments."""
 
     step: jax.Array
-    params: Params
+    trained: Any  # a pytree, such as what `Parametrization.init` gives
     opt_state: optax.OptState
 
 
@@ -43,76 +45,105 @@ class NonFiniteLossError(FloatingPointError):
     """The loss became NaN or infinite; the message says at which step and learning rate."""
 
 
-TrainStep = Callable[[TrainState, Params, Head, Batch], tuple[TrainState, dict[str, jax.Array]]]
+TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+"""`(state, pretrained, head, batch, data=None) -> (state, metrics)`"""
 
 
-def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
-    """The state before the first step. Parameters are copied, because steps donate their input."""
-    return TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params), tx.init(params))
+class Penalized(NamedTuple):
+    """What a penalty may look at."""
+
+    pretrained: Params
+    """θ₀."""
+    restore: Callable[[Trained], Params]
+    """From what is trained to the parameters, θ."""
+    apply: ApplyFn
+    """The model in training, `(trained, images) -> features [B, E]`; in the tangent space where that is trained."""
+    batch: Batch
+    """The images of this step."""
+    data: Any
+    """What the penalty needs besides, a pytree of arrays given to the step."""
+
+
+Penalty = Callable[[Trained, Penalized], jax.Array]
+"""A scalar that is added to the mean loss of a step: pure, differentiable in its first argument."""
+
+
+def init_state(trained: Any, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step. What is trained is copied, because steps donate their input."""
+    return TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, trained), tx.init(trained))
 
 
 def make_train_step(
     encode: ApplyFn,
     tx: optax.GradientTransformation,
-    mask: Mask,
+    parametrization: Parametrization,
     *,
     linearized: bool = False,
+    penalty: Penalty | None = None,
     accumulation_steps: int = 1,
 ) -> TrainStep:
-    """A compiled step of minimising the cross-entropy of the head's logits over the trained leaves.
+    """A compiled step of minimising the cross-entropy of the head's logits over what is trained.
 
-    With `linearized` the encoder is its first-order expansion around the pre-trained parameters,
-    f(θ₀) + J(θ − θ₀), before normalisation and head (Ortiz-Jimenez et al. 2023, §4).
-    Frozen leaves cost no gradient: only the leaves of the mask are differentiated.
+    With `linearized` the encoder is its first-order expansion in what is trained, f(t₀) + J(t − t₀), before
+    normalisation and head; for a mask that is f(θ₀) + J(θ − θ₀) (Ortiz-Jimenez et al. 2023, §4). Gradients, moments and
+    clipping see what is trained and nothing else.
 
     Args:
         encode: `(params, images) -> features [B, E]`.
-        tx: from `tajax.optim.make_optimizer` with the same mask.
-        mask: like the parameters, from `tajax.param_mask`.
+        tx: for what is trained, such as `tajax.optim.adamw`.
+        parametrization: what is trained, such as `tajax.parametrization.masked(mask)`.
         linearized: train in the tangent space.
+        penalty: added to the loss.
         accumulation_steps: the batch is cut into so many equal parts whose gradients are summed, which
-            divides the memory of activations. Must divide the batch size.
+            divides the memory of activations. Must divide the batch size. A penalty sees the whole batch.
 
     Returns:
-        `step(state, pretrained, head, batch) -> (state, metrics)` with the scalars `loss` (mean over the
-        rows that count), `top1` and `grad_norm`. The state given is donated: do not use it again.
+        `step(state, pretrained, head, batch, data=None) -> (state, metrics)` with the scalars `loss` (mean over the
+        rows that count), `top1`, `grad_norm` and, with one, `penalty`; `data` is the penalty's. The state given is
+        donated: do not use it again.
     """
 
-    def loss_sum(
-        trained: Trained, params: Params, pretrained: Params, head: Head, batch: Batch
-    ) -> tuple[jax.Array, jax.Array]:
-        apply_fn = linearize(encode, pretrained, mask=mask) if linearized else encode
-        _, restore = split(params, mask)
-        features = apply_fn(restore(trained), batch.image)
-        logits = head_logits(features, head)
+    def model(pretrained: Params) -> ApplyFn:
+        def apply(trained: Trained, images: jax.Array) -> jax.Array:
+            return encode(parametrization.restore(pretrained, trained), images)
+
+        return linearize(apply, parametrization.init(pretrained)) if linearized else apply
+
+    def loss_sum(trained: Trained, pretrained: Params, head: Head, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        logits = head_logits(model(pretrained)(trained, batch.image), head)
         hits = (jnp.argmax(logits, axis=-1) == batch.label) & batch.mask
         losses = jnp.where(batch.mask, cross_entropy(logits, batch.label), 0)  # labels of padding may be anything
         return jnp.sum(losses), jnp.sum(hits)
 
-    def summed_grads(params: Params, pretrained: Params, head: Head, batch: Batch) -> Any:
-        trained, _ = split(params, mask)
+    def summed_grads(trained: Trained, pretrained: Params, head: Head, batch: Batch) -> Any:
         grad_fn = jax.value_and_grad(loss_sum, has_aux=True)
         if accumulation_steps == 1:
-            return grad_fn(trained, params, pretrained, head, batch)
+            return grad_fn(trained, pretrained, head, batch)
         # Strided parts: each takes as many rows of every device, so that no row changes its device.
         parts = jax.tree.map(lambda a: a.reshape(-1, accumulation_steps, *a.shape[1:]).swapaxes(0, 1), batch)
-        shapes = jax.eval_shape(grad_fn, trained, params, pretrained, head, jax.tree.map(lambda a: a[0], parts))
+        shapes = jax.eval_shape(grad_fn, trained, pretrained, head, jax.tree.map(lambda a: a[0], parts))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
         def accumulate(total: Any, part: Batch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, grad_fn(trained, params, pretrained, head, part)), None
+            return jax.tree.map(jnp.add, total, grad_fn(trained, pretrained, head, part)), None
 
         return jax.lax.scan(accumulate, zeros, parts)[0]
 
-    def step(state: TrainState, pretrained: Params, head: Head, batch: Batch) -> tuple[TrainState, Metrics]:
-        (loss, hits), grads = summed_grads(state.params, pretrained, head, batch)
+    def step(
+        state: TrainState, pretrained: Params, head: Head, batch: Batch, data: Any = None
+    ) -> tuple[TrainState, Metrics]:
+        (loss, hits), grads = summed_grads(state.trained, pretrained, head, batch)
         count = jnp.maximum(jnp.sum(batch.mask), 1)
         grads = jax.tree.map(lambda g: g / count, grads)
-        _, restore = split(jax.tree.map(jnp.zeros_like, state.params), mask)
-        updates, opt_state = tx.update(restore(grads), state.opt_state, state.params)
-        params = optim.apply_updates(state.params, updates, mask)
-        metrics = {"loss": loss / count, "top1": hits / count, "grad_norm": optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        metrics = {"loss": loss / count, "top1": hits / count}
+        if penalty is not None:
+            restore = functools.partial(parametrization.restore, pretrained)
+            seen = Penalized(pretrained, restore, model(pretrained), batch, data)
+            metrics["penalty"], more = jax.value_and_grad(penalty)(state.trained, seen)
+            grads = jax.tree.map(jnp.add, grads, more)
+        updates, opt_state = tx.update(grads, state.opt_state, state.trained)
+        trained = optax.apply_updates(state.trained, updates)
+        return TrainState(state.step + 1, trained, opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
 
     return jax.jit(step, donate_argnums=0)
 
@@ -205,6 +236,7 @@ def finetune(
     head: Head,
     batches: Iterable[Batch],
     *,
+    data: Any = None,
     devices: Sequence[jax.Device] | None = None,
     **options: Any,
 ) -> TrainState:
@@ -216,6 +248,7 @@ def finetune(
         pretrained: θ₀, the point of linearisation; unused by a non-linear step.
         head: the frozen head.
         batches: batches from the one that belongs to `state.step` onward.
+        data: of the step's penalty, the same at every step.
         devices: from `parallel.devices_of_all`, to divide each batch over; all of this process by default.
         **options: of `train`; `num_steps` is required.
 
@@ -226,10 +259,10 @@ def finetune(
         NonFiniteLossError, ValueError, Interrupted: as `train`.
     """
     devices = jax.local_devices() if devices is None else devices
-    state, pretrained, head = parallel.replicate((state, pretrained, head), devices)
+    state, pretrained, head, data = parallel.replicate((state, pretrained, head, data), devices)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step(state, pretrained, head, parallel.split_batch(batch, devices))
+        return train_step(state, pretrained, head, parallel.split_batch(batch, devices), data)
 
     asked = parallel.largest_of_all(devices)
     return parallel.on_this_process(train(step, state, batches, asked=asked, **options))

@@ -1,4 +1,4 @@
-"""Optimisers that train the leaves of a mask and leave all others bit-identical."""
+"""The optimiser of the protocol, and the same for whole trees of which a mask names what is trained."""
 
 from __future__ import annotations
 
@@ -43,6 +43,20 @@ def make_schedule(*, learning_rate: float, num_steps: int, warmup_steps: int = 0
     )
 
 
+def adamw(
+    learning_rate: float | optax.Schedule, *, weight_decay: float = 0.1, clip_norm: float | None = 1.0
+) -> optax.GradientTransformation:
+    """AdamW after clipping of the global gradient norm, for trees of which every leaf is trained.
+
+    Args:
+        learning_rate: a number or an optax schedule.
+        weight_decay: decoupled decay, applied to every leaf as in the papers' code.
+        clip_norm: largest global gradient norm; None does not clip.
+    """
+    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    return optax.chain(clip, optax.adamw(learning_rate, weight_decay=weight_decay))
+
+
 def make_optimizer(
     mask: Mask,
     *,
@@ -53,13 +67,14 @@ def make_optimizer(
     """AdamW on what `mask` trains; a zero update for the rest.
 
     Clipping, weight decay and moments see the trained leaves and layers alone. `optax.masked` would not do:
-    it passes raw gradients through where the mask is False.
+    it passes raw gradients through where the mask is False. `tajax.finetune` takes the same steps by `adamw` on the
+    trained part alone (`tajax.parametrization.masked`).
 
     Args:
         mask: like the parameters, from `tajax.param_mask`.
         learning_rate: a number or an optax schedule.
-        weight_decay: decoupled decay, applied to every trained leaf as in the papers' code.
-        clip_norm: largest global gradient norm over the trained leaves; None does not clip.
+        weight_decay: as in `adamw`, of the trained leaves.
+        clip_norm: as in `adamw`, of the norm over the trained leaves.
 
     Returns:
         A transformation whose state holds no moments for frozen leaves, nor for the frozen layers of others.
@@ -72,10 +87,9 @@ def make_optimizer(
         >>> updates["b"]
         Array([0., 0.], dtype=float32)
     """
-    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    adamw = optax.chain(clip, optax.adamw(learning_rate, weight_decay=weight_decay))
+    train = adamw(learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
     labels = jax.tree.map(lambda trained: "train" if np.any(trained) else "freeze", mask)
-    inner = optax.partition({"train": adamw, "freeze": optax.set_to_zero()}, labels)
+    inner = optax.partition({"train": train, "freeze": optax.set_to_zero()}, labels)
 
     def taken(tree: Params) -> Params:
         return _where_trained(take_layers, mask, tree)

@@ -25,6 +25,7 @@ from tajax import affine, finetune, optim, trees
 from tajax.config import REGIMES
 from tajax.data.preprocess import normalize
 from tajax.models import ImageEncoder
+from tajax.parametrization import masked
 from tajax.types import ApplyFn, Batch, Head, Preprocessing
 
 CHIPS, CLASSES = 8, 10
@@ -52,9 +53,9 @@ def training(options: argparse.Namespace, mesh: Mesh, regime: str) -> Callable:
     """The step of a regime over all chips, its batch divided among them, lowered."""
     encode, params, head, batch = arguments(options, mesh, options.images, unrolled=False)
     mask = trees.param_mask(params, REGIMES[regime].trainable)
-    tx = optim.make_optimizer(mask, learning_rate=1e-5)
-    step = finetune.make_train_step(encode, tx, mask, linearized=REGIMES[regime].train_linearized)
-    state = on_every_chip(mesh, jax.eval_shape(lambda params: finetune.init_state(params, tx), params))
+    tx, trained = optim.adamw(1e-5), masked(mask)
+    step = finetune.make_train_step(encode, tx, trained, linearized=REGIMES[regime].train_linearized)
+    state = on_every_chip(mesh, jax.eval_shape(lambda params: finetune.init_state(trained.init(params), tx), params))
     return step.lower(state, params, head, batch)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from tajax import finetune, models, optim, trees
 from tajax.data.preprocess import normalize
+from tajax.parametrization import masked
 from tajax.types import ApplyFn, Batch, Head, Params, Preprocessing
 
 CLASSES = 10
@@ -121,11 +122,11 @@ def compile_step(
     """
     params, (head, batch) = clip.params["image"], noise(clip, batch_size)
     mask = trees.param_mask(params, rule, layers=layers)
-    optimizer = optim.make_optimizer(mask, learning_rate=LEARNING_RATE)
-    step = finetune.make_train_step(encoder(clip), optimizer, mask, linearized=linearized)
-    shapes = jax.eval_shape(lambda params: finetune.init_state(params, optimizer), params)
+    optimizer, trained = optim.adamw(LEARNING_RATE), masked(mask)
+    step = finetune.make_train_step(encoder(clip), optimizer, trained, linearized=linearized)
+    shapes = jax.eval_shape(lambda params: finetune.init_state(trained.init(params), optimizer), params)
     program = step.lower(shapes, params, head, batch).compile()
-    begin = lambda: (finetune.init_state(params, optimizer), params, head, batch)  # noqa: E731
+    begin = lambda: (finetune.init_state(trained.init(params), optimizer), params, head, batch)  # noqa: E731
     return Step(trees.count_params(params, mask), program, begin)
 
 

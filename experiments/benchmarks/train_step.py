@@ -14,6 +14,7 @@ from timing import Contender, alternate
 import tajax
 from tajax import finetune, optim, parallel
 from tajax.data.preprocess import normalize
+from tajax.parametrization import masked
 from tajax.types import Batch
 
 LEARNING_RATE = 1e-5  # the papers'; weight decay 0.1 and clipping at 1 are the defaults of tajax's optimiser
@@ -50,9 +51,9 @@ def tajax_step(work: workload.Workload, batch: Batch, regime: str) -> Contender:
     """A step of tajax's optimiser, which goes on from the last; it returns the loss before it."""
     rule, linearized = REGIMES[regime]
     mask = tajax.param_mask(work.pretrained, rule)
-    optimizer = optim.make_optimizer(mask, learning_rate=LEARNING_RATE)
-    train_step = finetune.make_train_step(work.encode, optimizer, mask, linearized=linearized)
-    state = finetune.init_state(work.pretrained, optimizer)
+    optimizer, trained = optim.adamw(LEARNING_RATE), masked(mask)
+    train_step = finetune.make_train_step(work.encode, optimizer, trained, linearized=linearized)
+    state = finetune.init_state(trained.init(work.pretrained), optimizer)
     state, pretrained, head = (parallel.replicate(tree) for tree in (state, work.pretrained, work.heads[0]))
 
     def step() -> float:

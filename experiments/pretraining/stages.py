@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 
 from tajax import checkpoints, models, optim
@@ -24,9 +23,8 @@ def export(pretraining: Path, step: int, directory: Path) -> Path:
     """
     if not directory.exists():
         clip = models.load(pretraining / "model")
-        everything = jax.tree.map(lambda _: True, clip.params)
-        tx = optim.make_optimizer(everything, learning_rate=optim.make_schedule(learning_rate=1e-3, num_steps=step + 1))
+        tx = optim.adamw(optim.make_schedule(learning_rate=1e-3, num_steps=step + 1))
         state = checkpoints.restore(pretraining / "checkpoints", init_state(clip.params, tx), step=step).state
-        made = clip.config, state.params, clip.tokenizer, clip.preprocessing
+        made = clip.config, state.trained, clip.tokenizer, clip.preprocessing
         models.save_pretrained(directory, *made, dtype=jnp.float16)
     return directory

@@ -21,7 +21,7 @@ from tajax.data.preprocess import normalize
 from tajax.finetune import TrainState, Unlogged, init_state, train
 from tajax.models import clip, save_pretrained, tokenizer
 from tajax.models.loading import OPENAI_MEAN, OPENAI_STD
-from tajax.types import Mask, Params, Preprocessing
+from tajax.types import Params, Preprocessing
 from tajax.workflows import inputs
 from tajax.workflows.journal import Journal
 from tajax.workflows.stages import announce, warn
@@ -105,7 +105,7 @@ def augment(
 
 
 def make_step(
-    model: clip.CLIP, tx: optax.GradientTransformation, mask: Mask, preprocessing: Preprocessing
+    model: clip.CLIP, tx: optax.GradientTransformation, preprocessing: Preprocessing
 ) -> Callable[..., tuple[TrainState, Array]]:
     """A compiled step `(state, key, images, mirrored, tokens, positives) -> (state, loss)`; the state is donated."""
 
@@ -118,9 +118,9 @@ def make_step(
         state: TrainState, key: PRNGKeyArray, images: Array, mirrored: Array, tokens: Array, positives: Array
     ) -> tuple[TrainState, Array]:
         pixels = normalize(augment(jax.random.fold_in(key, state.step), images, mirrored), preprocessing)
-        loss, grads = jax.value_and_grad(loss_fn)(state.params, pixels, tokens, positives)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        return TrainState(state.step + 1, optim.apply_updates(state.params, updates, mask), opt_state), loss
+        loss, grads = jax.value_and_grad(loss_fn)(state.trained, pixels, tokens, positives)
+        updates, opt_state = tx.update(grads, state.opt_state, state.trained)
+        return TrainState(state.step + 1, optax.apply_updates(state.trained, updates), opt_state), loss
 
     return jax.jit(step, donate_argnums=0)
 
@@ -170,15 +170,14 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     key = jax.random.key(config.seed)
     blank = jnp.zeros((1, settings.image_size, settings.image_size, 3))
     params = model.init(key, blank, jnp.asarray(tokens[:1, 0]))["params"]
-    mask = jax.tree.map(lambda _: True, params)
     schedule = optim.make_schedule(
         learning_rate=settings.learning_rate, num_steps=settings.steps, warmup_steps=settings.warmup_steps
     )
-    tx = optim.make_optimizer(mask, learning_rate=schedule, weight_decay=settings.weight_decay)
+    tx = optim.adamw(schedule, weight_decay=settings.weight_decay)
     state = parallel.replicate(init_state(params, tx), jax.local_devices()[:1])  # where a restored one goes, too
     made_by = config_hash(config)
     state, notes = checkpoints.restore_latest(workdir / "checkpoints", state, config_hash=made_by)
-    step_fn = make_step(model, tx, mask, preprocessing)
+    step_fn = make_step(model, tx, preprocessing)
     origin, facts = {"seed": config.seed, "config_hash": made_by}, {"data": made_from, "warnings": left_out}
     journal = Journal(workdir / "results.jsonl", origin, facts, started)
     journal.track(config)
@@ -223,7 +222,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
         if start < settings.steps:
             on_checkpoint(state, ())
     with progress.stage("save"):
-        model_files = geometry, state.params, words, preprocessing
+        model_files = geometry, state.trained, words, preprocessing
         save_pretrained(kept := workdir / "model", *model_files, dtype=jnp.float16, overwrite=True)
     minutes = (time.monotonic() - started) / 60
     write_report(workdir)

@@ -15,7 +15,18 @@ import optax
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import checkpoints, data, finetune, interrupts, optim, parallel, processes, progress, vector_files
+from tajax import (
+    checkpoints,
+    data,
+    finetune,
+    interrupts,
+    optim,
+    parallel,
+    parametrization,
+    processes,
+    progress,
+    vector_files,
+)
 from tajax.config import config_hash, warmup_steps
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
@@ -116,16 +127,11 @@ def _training_factory(experiment: Experiment) -> Callable[[int], _Training]:
             num_steps=num_steps,
             warmup_steps=warmup_steps(experiment.config, num_steps),
         )
-        tx = optim.make_optimizer(
-            experiment.mask,
-            learning_rate=schedule,
-            weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
-        )
+        tx = optim.adamw(schedule, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm)
         step = finetune.make_train_step(
             experiment.encode,
             tx,
-            experiment.mask,
+            parametrization.masked(experiment.mask),
             linearized=experiment.regime.train_linearized,
             accumulation_steps=settings.accumulation_steps,
         )
@@ -159,7 +165,8 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
     else:
         with interrupts.deferred():  # what was trained is kept, whenever the process is asked to end
             state = _train(experiment, task, training, kept)
-            tau = tajax.task_vector(experiment.pretrained, state.params)
+            params = parametrization.masked(experiment.mask).restore(experiment.pretrained, state.trained)
+            tau = tajax.task_vector(experiment.pretrained, params)
             metadata = vector_files.vector_metadata(
                 model=experiment.config.model,
                 revision=experiment.clip.revision,
@@ -182,7 +189,8 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
 def _train(experiment: Experiment, task: data.Task, training: _Training, kept: Path) -> finetune.TrainState:
     """The last state of a task's fine-tuning, from the checkpoint in `kept` on; each step is recorded once."""
     settings, made_by = experiment.config.finetune, config_hash(experiment.config)
-    blank = finetune.init_state(experiment.pretrained, training.tx)
+    start_at = parametrization.masked(experiment.mask).init(experiment.pretrained)
+    blank = finetune.init_state(start_at, training.tx)
     found = checkpoints.Checkpoint(blank, {})
     if processes.is_first():
         found = checkpoints.restore_latest(kept, blank, config_hash=made_by)

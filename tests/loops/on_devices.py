@@ -31,6 +31,7 @@ def measure():
         processes,
         trees,
     )
+    from tajax.parametrization import masked
     from tajax.types import Batch, Head
 
     rng = np.random.default_rng(20230522)
@@ -93,12 +94,12 @@ def measure():
             found[1] += disentanglement.affine_sums(distances, jnp.array(grid), *rows, batch.mask, head)
         return found.tolist()
 
-    mask, tx = trees.param_mask(params, "all"), optax.sgd(0.1)
+    parts, tx = masked(trees.param_mask(params, "all")), optax.sgd(0.1)
 
     def trained(count, accumulation_steps):
         devices = parallel.devices_of_all(count)
-        step = finetune.make_train_step(encode, tx, mask, accumulation_steps=accumulation_steps)
-        state = finetune.init_state(params, tx)
+        step = finetune.make_train_step(encode, tx, parts, accumulation_steps=accumulation_steps)
+        state = finetune.init_state(parts.init(params), tx)
         batches = [own(Batch(*(a[k : k + 14] for a in rows))) for k in (0, 6, 13)]  # padded for 4 and 8 devices
         losses = []
         state = finetune.finetune(
@@ -106,12 +107,13 @@ def measure():
             on_log=lambda done, means: losses.append(means),
         )  # fmt: skip
         (used,) = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
-        return {"params": jax.tree.map(np.ndarray.tolist, jax.device_get(state.params)), "log": losses, "devices": used}
+        after = jax.device_get(parts.restore(params, state.trained))
+        return {"params": jax.tree.map(np.ndarray.tolist, after), "log": losses, "devices": used}
 
     def transfers(accumulation_steps):
         """Kinds of communication in the compiled step for eight devices."""
-        step = finetune.make_train_step(encode, tx, mask, accumulation_steps=accumulation_steps)
-        constants = parallel.replicate((finetune.init_state(params, tx), params, head))
+        step = finetune.make_train_step(encode, tx, parts, accumulation_steps=accumulation_steps)
+        constants = parallel.replicate((finetune.init_state(parts.init(params), tx), params, head))
         batch = parallel.split_batch(Batch(*(a[:16] for a in rows)))
         program = step.lower(*constants, batch).compile().as_text()
         return sorted(set(re.findall(r"(all-[a-z]+|collective-[a-z]+|reduce-scatter)(?=\()", program)))

@@ -11,6 +11,7 @@ import pytest
 
 from tajax import checkpoints, data, interrupts, optim, task_vectors, trees
 from tajax.finetune import NonFiniteLossError, TrainState, finetune, init_state, make_train_step, train
+from tajax.parametrization import Parametrization, masked
 from tajax.types import Batch, Preprocessing
 
 
@@ -23,21 +24,22 @@ def bits(tree):
 )
 def test_frozen_leaves_are_bit_identical_and_the_others_move(rule, layers, encode, params, head, make_batch):
     mask = trees.param_mask(params, rule, layers=layers)  # the block is one layer; its rows stand for layers here
-    tx = optim.make_optimizer(mask, learning_rate=1e-2)
-    step = make_train_step(encode, tx, mask)
+    parts, tx = masked(mask), optim.adamw(1e-2)
+    step = make_train_step(encode, tx, parts)
     batches = [make_batch(8, number) for number in range(3)]
-    state = finetune(step, init_state(params, tx), params, head, batches, num_steps=3)
-    before, after = bits(params), bits(state.params)
+    state = finetune(step, init_state(parts.init(params), tx), params, head, batches, num_steps=3)
+    end = parts.restore(params, state.trained)
+    before, after = bits(params), bits(end)
     moved = {path for path in before if before[path] != after[path]}
     verdicts = trees.trained_layers(params, mask)
     assert moved == {path for path, trained in verdicts.items() if np.any(trained)}
     for path in moved:
         row = lambda tree: [np.asarray(row).tobytes() for row in trees.flatten_paths(tree)[path]]  # noqa: B023, E731
-        rows = np.array([a != b for a, b in zip(row(params), row(state.params), strict=True)])
+        rows = np.array([a != b for a, b in zip(row(params), row(end), strict=True)])
         np.testing.assert_array_equal(rows, np.broadcast_to(verdicts[path], rows.shape))
     held = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
     assert held == 2 * trees.count_params(params, mask)
-    tau = trees.flatten_paths(task_vectors.task_vector(params, state.params))
+    tau = trees.flatten_paths(task_vectors.task_vector(params, end))
     assert {path for path, leaf in tau.items() if np.any(leaf)} == moved
 
 
@@ -65,12 +67,13 @@ def by_hand(encode, params, start, head, batch):
     return jax.jit(lambda p: [jax.value_and_grad(loss, has_aux=True)(p, m) for m in (encode, tangent)])(start)
 
 
-def one_step(encode, params, start, head, batch, *, rule="all", **options):
+def one_step(encode, params, start, head, batch, *, rule="all", data=None, **options):
     """Gradient and metrics of one step from `start`, by plain descent at rate 1."""
-    mask, tx = trees.param_mask(params, rule), optax.sgd(1.0)
-    step = make_train_step(encode, tx, mask, **options)
-    after, metrics = step(init_state(start, tx), params, head, batch)
-    return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), start, after.params), metrics
+    parts, tx = masked(trees.param_mask(params, rule)), optax.sgd(1.0)
+    step = make_train_step(encode, tx, parts, **options)
+    state, metrics = step(init_state(parts.init(start), tx), params, head, batch, data)
+    after = parts.restore(start, state.trained)
+    return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), start, after), metrics
 
 
 def test_gradient_of_a_step(encode, x64, params, start, head, make_batch):
@@ -95,6 +98,44 @@ def test_gradient_of_a_step(encode, x64, params, start, head, make_batch):
     assert bits((params, start)) == before  # steps donate their state, and neither θ₀ nor what it was copied from
 
 
+@pytest.mark.parametrize("linearized", [False, True])
+def test_a_penalty_is_added_once_whatever_the_parts(linearized, encode, x64, params, start, head, make_batch):
+    """strength · ½‖θ − θ₀‖² has the gradient strength · (θ − θ₀); the model in training is there to be asked, too."""
+    batch = make_batch(12, 0, masked=5)
+
+    def penalty(trained, seen):
+        tau = task_vectors.task_vector(seen.pretrained, seen.restore(trained))
+        drift = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tau)) / 2
+        return seen.data * drift + 0 * jnp.sum(seen.apply(trained, seen.batch.image))
+
+    options = {"rule": "attention", "linearized": linearized, "accumulation_steps": 3}
+    plain, without = one_step(encode, params, start, head, batch, **options)
+    got, metrics = one_step(encode, params, start, head, batch, penalty=penalty, data=jnp.asarray(0.7), **options)
+    tau = task_vectors.task_vector(params, start)
+    want = trees.flatten_paths(jax.tree.map(lambda g, t: g + 0.7 * np.asarray(t), plain, tau))
+    for path, leaf in trees.flatten_paths(got).items():
+        np.testing.assert_allclose(leaf, want[path], rtol=1e-9, atol=1e-13, err_msg=path)
+    np.testing.assert_allclose(metrics["penalty"], 0.7 * task_vectors.norm(tau) ** 2 / 2, rtol=1e-9)
+    assert "penalty" not in without and float(metrics["loss"]) == float(without["loss"])
+
+
+def test_any_coordinates_can_be_trained(encode, x64, params, head, make_batch):
+    """One number that scales a leaf: its gradient is the leaf's gradient along the leaf, and nothing else moves."""
+    path = "blocks/attn/query/kernel"
+
+    def restore(pretrained, trained):
+        scaled = lambda p, leaf: leaf * trained["scale"] if p == path else leaf  # noqa: E731
+        return trees.unflatten_paths({p: scaled(p, v) for p, v in trees.flatten_paths(pretrained).items()})
+
+    parts = Parametrization(init=lambda pretrained: {"scale": jnp.ones(())}, restore=restore)
+    tx, batch = optax.sgd(1.0), make_batch(12, 0)
+    step = make_train_step(encode, tx, parts)
+    state, _ = step(init_state(parts.init(params), tx), params, head, batch)
+    grads, _ = one_step(encode, params, params, head, batch)
+    leaf, grad = (trees.flatten_paths(tree)[path] for tree in (params, grads))
+    np.testing.assert_allclose(1 - state.trained["scale"], np.sum(np.asarray(leaf) * grad), rtol=1e-9)
+
+
 def test_masked_rows_change_nothing_whatever_they_hold(rng, head, make_batch):
     """Operation by operation: compiled, XLA happens to make a selection of a product with a mask, and hides ∞ · 0."""
     params = {"kernel": jnp.asarray(rng(30).normal(size=(48, 5)), jnp.float32)}
@@ -115,7 +156,7 @@ def test_masked_rows_change_nothing_whatever_they_hold(rng, head, make_batch):
 def losses_of(values):
     """A step in place of a trained one, whose loss at step k is `values[k]`."""
 
-    def step(state, pretrained, head, batch):
+    def step(state, pretrained, head, batch, data):
         return state._replace(step=state.step + 1), {"loss": np.float32(values[int(state.step)])}
 
     return step
@@ -188,10 +229,9 @@ def task(tmp_path, make_batch):
 
 @pytest.mark.parametrize(("rule", "linearized"), [("all", False), ("attention", False), ("all", True)])
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(rule, linearized, encode, params, head, task, tmp_path):
-    mask = trees.param_mask(params, rule)
     schedule = optim.make_schedule(learning_rate=1e-2, num_steps=7, warmup_steps=2)
-    tx = optim.make_optimizer(mask, learning_rate=schedule)
-    step = make_train_step(encode, tx, mask, linearized=linearized)
+    parts, tx = masked(trees.param_mask(params, rule)), optim.adamw(schedule)
+    step = make_train_step(encode, tx, parts, linearized=linearized)
     size = Preprocessing(4, (0.5,) * 3, (0.5,) * 3)
 
     def run(state, **options):
@@ -217,16 +257,17 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(rule, linearized, 
             writer.save(state, step=int(state.step), notes={"unlogged": unlogged})
         raise KeyboardInterrupt
 
-    whole, logged = losses(init_state(params, tx))
+    start = parts.init(params)
+    whole, logged = losses(init_state(start, tx))
     with pytest.raises(KeyboardInterrupt):
-        run(init_state(params, tx), checkpoint_every=3, on_checkpoint=stop)
-    restored, notes = checkpoints.restore_latest(tmp_path / "kept", init_state(params, tx))
+        run(init_state(start, tx), checkpoint_every=3, on_checkpoint=stop)
+    restored, notes = checkpoints.restore_latest(tmp_path / "kept", init_state(start, tx))
     assert int(restored.step) == 3
     resumed, logged_later = losses(restored, **notes)
     assert [np.asarray(a).tobytes() for a in jax.tree.leaves(resumed)] == [
         np.asarray(a).tobytes() for a in jax.tree.leaves(whole)
     ]
-    assert bits(resumed.params) != bits(params)
+    assert bits(resumed.trained) != bits(start)
     assert logged_later == logged  # the mean over steps before and after the stop, to the bit
 
 

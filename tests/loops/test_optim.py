@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from tajax.optim import adamw as optimizer_of_all
 from tajax.optim import apply_updates, make_optimizer, make_schedule
+from tajax.parametrization import masked
 
 
 @pytest.mark.parametrize(("num_steps", "warmup"), [(10, 0), (10, 3), (1, 0), (2, 1)])
@@ -70,6 +72,23 @@ def test_updates_are_those_of_adamw_on_the_trained_leaves_alone(rng, x64, clip):
             np.testing.assert_allclose(updates[name], update, rtol=1e-6)  # the schedule is float32
         assert not np.any(updates["b"])
         params = apply_updates(params, updates, MASK)
+
+
+def test_a_mask_over_whole_trees_takes_the_steps_of_the_trained_part_alone(rng):
+    """`make_optimizer(mask)` and `adamw` on `masked(mask)`, which `finetune` uses: the same bits."""
+    mask, parts = MASK | {"a": LAYERS}, masked(MASK | {"a": LAYERS})
+    params = trees(rng, 40)
+    tx, part_tx = make_optimizer(mask, learning_rate=0.1), optimizer_of_all(0.1)
+    whole, part = params, parts.init(params)
+    state, part_state = tx.init(whole), part_tx.init(part)
+    for number in range(41, 44):
+        grads = trees(rng, number)
+        updates, state = tx.update(grads, state, whole)
+        whole = apply_updates(whole, updates, mask)
+        updates, part_state = part_tx.update(parts.init(grads), part_state, part)
+        part = optax.apply_updates(part, updates)
+    for name, leaf in parts.restore(params, part).items():
+        assert np.asarray(leaf).tobytes() == np.asarray(whole[name]).tobytes(), name
 
 
 def test_state_holds_moments_of_the_trained_leaves_and_nothing_of_the_frozen(rng):

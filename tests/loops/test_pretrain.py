@@ -174,7 +174,7 @@ def test_each_step_augments_anew_and_a_repeated_one_alike(key):
             return images.reshape(len(images), -1), images.reshape(len(images), -1)[::-1], 1.0
 
     tx, half = optax.sgd(0.0), Preprocessing(8, (0.5,) * 3, (0.5,) * 3)
-    step = make_step(Pixels(), tx, {"w": True}, half)
+    step = make_step(Pixels(), tx, half)
     images = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
     params = {"w": jnp.zeros(1)}
 

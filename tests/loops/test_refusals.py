@@ -60,7 +60,7 @@ def test_every_task_can_be_trained_before_the_first_one_is(run, world, tmp_path,
 
 
 def test_nonfinite_loss_stops_with_step_task_and_learning_rate(run, tmp_path, monkeypatch):
-    def step(state, pretrained, head, batch):
+    def step(state, pretrained, head, batch, data):
         return state._replace(step=state.step + 1), {"loss": 1.0 if int(state.step) == 0 else float("nan"), "top1": 0.5}
 
     monkeypatch.setattr(finetune, "make_train_step", lambda *arguments, **options: step)

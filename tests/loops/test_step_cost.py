@@ -8,6 +8,7 @@ from tajax import finetune, optim, trees
 from tajax.config import REGIMES
 from tajax.data.preprocess import normalize
 from tajax.models import ImageEncoder, VisionConfig
+from tajax.parametrization import masked
 from tajax.types import Batch, Head, Preprocessing
 
 B32 = VisionConfig()
@@ -34,9 +35,9 @@ def cost():
 
     def measure(regime, layers=None):
         mask = trees.param_mask(params, REGIMES[regime].trainable, layers=layers)
-        tx = optim.make_optimizer(mask, learning_rate=1e-5, weight_decay=0.1, clip_norm=1.0)
-        step = finetune.make_train_step(encode, tx, mask, linearized=REGIMES[regime].train_linearized)
-        state = jax.eval_shape(lambda params: finetune.init_state(params, tx), params)
+        tx, trained = optim.adamw(1e-5, weight_decay=0.1, clip_norm=1.0), masked(mask)
+        step = finetune.make_train_step(encode, tx, trained, linearized=REGIMES[regime].train_linearized)
+        state = jax.eval_shape(lambda params: finetune.init_state(trained.init(params), tx), params)
         compiled = step.lower(state, params, head, batch).compile()
         return compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
 
