@@ -11,21 +11,20 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
-from tajax import merging
 from tajax.config.fields import (
     HEADS,
     INITIALIZATIONS,
     KERNEL_OUTPUTS,
-    MERGING_METHODS,
     ON_BAD_IMAGE,
     SCENES,
     SPLITS,
-    TIES_MERGES,
     WORKFLOWS,
     default_config,
+    merging_options,
 )
 from tajax.config.identity import flatten
 from tajax.config.regimes import REGIMES, Regime
+from tajax.merging import METHODS
 
 
 def one_of(what: str, value: object, choices: Iterable[str], *, way_out: str = "") -> str:
@@ -97,11 +96,14 @@ def validate(config: ConfigDict) -> None:
     default = default_config()
     _check_fields(config, default)
     regime(config)
-    for field, choices in _CHOICES.items():
-        one_of(field, flatten(config)[field], choices)
-    for field, value in flatten(config).items():
+    values, options = flatten(config), merging_options()
+    for field, choices in (_CHOICES | {name: option.choices for name, option in options.items()}).items():
+        if choices:
+            one_of(field, values[field], choices)
+    ranges = {name: (option.holds, option.wanted) for name, option in options.items()}
+    for field, value in values.items():
         unnamed = _COUNT if field_type(default, field) is int else _ANYTHING
-        holds, wanted = _RANGES.get(field.rpartition(".")[2], unnamed)
+        holds, wanted = ranges.get(field) or _RANGES.get(field.rpartition(".")[2], unnamed)
         if value is not None and not holds(value):  # NaN fails every comparison
             raise ValueError(f"{field} is {value!r}, want {wanted}.")
     _check_trainable(config.trainable)
@@ -123,8 +125,7 @@ _CHOICES = {
     "initialization": INITIALIZATIONS,
     "heads": HEADS,
     "on_bad_image": ON_BAD_IMAGE,
-    "merging.method": MERGING_METHODS,
-    "merging.ties_merge": TIES_MERGES,
+    "merging.method": METHODS,
     "disentanglement.split": SPLITS,
     "ntk.output": KERNEL_OUTPUTS,
     "ntk.split": SPLITS,
@@ -143,8 +144,6 @@ _RANGES: dict[str, Range] = {  # by the last part of a field's name
     "control_threshold": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     "control": (bool, "a task: a name, a folder or an .npz file"),
     "variant": (re.compile(r"\w[\w.-]*|").fullmatch, "a name, which becomes part of a directory's"),
-    "density": (lambda v: 0 < v <= 1, "a share above 0, at most 1"),
-    "drop_rate": (lambda v: 0 <= v < 1, "a share below 1"),
     "natural_fraction": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     "share_power": (lambda v: 0 <= v <= 1, "a power between 0, every source as often, and 1, every image as often"),
     "wandb": (lambda v: re.fullmatch(r"([\w.-]+/)?[\w.-]+", v), "PROJECT or ENTITY/PROJECT of Weights & Biases"),
@@ -260,18 +259,24 @@ def _check_exact(config: ConfigDict) -> None:
 
 
 def _check_merging(config: ConfigDict) -> None:
-    method = config.merging.method
+    name, method = config.merging.method, METHODS[config.merging.method]
     if config.workflow != "task_addition":
         return
-    if method not in merging.AFFINE:
+    if method.needs != "nothing":
+        given = ", ".join(other for other, row in METHODS.items() if row.needs == "nothing")
         raise ValueError(
-            f"merging.method {method!r} does not move the model along one vector, θ₀ + αg, so a run cannot tune its α "
-            f"(yet). Choose one of {', '.join(sorted(merging.AFFINE))}, or call tajax.merging.METHODS[{method!r}]."
+            f"merging.method {name!r} needs {method.needs} of the tasks, and a run hands their task vectors alone to a "
+            f"method (yet). Choose one of {given}, or call tajax.merging.METHODS[{name!r}] with what its `fit` finds."
         )
-    if method in merging.UNSCALED and config.evaluate.exact:
+    if config.evaluate.exact and not method.scaled:
         raise ValueError(
-            f"evaluate.exact finds the best α, but merging.method {method!r} has none: it is measured as it is. "
+            f"evaluate.exact finds the best α, but merging.method {name!r} has none: it is measured as it is. "
             "Give evaluate.exact=False, or task_arithmetic for a tuned α."
+        )
+    if config.evaluate.exact and not method.affine:
+        raise ValueError(
+            f"evaluate.exact finds the best α along one vector, θ₀ + αg, but merging.method {name!r} makes another "
+            "model for each α. Give evaluate.exact=False: the grid is then measured point by point."
         )
 
 

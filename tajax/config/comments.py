@@ -1,4 +1,4 @@
-"""What the fields of a config are for: the comments in `fields.py`, by field."""
+"""What the fields of a config are for: the comments in `fields.py`, and the help of options, by field."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def field_comments() -> Mapping[str, str]:
         if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
             section = "" if target.value.id == "config" else f"{target.value.id}."
             comments[section + target.attr] = re.sub(r"\b[A-Z]{2,}[A-Z_]+\b", _choices, comment)
-    return comments
+    for field, option in fields.merging_options().items():
+        comments[field] = f"one of {', '.join(option.choices)}: {option.help}" if option.choices else option.help
+    sections = [field.partition(".")[0] for field in comments]
+    return dict(sorted(comments.items(), key=lambda item: sections.index(item[0].partition(".")[0])))
 
 
 def _choices(name: re.Match[str]) -> str:

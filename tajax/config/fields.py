@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict, config_dict
 
-from tajax.merging import METHODS
+from tajax.merging import METHODS, Option
 
 WORKFLOWS: Mapping[str, str] = {  # each a module in tajax/workflows, and the question it answers
     "single_task": "how good one fine-tuned model is at each task",
@@ -26,8 +26,6 @@ SPLITS = ("train", "val", "test")
 KERNEL_OUTPUTS = ("trace", "diagonal", "full")
 SCENES = ("small", "large")
 ON_BAD_IMAGE = ("error", "skip")
-MERGING_METHODS = tuple(METHODS)
-TIES_MERGES = ("mean", "sum")
 
 BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
 PROTOCOL_TASKS = ("cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
@@ -84,6 +82,20 @@ READERS = {
 COUNT_ANYWAY = (*_FOR_ALL, "finetune", "evaluate.scaling_coefs", "evaluate.exact", "save")
 
 
+def merging_options() -> dict[str, Option]:
+    """What merging methods leave open, by the field of each; the methods may share fields.
+
+    Example:
+        >>> merging_options()["merging.density"].default
+        0.2
+    """
+    return {
+        f"merging.{option.field or keyword}": option
+        for method in METHODS.values()
+        for keyword, option in method.options.items()
+    }
+
+
 def default_config() -> ConfigDict:
     """Every field with its default: the published protocol (Ilharco et al. 2023) on the bundled model and tasks.
 
@@ -137,10 +149,8 @@ def default_config() -> ConfigDict:
     evaluate.control_threshold = 0.95  # control accuracy to keep, relative to the pre-trained one's; task_negation
 
     config.merging = merging = ConfigDict()  # read by workflows.task_addition
-    merging.method = "task_arithmetic"  # one of MERGING_METHODS; its vector is then scaled by α, but an average's
-    merging.density = 0.2  # share of entries that TIES keeps
-    merging.ties_merge = "mean"  # of entries that agree, one of TIES_MERGES: the paper's mean, or fusion_bench's sum
-    merging.drop_rate = 0.5  # share of entries that DARE drops
+    merging.method = "task_arithmetic"  # one of METHODS; its α is then tuned, if it has one
+    config.update_from_flattened_dict({field: option.default for field, option in merging_options().items()})
 
     config.disentanglement = disentanglement = ConfigDict()  # read by workflows.disentanglement
     disentanglement.coefs = tuple(0.25 * k - 3 for k in range(25))  # values of α₁ and α₂

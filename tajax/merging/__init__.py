@@ -4,33 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import jax
 
+from tajax.merging.method import FitFn, Method, Option
 from tajax.merging.methods.dare import dare
 from tajax.merging.methods.task_arithmetic import task_arithmetic
-from tajax.merging.methods.ties import ties
+from tajax.merging.methods.ties import Agreement, ties
 from tajax.merging.methods.weight_average import weight_average
 from tajax.types import MergeFn
 
-__all__ = ["AFFINE", "METHODS", "UNSCALED", "compiled", "dare", "task_arithmetic", "ties", "weight_average"]
+__all__ = [
+    "METHODS",
+    "FitFn",
+    "Method",
+    "Option",
+    "compiled",
+    "dare",
+    "task_arithmetic",
+    "ties",
+    "weight_average",
+]
 
-METHODS: Mapping[str, MergeFn] = {
-    "dare": dare,
-    "task_arithmetic": task_arithmetic,
-    "ties": ties,
-    "weight_average": weight_average,
+METHODS: Mapping[str, Method] = {
+    "dare": Method(
+        dare,
+        options={
+            "drop_rate": Option(0.5, "share of entries that DARE drops", lambda v: 0 <= v < 1, "a share below 1"),
+        },
+        affine=True,
+        random=True,
+    ),
+    "task_arithmetic": Method(task_arithmetic, affine=True),
+    "ties": Method(
+        ties,
+        options={
+            "density": Option(
+                0.2, "share of entries that TIES keeps", lambda v: 0 < v <= 1, "a share above 0, at most 1"
+            ),
+            "merge": Option(
+                "mean",
+                "what TIES makes of entries that agree, the paper's mean or fusion_bench's sum",
+                choices=get_args(Agreement),
+                field="ties_merge",
+            ),
+        },
+        affine=True,
+    ),
+    "weight_average": Method(weight_average, affine=True, scaled=False),
 }
-"""Every method by the name that configs and records use."""
-
-AFFINE = frozenset({"dare", "task_arithmetic", "ties", "weight_average"})
-"""The methods whose model is θ₀ + λ g(τ₁, …, τ_T) with one vector g for every θ₀ and λ, their model around zero.
-
-A run measures all λ along that vector, and refuses the methods that have none."""
-
-UNSCALED = frozenset({"weight_average"})
-"""The methods without a λ: a run tunes none and measures θ₀ + g."""
+"""Every method by the name that configs and records use: a row has all that a run needs to know of it."""
 
 
 def compiled(method: MergeFn, *, donate: bool = False, **options: Any) -> MergeFn:

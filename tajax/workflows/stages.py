@@ -90,7 +90,7 @@ def _single_task(config: ConfigDict) -> tuple[Stage, ...]:
 
 
 def _task_addition(config: ConfigDict) -> tuple[Stage, ...]:
-    tuned = config.merging.method not in merging.UNSCALED
+    tuned = merging.METHODS[config.merging.method].scaled
     sweep = Stage("sweep", f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1)
     after: tuple[Stage, ...] = (Stage("predictions", images=1),) if config.save.examples else ()
     after += (Stage("save", "save merged model", work=0),) if config.save.merged or config.save.open_clip else ()

@@ -1,14 +1,14 @@
 """Task addition: one model for all tasks, θ₀ + ατ, with α tuned on validation (Ilharco et al. 2023, §4).
 
-τ is what `config.merging.method` makes of the task vectors; their sum, if not said otherwise. A method without a
-coefficient, such as the average of the models, stands as it is: α = 1.
+τ is what `config.merging.method` makes of the task vectors; their sum, if not said otherwise. A method that is not
+affine makes another τ for each α. One without a coefficient, such as the average of the models, stands as it is: α = 1.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -23,11 +23,15 @@ from tajax.metrics import normalized_accuracy
 from tajax.models.open_clip import to_open_clip
 from tajax.report.accuracy import without_ratio
 from tajax.scaling import exact_scaling_coef, select_scaling_coef
+from tajax.task_vectors import task_vector
 from tajax.types import Params
 from tajax.workflows.experiment import SPLITS, Experiment, setup
 from tajax.workflows.predictions import record_predictions
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
 from tajax.workflows.workdir import write_report
+
+Merged = Callable[[Sequence[float]], Iterator[tuple[Params, Sequence[float]]]]
+"""The merged models at coefficients α, as `merge` gives them."""
 
 
 def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
@@ -44,68 +48,83 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     measure_zero_shot(experiment)
     taus = finetune_all(experiment)
     measure_single_task(experiment, taus)
-    tau = merged_vector(experiment, taus)
-    scaling_coef = add_tasks(experiment, tau)
+    merged = merge(experiment, taus)
+    scaling_coef = add_tasks(experiment, merged)
+    [(tau, [along])] = merged([scaling_coef])
     if config.save.examples:
-        record_predictions(experiment, taus, tau, scaling_coef)
+        record_predictions(experiment, taus, tau, along)
     if config.save.merged or config.save.open_clip:
-        save_merged(experiment, tau, scaling_coef)
+        save_merged(experiment, tau, along)
     write_report(workdir)
 
 
-def merged_vector(experiment: Experiment, taus: Mapping[str, Params]) -> Params:
-    """The one vector g that a method makes of all: its model is θ₀ + λg, for any θ₀ and λ.
+def merge(experiment: Experiment, taus: Mapping[str, Params]) -> Merged:
+    """The models that a method makes of all vectors, each as θ₀ moved along one.
 
-    That holds for the methods of `merging.AFFINE`, to which configs are restricted. So g is the method's model around
-    zero, in the precision of the task vectors: θ₀ added and subtracted again would round it.
+    One vector serves every α of an affine method, whose model is θ₀ + αg: g, its model around zero, in the precision of
+    the task vectors, because θ₀ added and subtracted again would round it. Any other method merges into θ₀ for each α,
+    and its vector is what that changed, to be gone whole.
 
     Args:
-        experiment: its `config.merging` names the method.
+        experiment: its `config.merging` names the method and has its options.
         taus: the task vector of each task.
 
     Returns:
-        g, a tree like θ₀, in float32 or wider.
+        `coefficients α [G] -> pairs (τ, c), one a pass over images`: all c together are G long, and the models at α are
+        θ₀ + cτ. Vectors are float32 or wider, and made as they are asked for.
     """
     settings = experiment.config.merging
-    options = {
-        "ties": {"density": settings.density, "merge": settings.ties_merge},
-        "dare": {"drop_rate": settings.drop_rate},
-    }
-    drawn = {"key": jax.random.key(experiment.config.seed)} if settings.method == "dare" else {}
-    method = merging.compiled(merging.METHODS[settings.method], **options.get(settings.method, {}))
+    method = merging.METHODS[settings.method]
+    options = {keyword: settings[option.field or keyword] for keyword, option in method.options.items()}
+    drawn = {"key": jax.random.key(experiment.config.seed)} if method.random else {}
+    compiled = merging.compiled(method, **options)
     vectors = [taus[task.name] for task in experiment.tasks]
-    return method(jax.tree.map(jnp.zeros_like, vectors[0]), vectors, **drawn)
+    if method.affine:
+        tau = compiled(jax.tree.map(jnp.zeros_like, vectors[0]), vectors, **drawn)
+        return lambda coefs: iter([(tau, coefs)])
+    pretrained = experiment.pretrained
+
+    @functools.lru_cache(maxsize=1)  # the one that is chosen serves all tasks
+    def moved(coef: float) -> Params:
+        scaled = {"scaling_coef": coef} if method.scaled else {}
+        return task_vector(pretrained, compiled(pretrained, vectors, **drawn, **scaled))
+
+    return lambda coefs: ((moved(coef), (1.0,)) for coef in coefs)
 
 
-def add_tasks(experiment: Experiment, tau: Params) -> float:
+def add_tasks(experiment: Experiment, merged: Merged) -> float:
     """Records the merged model's accuracy over the grid of α on validation, and at the best α on test.
 
     Args:
         experiment: with single-task accuracies recorded.
-        tau: from `merged_vector`.
+        merged: from `merge`.
 
     Returns:
         The α with the best mean normalised validation accuracy: of the grid, or with `config.evaluate.exact` of all
         between its ends. Where a fine-tuned model is never right there is no such accuracy: it is recorded as None, and
-        the other tasks decide (`scaling.select_scaling_coef`). 1 for a method of `merging.UNSCALED`, and then no grid
-        is measured.
+        the other tasks decide (`scaling.select_scaling_coef`). 1 for a method without a coefficient, and then no
+        grid is measured.
 
     Raises:
         ValueError: the run was measured at another α by an earlier version, which tuned one for every method.
     """
     single = {split: _top1(experiment, "single_task", split) for split in SPLITS}
     method = experiment.config.merging.method
-    tuned = method not in merging.UNSCALED
+    tuned = merging.METHODS[method].scaled
     _tell_without_ratio(experiment, tuned=tuned)
     step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
-    grid = np.array(experiment.config.evaluate.scaling_coefs)[:, None]
     origin = {"method": method} | ({} if tuned else {"tuned": False})
+
+    def at(task: data.Task, split: str, coefs: Sequence[float]) -> list[dict[str, float]]:
+        passes = ((tau, np.array(along)[:, None]) for tau, along in merged(coefs))
+        return [values for tau, rows in passes for values in experiment.evaluate(step, task, split, (tau,), rows)]
+
     if not tuned:
         scaling_coef = 1.0
     elif experiment.config.evaluate.exact:
-        scaling_coef = _best_of_all(experiment, tau, single["val"])
+        scaling_coef = _best_of_all(experiment, merged, single["val"])
     else:
-        _sweep(experiment, lambda task: experiment.evaluate(step, task, "val", (tau,), grid))
+        _sweep(experiment, lambda task: at(task, "val", experiment.config.evaluate.scaling_coefs))
         scaling_coef = _best_of_grid(experiment, single["val"])
     earlier = {r["scaling_coef"] for r in experiment.find(stage="task_addition")}
     if earlier - {scaling_coef}:
@@ -117,7 +136,7 @@ def add_tasks(experiment: Experiment, tau: Params) -> float:
 
     def measure(task: data.Task, split: str) -> dict[str, float]:
         known = sweeps.get((task.name, scaling_coef)) if split == "val" else None
-        values = known or experiment.evaluate(step, task, split, (tau,), [[scaling_coef]])[0]
+        values = known or at(task, split, [scaling_coef])[0]
         values = {key: values[key] for key in ("top1", "loss", "count")}
         normalized = normalized_accuracy(values["top1"], single[split][task.name])
         ratio = None if np.isnan(normalized) else float(normalized)
@@ -140,7 +159,8 @@ def _sweep(experiment: Experiment, measure: Callable[[data.Task], list[dict[str,
     for name, coef in _recorded_sweeps(experiment):
         done[name].add(coef)
     finished = [name for name, coefs in done.items() if coefs.issuperset(grid)]
-    units = {task.name: len(task.split("val")) for task in experiment.tasks}
+    passes = 1 if merging.METHODS[experiment.config.merging.method].affine else len(grid)
+    units = {task.name: passes * len(task.split("val")) for task in experiment.tasks}
     with progress.stage("sweep", units, done=finished) as running:
         for task in running.each([task for task in experiment.tasks if task.name not in finished]):
             measured = measure(task)
@@ -161,9 +181,10 @@ def _best_of_grid(experiment: Experiment, single: Mapping[str, float]) -> float:
     return grid[select_scaling_coef(grid, accuracies, np.array([single[name] for name in names]))]
 
 
-def _best_of_all(experiment: Experiment, tau: Params, single: Mapping[str, float]) -> float:
+def _best_of_all(experiment: Experiment, merged: Merged, single: Mapping[str, float]) -> float:
     """Records the grid and the exact optimum, both from one pass over each task's images."""
     grid = np.array(experiment.config.evaluate.scaling_coefs)
+    [(tau, _)] = merged(experiment.config.evaluate.scaling_coefs)
     step = make_affine_step(experiment.encode_eval, devices=experiment.devices)
 
     @functools.cache
@@ -188,7 +209,7 @@ def _best_of_all(experiment: Experiment, tau: Params, single: Mapping[str, float
 
 
 def save_merged(experiment: Experiment, tau: Params, scaling_coef: float) -> None:
-    """Writes θ₀ + ατ with the untouched text tower, in the formats that `config.save` names.
+    """Writes θ₀ + λτ with the untouched text tower, in the formats that `config.save` names.
 
     `workdir/merged` is Hugging Face's, `workdir/merged_open_clip` open_clip's. In the linearised regimes these are
     the parameters of the expansion; a reader that evaluates them with the ordinary forward pass gets another function.
@@ -202,8 +223,8 @@ def save_merged(experiment: Experiment, tau: Params, scaling_coef: float) -> Non
         if not missing:
             return
         # The last to read θ₀, so the merged model takes its memory.
-        merge = merging.compiled(merging.task_arithmetic, donate=True)
-        merged = merge(experiment.pretrained, [tau], scaling_coef=scaling_coef)
+        move = merging.compiled(merging.task_arithmetic, donate=True)
+        merged = move(experiment.pretrained, [tau], scaling_coef=scaling_coef)
         clip = experiment.clip
         parts = clip.config, clip.params | {"image": merged}, clip.tokenizer, clip.preprocessing
         for name in running.each(missing, str):

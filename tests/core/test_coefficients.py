@@ -10,7 +10,7 @@ import pytest
 
 import tajax
 from tajax.affine import AffineLogits, correct_intervals, logits_at, tally_at
-from tajax.merging import METHODS, UNSCALED
+from tajax.merging import METHODS
 
 THETA = {"w": jnp.ones(2), "b": jnp.zeros(())}
 TAUS = [{"w": jnp.array([1.0, 2.0]), "b": jnp.array(3.0)}, {"w": jnp.array([4.0, -1.0]), "b": jnp.array(1.0)}]
@@ -25,17 +25,19 @@ SCALED = {  # everything that takes one coefficient
     "apply_task_vector": lambda coef: tajax.apply_task_vector(THETA, TAUS[0], coef),
     "combine": lambda coef: tajax.combine(TAUS, [coef, 1.0]),
     "task_arithmetic, of a task": lambda coef: METHODS["task_arithmetic"](THETA, TAUS, coefs=[coef, 1.0]),
-    **{name: of_method(name) for name in METHODS if name not in UNSCALED},
+    **{name: of_method(name) for name, method in METHODS.items() if method.scaled},
 }
 
 
 def takes_a_coefficient(method):
-    parameters = inspect.signature(method).parameters.values()
+    parameters = inspect.signature(method.merge).parameters.values()
     return any(p.name == "scaling_coef" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def test_methods_with_a_coefficient_are_those_that_are_tuned():
-    assert {name for name, method in METHODS.items() if takes_a_coefficient(method)} == set(METHODS) - UNSCALED
+    assert {name for name, method in METHODS.items() if takes_a_coefficient(method)} == {
+        name for name, method in METHODS.items() if method.scaled
+    }
 
 
 @pytest.mark.parametrize("name", SCALED)

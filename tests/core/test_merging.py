@@ -83,9 +83,23 @@ def compiled(name):
 def test_every_method_has_an_oracle_and_the_one_signature():
     assert set(METHODS) == set(ORACLES)
     for method in METHODS.values():
-        first, second, *options = inspect.signature(method).parameters.values()
+        first, second, *options = inspect.signature(method.merge).parameters.values()
         assert (first.name, second.name) == ("pretrained", "taus")
         assert all(option.kind in (option.KEYWORD_ONLY, option.VAR_KEYWORD) for option in options)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_row_says_what_the_function_takes(name):
+    method, taken = METHODS[name], inspect.signature(METHODS[name].merge).parameters
+    assert ("key" in taken, method.fit is None) == (method.random, method.needs == "nothing")
+    for keyword, option in method.options.items():
+        assert taken[keyword].default == option.default and option.holds(option.default) and option.help
+        assert not option.choices or option.default in option.choices
+
+
+def test_methods_that_share_a_field_share_the_option():
+    fields = [(o.field or keyword, o) for method in METHODS.values() for keyword, o in method.options.items()]
+    assert len(dict(fields)) == len(set(fields))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -137,12 +151,12 @@ def moves_along_one_vector(merge, setting):
     return all(results)
 
 
-@pytest.mark.parametrize("name", sorted(merging.AFFINE))
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.affine])
 def test_methods_that_are_declared_affine_move_along_one_vector(name, setting):
     options = {key: value for key, value in ORACLES[name][0].items() if key != "scaling_coef"}
 
     def merge(pretrained, taus, **given):
-        if name in merging.UNSCALED and given:  # λ is always 1 then
+        if given and not METHODS[name].scaled:  # λ is always 1 then
             return tajax.apply_task_vector(pretrained, compiled(name)(tree_of(np.zeros(18)), taus), **given)
         return METHODS[name](pretrained, taus, **options, **given)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import tajax
 from tajax import apply_task_vector, data, merging, models, norm, results, trees, vector_files
 from tajax.config import default_config
 from tajax.losses import head_logits
@@ -41,19 +42,18 @@ def measured(workdir, stage):
     ]
 
 
-METHODS = {
-    "task_arithmetic": {},
+OPTIONS = {  # other than the defaults
     "ties": {"density": 0.4, "merge": "sum"},
-    "dare": {"drop_rate": 0.3, "key": jax.random.key(0)},
-    "weight_average": {},
+    "dare": {"drop_rate": 0.3},
 }
 
 
-def in_one_step(method, theta0, taus, coef):
-    """The merged model as the method itself makes it, with λ = `coef`."""
-    if method in merging.UNSCALED:
-        return jax.tree.map(lambda a, b: a + coef * (b - a), theta0, merging.weight_average(theta0, taus))
-    return merging.METHODS[method](theta0, taus, **METHODS[method], scaling_coef=coef)
+def in_one_step(name, theta0, taus, coef):
+    """The merged model as the method itself makes it, with λ = `coef` if it has one."""
+    method = merging.METHODS[name]
+    scaled = {"scaling_coef": coef} if method.scaled else {}
+    drawn = {"key": jax.random.key(0)} if method.random else {}
+    return method(theta0, taus, **OPTIONS.get(name, {}), **scaled, **drawn)
 
 
 def assert_near(params, expected):
@@ -61,14 +61,64 @@ def assert_near(params, expected):
         np.testing.assert_allclose(trees.flatten_paths(params)[path], leaf, rtol=0, atol=1e-6, err_msg=path)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_scaled_vector_of_a_method_is_its_model(method, standard, theta0):
+def keep_lengths(pretrained, taus, *, scaling_coef=1.0):
+    """θ₀ + λ Σ τ, each leaf as long as that of θ₀: affine in nothing."""
+    moved = merging.task_arithmetic(pretrained, taus, scaling_coef=scaling_coef)
+    return jax.tree.map(lambda a, b: b * jnp.linalg.norm(a) / jnp.linalg.norm(b), pretrained, moved)
+
+
+@pytest.fixture
+def bent(monkeypatch):
+    """A method that is not affine, in the table for one test: its name."""
+    monkeypatch.setitem(merging.METHODS, "keep_lengths", merging.Method(keep_lengths))
+    return "keep_lengths"
+
+
+@pytest.mark.parametrize("name", [*merging.METHODS, "keep_lengths"])
+def test_the_models_of_a_run_are_those_of_the_method(name, bent, standard, theta0):
     config, tasks = default_config(), [SimpleNamespace(name=name) for name in TASKS]
-    config.merging.update(method=method, density=0.4, drop_rate=0.3, ties_merge="sum")
+    config.merging.update(method=name, density=0.4, drop_rate=0.3, ties_merge="sum")
     taus = load_vectors(standard, theta0)
     experiment = SimpleNamespace(config=config, tasks=tasks, pretrained=theta0)
-    tau = task_addition.merged_vector(experiment, dict(zip(TASKS, taus, strict=True)))
-    assert_near(apply_task_vector(theta0, tau, 0.7), in_one_step(method, theta0, taus, 0.7))
+    merged, coefs = task_addition.merge(experiment, dict(zip(TASKS, taus, strict=True))), (0.0, 0.7)
+    coefs = coefs if merging.METHODS[name].scaled else (1.0,)
+    passes = list(merged(coefs))
+    assert len(passes) == (1 if merging.METHODS[name].affine else len(coefs))
+    models_of = [apply_task_vector(theta0, tau, along) for tau, moves in passes for along in moves]
+    for params, coef in zip(models_of, coefs, strict=True):
+        assert_near(params, in_one_step(name, theta0, taus, coef))
+
+
+@pytest.mark.parametrize("config", ["standard", "posthoc"])
+def test_a_method_that_is_not_affine_is_measured_point_by_point(config, bent, standard, theta0, run, world):
+    """From the true θ₀: what a run records is what its models give, one by one, and so is what it leaves."""
+    workdir, grid = world / f"bent_{config}", (0.0, 0.4, 1.0)
+    done = run(config, workdir, **{"merging.method": bent, "task_vectors": standard, "evaluate.scaling_coefs": grid})
+    assert done.code == 0, done.err
+    clip, taus = models.load(world / "clip"), load_vectors(standard, theta0)
+    found, records = models.load(workdir / "merged").params["image"], results.read(workdir / "results.jsonl")
+    added = results.find(records, stage="task_addition")
+    ((chosen, method),) = {(r["scaling_coef"], r["method"]) for r in added}
+    assert chosen in grid and method == bent
+    assert_near(found, keep_lengths(theta0, taus, scaling_coef=chosen))
+    encode = tajax.linearize(clip.encode_image, theta0) if config == "posthoc" else clip.encode_image
+    sweep = results.find(records, stage="sweep")
+    assert [(r["task"], r["scaling_coef"]) for r in sweep] == [(name, coef) for name in TASKS for coef in grid]
+    test = [r for r in added if r["split"] == "test"]
+    kept = {r["task"]: r["top1"]["merged"] for r in results.find(records, stage="predictions")}
+    assert kept == {r["task"]: r["top1"] for r in test}
+    for record in (*sweep, *test):
+        task = data.open_task(world / f"{record['task']}.npz")
+        head = models.zero_shot_head(clip, task.class_names, task.templates)
+        (batch,) = data.load(task, record["split"], batch_size=record["count"], preprocessing=clip.preprocessing)
+        params = keep_lengths(theta0, taus, scaling_coef=record["scaling_coef"])
+        images = data.preprocess.normalize(batch.image, clip.preprocessing)
+        logits = np.asarray(head_logits(encode(params, images), head))
+        assert np.mean(np.argmax(logits, axis=1) == batch.label) == record["top1"]
+        losses = jax.nn.logsumexp(logits, axis=1) - logits[np.arange(len(logits)), batch.label]
+        np.testing.assert_allclose(record["loss"], losses.mean(), rtol=1e-4)
+    again = run(config, workdir, **{"merging.method": bent, "task_vectors": standard, "evaluate.scaling_coefs": grid})
+    assert again.code == 0 and results.read(workdir / "results.jsonl") == records
 
 
 def test_run_with_another_method_leaves_its_model(standard, theta0, run, world):
@@ -116,10 +166,7 @@ def test_an_average_that_an_earlier_version_scaled_is_not_taken_for_the_average(
 
 
 def test_methods_differ(standard, theta0):
-    models_of = [
-        merging.METHODS[method](theta0, load_vectors(standard, theta0), **options)
-        for method, options in METHODS.items()
-    ]
+    models_of = [in_one_step(name, theta0, load_vectors(standard, theta0), 1.0) for name in merging.METHODS]
     first = [np.asarray(trees.flatten_paths(params)["blocks/mlp/fc_in/kernel"]) for params in models_of]
     assert all(np.abs(a - b).max() > 1e-4 for i, a in enumerate(first) for b in first[:i])
 

@@ -1,6 +1,7 @@
 """What a config may say, and that it says it from anywhere."""
 
 import ast
+import dataclasses
 import json
 import re
 import subprocess
@@ -14,7 +15,7 @@ from ml_collections import config_flags
 from tajax import config as tc
 from tajax import data, merging
 from tajax.config import checks
-from tajax.config.fields import COUNT_ANYWAY, ON_BAD_IMAGE, READERS
+from tajax.config.fields import COUNT_ANYWAY, ON_BAD_IMAGE, READERS, merging_options
 from tajax.data import memory
 from tajax.trees import RULES
 
@@ -150,6 +151,8 @@ BAD = {
     "evaluate.scaling_coefs=()": "evaluate.scaling_coefs is ()",
     "evaluate.scaling_coefs=(0.5,0.1)": "each larger than the one before",
     "evaluate.scaling_coefs=(0,'x')": "want finite numbers",
+    "merging.density=0": "merging.density is 0.0, want a share above 0, at most 1",
+    "merging.drop_rate=1": "merging.drop_rate is 1.0, want a share below 1",
     "evaluate.exact=True": "evaluate.exact is for regimes that are evaluated linearised (linear, ",
     "devices=0": "devices is 0, want 1 or more",
     "pretrain.warmup_steps=99999": "is not below pretrain.steps",
@@ -188,11 +191,43 @@ def test_merging_methods_that_a_run_cannot_tune_are_refused_by_name(monkeypatch)
         tc.validate(config)
     config.evaluate.exact = False
     tc.validate(config)
-    monkeypatch.setattr(merging, "AFFINE", merging.AFFINE - {"weight_average"})
-    with pytest.raises(ValueError, match="'weight_average' does not move .* Choose one of dare, task_arithmetic, ties"):
+    unlike = merging.Method(merging.task_arithmetic)  # affine in truth, but the row does not say so
+    monkeypatch.setitem(merging.METHODS, "unlike", unlike)
+    config.merging.method = "unlike"
+    tc.validate(config)
+    config.evaluate.exact = True
+    with pytest.raises(ValueError, match="along one vector, θ₀ [+] αg, but merging.method 'unlike' makes another"):
+        tc.validate(config)
+    monkeypatch.setitem(merging.METHODS, "fitted", dataclasses.replace(unlike, needs="inputs"))
+    config.evaluate.exact, config.merging.method = False, "fitted"
+    with pytest.raises(
+        ValueError, match="'fitted' needs inputs .* Choose one of dare, task_arithmetic, ties, .*unlike"
+    ):
         tc.validate(config)
     config.workflow = "single_task"  # which merges nothing
     tc.validate(config)
+
+
+def test_an_option_of_a_method_is_a_field(monkeypatch):
+    options = {
+        "power": merging.Option(2, "of what", lambda v: v >= 0, "0 or more", field="of_what"),
+        "kind": merging.Option("a", "the kind", choices=("a", "b")),
+    }
+    monkeypatch.setitem(merging.METHODS, "unlike", merging.Method(merging.task_arithmetic, options))
+    comments = tc.field_comments.__wrapped__()
+    names = list(comments)
+    assert comments["merging.of_what"] == "of what" and comments["merging.kind"] == "one of a, b: the kind"
+    assert names.index("merging.method") < names.index("merging.kind") < names.index("disentanglement.coefs")
+    config = load(f"--config={CONFIGS[0]}", "--config.merging.of_what=0", "--config.merging.kind=b")
+    tc.validate(config)
+    assert (config.merging.of_what, config.merging.kind) == (0, "b")
+    assert set(tc.diff(config, tc.default_config())) >= {"merging.of_what", "merging.kind"}
+    for value, wanted in (
+        ("of_what=-1", "merging.of_what is -1, want 0 or more"),
+        ("kind=c", "unknown merging.kind 'c'"),
+    ):
+        with pytest.raises(ValueError, match=wanted):
+            tc.validate(load(f"--config={CONFIGS[0]}", f"--config.merging.{value}"))
 
 
 def test_unknown_field_cannot_be_set_and_is_refused():
@@ -329,12 +364,12 @@ def test_fields_that_are_gone_leave_the_configs_of_earlier_runs_what_they_were()
 
 
 def test_every_field_is_read_by_somebody():
-    """By its own name, or with all of its section (`**config.track`)."""
+    """By its own name, with all of its section (`**config.track`), or as an option of a merging method."""
     code = [ast.parse(path.read_text()) for path in (CONFIGS[0].parents[1] / "tajax").rglob("*.py")]
     nodes = [node for tree in code for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     read = {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
     unread = {field for field in tc.flatten(tc.default_config()) if field.rpartition(".")[2] not in read}
-    assert unread == {"track.tensorboard"}  # **config.track, and the name of a folder
+    assert unread - set(merging_options()) == {"track.tensorboard"}  # **config.track, and the name of a folder
 
 
 def test_hash_is_the_same_in_another_process_and_after_json():

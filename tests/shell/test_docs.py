@@ -17,6 +17,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 import tajax
 from tajax import config, main, merging, processes
+from tajax.config.fields import merging_options
 from tajax.workflows import stages
 from tests.shell.test_project import ROOT
 
@@ -135,6 +136,7 @@ def test_links_of_a_text_lead_to_files_and_headings(path):
         ("command_line.md", config.VARIANTS),
         ("glossary.md", config.REGIMES),
         ("choose.md", merging.METHODS),
+        ("choose.md", merging_options()),
     ],
 )
 def test_pages_name_every_choice(page, choices):

@@ -1,0 +1,84 @@
+"""What a merging method is to whoever calls it: its function, its options, and what holds of its models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+from tajax.types import ApplyFn, Batch, Head, MergeFn, Params
+
+
+class Option(NamedTuple):
+    """What a method leaves open: a keyword of its function, and a field of `config.merging`.
+
+    Attributes:
+        default: that of the function; values are of its type.
+        help: one line on what it is; it stands beside the field in `--help` and in the reference.
+        holds: whether a value of that type is in range.
+        wanted: the range in words, as in "want a share below 1".
+        choices: of a string, all of them.
+        field: the name in `config.merging`; that of the keyword, if not said otherwise. Methods may share a field, and
+            then share the option.
+    """
+
+    default: bool | int | float | str
+    help: str
+    holds: Callable[[Any], object] = lambda value: True
+    wanted: str = ""
+    choices: tuple[str, ...] = ()
+    field: str = ""
+
+
+class FitFn(Protocol):
+    """What a method finds out from the tasks' data before it merges."""
+
+    # Any, because each method's function takes something else.
+    def __call__(
+        self,
+        encode: ApplyFn,
+        pretrained: Params,
+        taus: Mapping[str, Params],
+        batches: Mapping[str, Iterable[Batch]],
+        heads: Mapping[str, Head],
+    ) -> Mapping[str, Any]:
+        """What `merge` takes besides its options, from the vector, batches and head of each task, by name.
+
+        The labels are for methods that need them; others see inputs alone.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)  # hashed by identity, as functions are: jit compiles it like one
+class Method:
+    """A row of `METHODS`. It is called as its function is, `(pretrained, taus, *, …) -> params`.
+
+    Attributes:
+        merge: the function.
+        options: by keyword, what configs may choose; not `scaling_coef`, which a run tunes, nor `key`.
+        affine: whether its model is θ₀ + λ g(τ₁, …, τ_T) with one vector g for every θ₀ and λ, its model around zero.
+            A run then measures all λ along that vector; else it merges anew, into the true θ₀, for each of them.
+        scaled: whether it takes a λ, as `scaling_coef`. Where it does not, a run tunes none and measures its one model.
+        random: whether it draws; it then takes a PRNG `key`.
+        needs: what it needs of the tasks beside their vectors: nothing, images, or images with labels.
+        fit: gets that; None where nothing is needed.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> halfway = Method(lambda pretrained, taus: {"w": pretrained["w"] + taus[0]["w"] / 2}, scaled=False)
+        >>> halfway({"w": jnp.zeros(2)}, [{"w": jnp.ones(2)}])
+        {'w': Array([0.5, 0.5], dtype=float32)}
+    """
+
+    merge: MergeFn
+    options: Mapping[str, Option] = field(default_factory=dict)
+    affine: bool = False
+    scaled: bool = True
+    random: bool = False
+    needs: Literal["nothing", "inputs", "labels"] = "nothing"
+    fit: FitFn | None = None
+
+    # Any, as in MergeFn.
+    def __call__(self, pretrained: Params, taus: Sequence[Params], **options: Any) -> Params:
+        """The merged parameters: a tree like `pretrained`, with its dtypes."""
+        return self.merge(pretrained, taus, **options)
