@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -23,8 +23,10 @@ from tajax.results import Record
 HERE = Path(__file__).resolve().parent
 
 PILOTS: Mapping[str, Mapping[str, object]] = {  # what each changes of configs/pretrain.py; steps make the cost equal
-    "patch 8, 192 × 4": {"steps": 640, "width": 192, "layers": 4, "heads": 3},
-    "patch 4, 128 × 4": {"steps": 340, "patch_size": 4, "width": 128, "layers": 4, "heads": 4},
+    "patch 8, width 192": {"steps": 640, "warmup_steps": 60},
+    "patch 4, width 128": {"steps": 340, "warmup_steps": 40, "patch_size": 4, "width": 128, "heads": 4},
+    "learning rate 2e-3": {"steps": 640, "warmup_steps": 64, "learning_rate": 2e-3},
+    "share power 0.75": {"steps": 640, "warmup_steps": 64, "share_power": 0.75},
 }
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "bundled": configs.BUNDLED_TASKS,
@@ -46,7 +48,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/pilots"), metavar="DIR", help="where runs live")
     options = parser.parse_args()
     measured = [pilot(name, options) for name in options.pilots]
-    columns = ("pilot", "steps", "pairs", "core-minutes", "loss", *GROUPS, *protocol.REAL_TASKS)
+    columns = ("pilot", "steps", "pairs", "minutes", "loss", *GROUPS, *protocol.REAL_TASKS)
     rows = tuple(_row(record) for record in measured)
     note = (
         "Zero-shot top-1 on validation in %: means of the bundled and of the real tasks, the control, each real task."
@@ -61,22 +63,24 @@ def pilot(name: str, options: argparse.Namespace) -> Record:
     config.seed = options.seed
     with config.pretrain.unlocked():
         config.pretrain.update(PILOTS[name])
-    config.pretrain.warmup_steps = config.pretrain.steps // 10
+    config.pretrain.log_every = 20
     config.pretrain.natural = tuple(str(options.data / Path(path).name) for path in config.pretrain.natural)
     configs.validate(config)
-    directory = options.runs / "_".join((*name.replace(",", "").replace("×", "x").split(), str(options.seed)))
-    run_config(config, directory)
-    steps = results.find(results.read(directory / "results.jsonl"), stage="pretrain")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    directory = options.runs / f"{name.replace(',', '').replace(' ', '_')}_{options.seed}"
+    made_by, kept = configs.config_hash(config), directory / "results.jsonl"
+    if not (directory / "model").exists() or not results.find(results.read(kept), config_hash=made_by):
+        run_config(config, directory)
+    steps = results.find(results.read(kept), stage="pretrain", config_hash=made_by)
+    pace = min((b["elapsed_seconds"] - a["elapsed_seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(steps))
     known = {group: zero_shot(directory / "model", tasks, options) for group, tasks in GROUPS.items()}
     return {
         "stage": "pilot",
         "pilot": name,
         "seed": options.seed,
-        "config_hash": configs.config_hash(config),
+        "config_hash": made_by,
         "steps": config.pretrain.steps,
         "pairs": config.pretrain.steps * config.pretrain.batch_size,
-        "core_minutes": cores * (steps[-1]["elapsed_seconds"] - steps[0]["elapsed_seconds"]) / 60,
+        "minutes": pace * config.pretrain.steps / 60,
         "loss": steps[-1]["loss"],
         "zero_shot": {task: top1 for group in known.values() for task, top1 in group.items()},
         **{group: statistics.fmean(tasks.values()) for group, tasks in known.items()},
@@ -108,7 +112,7 @@ def _row(record: Record) -> tuple[str, ...]:
         str(record["pilot"]),
         f"{record['steps']:,}",
         f"{record['pairs']:,}",
-        f"{record['core_minutes']:.1f}",
+        f"{record['minutes']:.1f}",
         f"{record['loss']:.2f}",
         *(f"{100 * share:.1f}" for share in shares),
     )
