@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,11 +13,12 @@ from tajax import interrupts, processes, progress
 from tajax.command_line import parse, show_help
 from tajax.workflows.faults import EXPLAINED, explained
 from tajax.workflows.workdir import hold
+from tajax.workflows.workflow import named
 
 
 def workflow(name: str) -> Callable[..., object]:
     """The program `run(config, workdir, *, overwrite)` of that name; imported late, so that a typo costs little."""
-    return importlib.import_module(f"tajax.workflows.{name}").run
+    return named(name).run
 
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False, quiet: bool = False) -> None:

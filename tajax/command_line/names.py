@@ -22,7 +22,7 @@ def check_names(config: ConfigDict) -> None:
     from tajax import data
     from tajax.models.hub import check_name
 
-    if config.workflow == "pretrain":
+    if not configuration.reads(config.workflow, "tasks"):
         return
     check_name(config.model)
     control = (config.control,) if config.control and configuration.reads(config.workflow, "control") else ()

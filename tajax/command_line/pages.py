@@ -176,7 +176,7 @@ def variants_page(file: str, command: str) -> Iterator[Part]:
 def _facts(config: ConfigDict) -> Iterator[tuple[str, str]]:
     yield "model", config.model
     yield "workflow", f"{config.workflow}, regime {config.regime}"
-    if config.workflow == "pretrain":
+    if configuration.reads(config.workflow, "pretrain"):
         yield "length", f"{config.pretrain.steps} steps of {config.pretrain.batch_size}"
         return
     yield f"{len(config.tasks)} tasks", ", ".join(config.tasks)

@@ -22,9 +22,10 @@ from tajax.config.fields import (
     default_config,
     merging_options,
 )
-from tajax.config.identity import flatten
+from tajax.config.identity import flatten, reads
 from tajax.config.regimes import REGIMES, Regime
 from tajax.merging import METHODS
+from tajax.questions import QUESTIONS
 
 
 def one_of(what: str, value: object, choices: Iterable[str], *, way_out: str = "") -> str:
@@ -213,15 +214,13 @@ def _check_tasks(config: ConfigDict) -> None:
     twice = sorted({task for task in tasks if tasks.count(task) > 1})
     if twice:
         raise ValueError(f"tasks names {', '.join(map(repr, twice))} more than once.")
-    if config.workflow == "task_negation" and config.control is None:
-        raise ValueError(
-            "task_negation needs a task that must not suffer. Give --config.control=NAME, such as imagenet."
-        )
-    if config.workflow == "task_analogy" and len(tasks) != 4:
-        raise ValueError(f"task_analogy takes four tasks, A, B, C and D, and got {len(tasks)}: D ≈ C + (B − A).")
-    if config.workflow == "ntk" and config.control is None:
-        raise ValueError("ntk compares tasks with a control. Give --config.control=NAME, such as objects or imagenet.")
-    if config.workflow in ("task_negation", "ntk") and config.control in tasks:
+    question = QUESTIONS[config.workflow]
+    if question.roles and len(tasks) != len(question.roles):
+        roles = ", ".join(question.roles)
+        raise ValueError(f"{config.workflow} takes {len(question.roles)} tasks, {roles}, and got {len(tasks)}.")
+    if question.control and config.control is None:
+        raise ValueError(f"{config.workflow} {question.control}.")
+    if question.control and config.control in tasks:
         raise ValueError(
             f"control {config.control!r} is one of the tasks. Give another control, or leave that task out."
         )
@@ -260,7 +259,7 @@ def _check_exact(config: ConfigDict) -> None:
 
 def _check_merging(config: ConfigDict) -> None:
     name, method = config.merging.method, METHODS[config.merging.method]
-    if config.workflow != "task_addition":
+    if not reads(config.workflow, "merging"):
         return
     if method.needs != "nothing":
         given = ", ".join(other for other, row in METHODS.items() if row.needs == "nothing")

@@ -8,18 +8,9 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict, config_dict
 
 from tajax.merging import METHODS, Option
+from tajax.questions import ON_VECTORS, QUESTIONS
 
-WORKFLOWS: Mapping[str, str] = {  # each a module in tajax/workflows, and the question it answers
-    "single_task": "how good one fine-tuned model is at each task",
-    "task_addition": "how much of every task one merged model keeps: θ₀ + α Σ τ, α tuned on validation",
-    "task_negation": "how much of a task θ₀ − ατ forgets before a control task suffers",
-    "task_analogy": "whether C + (B − A) knows D, of which it has seen no image; the tasks are the four",
-    "disentanglement": "where two task vectors disturb each other: maps of ξ(α₁, α₂)",
-    "kernel_behaviour": "how far each fine-tuned model is from its linearisation",
-    "geometry": "how long the task vectors are, where in the model, and at which angles",
-    "ntk": "on whose images the leading eigenfunctions of the NTK live, at θ₀",
-    "pretrain": "makes the bundled small CLIP from scratch",
-}
+WORKFLOWS: Mapping[str, str] = {name: question.text for name, question in QUESTIONS.items()}
 INITIALIZATIONS = ("pretrained", "random")
 HEADS = ("zero_shot", "linear_probe")
 SPLITS = ("train", "val", "test")
@@ -58,28 +49,15 @@ OPERATIONAL = (
     "pretrain.log_every",
 )
 
-_ON_TASKS = tuple(name for name in WORKFLOWS if name != "pretrain")
-_ON_VECTORS = tuple(name for name in _ON_TASKS if name != "ntk")
-_FOR_ALL: tuple[str, ...] = ("regime", "trainable", "layers", "model", "initialization", "heads", "tasks")
-_FOR_ALL += ("task_vectors", "checkpoints", "any_base", "data_workers", "devices", "evaluate.batch_size")
-
 # Fields, or whole sections of them, that only these workflows read. What is not here, all of them do.
 READERS = {
-    **dict.fromkeys(_FOR_ALL, _ON_TASKS),
-    "control": ("task_negation", "ntk"),
-    "finetune": _ON_VECTORS,
-    "evaluate.scaling_coefs": ("task_addition", "task_negation", "task_analogy", "kernel_behaviour"),
-    "evaluate.exact": ("task_addition", "task_negation", "task_analogy"),  # the last one to refuse it
-    "evaluate.control_threshold": ("task_negation",),
-    "merging": ("task_addition",),
-    "save": ("task_addition",),
-    "disentanglement": ("disentanglement",),
-    "ntk": ("ntk",),
-    "pretrain": ("pretrain",),
+    field: tuple(name for name, question in QUESTIONS.items() if field in question.reads)
+    for question in QUESTIONS.values()
+    for field in question.reads
 }
 
 # Of these, what a workflow does not read counts to it all the same, as it always has: finished runs are found by it.
-COUNT_ANYWAY = (*_FOR_ALL, "finetune", "evaluate.scaling_coefs", "evaluate.exact", "save")
+COUNT_ANYWAY = (*ON_VECTORS, "evaluate.scaling_coefs", "evaluate.exact", "save")
 
 
 def merging_options() -> dict[str, Option]:

@@ -19,6 +19,7 @@ from tajax.report import (
     negation,
     ntk,
     page,
+    plain,
     runs,
     sections,
 )
@@ -36,6 +37,7 @@ SHOWN = (
     kernel.tables,
     geometry.tables,
     ntk.tables,
+    plain.tables,
 )
 WRITTEN = (*SHOWN, accuracy.curve_tables, negation.curves, kernel.curves, geometry.modules)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from tajax import results
+from tajax.questions import QUESTIONS
 from tajax.report.runs import Run, flat, parameters, task_names
 from tajax.report.tables import Number, Table
 from tajax.results import Record
@@ -71,19 +72,20 @@ def _data(runs: Sequence[Run]) -> Iterator[str]:
 def _unfinished(run: Run) -> str:
     """How far a run got whose last stage, which bears the name of its workflow, is not complete; empty otherwise."""
     workflow, tasks = str(run.config.get("workflow", "")), task_names(run)
-    if not workflow or workflow == "pretrain":
+    each = QUESTIONS[workflow].each if workflow in QUESTIONS else "task"
+    if not workflow or each == "step":
         return ""
     stage, last = workflow.replace("_", " "), results.find(run.records, stage=workflow)
     if not last:
         return f"no record of its last stage, {stage}, yet"
     done, wanted = len({str(r["task"]) for r in last if "task" in r}), len(tasks)
-    if workflow == "disentanglement":
+    if each == "run":
+        return ""
+    if each == "pair":
         pairs = flat(run.config).get("disentanglement.pairs")
         done = len({tuple(map(str, r["tasks"])) for r in last})
         wanted = len(pairs) if isinstance(pairs, list) else len(tasks) * (len(tasks) - 1) // 2
-    elif workflow in ("task_analogy", "geometry"):
-        return ""
-    of = "pairs of tasks" if workflow == "disentanglement" else "tasks"
+    of = "pairs of tasks" if each == "pair" else "tasks"
     return f"{stage} has been recorded for {done} of {wanted} {of}" if done < wanted else ""
 
 

@@ -16,6 +16,7 @@ from tajax.report import (
     kernel,
     negation,
     ntk,
+    plain,
     predictions,
     training,
 )
@@ -129,6 +130,7 @@ SUBJECTS = (
     ),
     _Subject("kernel", "Linearity", (kernel.tables,), (kernel.curves,), kernel.figures),
     _Subject("ntk", "Neural tangent kernel", (ntk.tables,), (), ntk.figures),
+    _Subject("plain", "Records", (plain.tables,), (), None),
     _Subject("heads", "Heads", (heads.tables,), (), None),
     _Subject("training", "Training and cost", (), (_pretraining,), training.figures, training.compared),
 )

@@ -3,7 +3,7 @@
 | records | curves | step |
 |---|---|---|
 | `finetune`, `pretrain` | `loss`, `top1`, `grad_norm`, `learning_rate`, `images_per_second` | optimiser step |
-| `sweep`, `negation_sweep`, `analogy_sweep`, `kernel_behaviour` | `top1`, gaps, agreement | α in thousandths |
+| `kernel_behaviour`, and any whose name ends with `sweep` | `top1`, gaps, agreement | α in thousandths |
 | any other with a `top1`, `summary` or `share` | that, as a single point | 0 |
 
 There is a curve for each task. What is recorded once is translated once, with the time at which it was recorded, so
@@ -20,7 +20,6 @@ from typing import NamedTuple
 from tajax.results import Record
 
 _TRAINING = ("finetune", "pretrain")
-_SWEEPS = ("sweep", "negation_sweep", "analogy_sweep", "kernel_behaviour")
 _CURVES = ("top1", "linearized_top1", "relative_gap", "relative_movement", "agreement")
 _SCORES = ("top1", "normalized_top1", "control_top1", "val_top1", "summary", "relative", "share")
 _KINDS = ("split", "vector", "distance", "reading", "kernel")  # fields that tell records of one stage and task apart
@@ -83,7 +82,7 @@ class Translation:
             rate = self._rate(stage, record, step, elapsed)
             if rate is not None:
                 yield "images_per_second", step, rate
-        elif stage in _SWEEPS:
+        elif stage.endswith("sweep") or stage == "kernel_behaviour":
             step = round(THOUSANDTHS * (_number(record.get("scaling_coef")) or 0.0))
             for name in _CURVES:
                 if (number := _number(record.get(name))) is not None:

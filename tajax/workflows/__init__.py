@@ -1,1 +1,1 @@
-"""The programs behind `python -m tajax.main`: each module has `run(config, workdir, *, overwrite)`."""
+"""The programs behind `python -m tajax.main`: a module with a `WORKFLOW` for each row of `tajax.questions`."""

@@ -28,10 +28,13 @@ from tajax.disentanglement import (
     relative_terms,
     summed_distances,
 )
+from tajax.progress import Stage
 from tajax.types import Batch, Params
 from tajax.workflows.experiment import Experiment, setup
 from tajax.workflows.single_task import finetune_all
+from tajax.workflows.stages import on_vectors
 from tajax.workflows.workdir import write_report
+from tajax.workflows.workflow import Workflow
 
 STAGE = "disentanglement"
 DISTANCES = tuple(MODULES.values())  # D of them
@@ -228,3 +231,6 @@ def _tangent_disturbances(
         return Disturbance(term / count, own / count)
 
     return disturbance
+
+
+WORKFLOW = Workflow(run, on_vectors(Stage(STAGE, each=True)))

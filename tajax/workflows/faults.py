@@ -17,6 +17,7 @@ from types import TracebackType
 from ml_collections import ConfigDict
 
 from tajax.config import OPERATIONAL, flatten
+from tajax.workflows.workflow import Memory, named
 
 EXPLAINED = (ValueError, TypeError, OSError, FloatingPointError, MemoryError)
 """Bad input and bad luck: a message and exit code 2. Whatever else is raised is a defect and keeps its traceback."""
@@ -25,25 +26,19 @@ _NO_MEMORY = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
 # XLA on a CPU:     "RESOURCE_EXHAUSTED: Out of memory allocating 35184372088832 bytes."
 # on a GPU:         "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 6291456 bytes." (jax-ml/jax#13428)
 # compiling, a TPU: "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. …"
-_REMAT, _PARTS, _BATCH = "finetune.remat", "finetune.accumulation_steps", "finetune.batch_size"
-_FIELDS = {  # field: how to set it, and what that does
-    _REMAT: ("=True", "computes activations twice instead of keeping them"),
-    _PARTS: (" above {}", "computes a batch in as many parts"),
-    _BATCH: (" below {}", "takes fewer images a step"),
-    "evaluate.batch_size": (" below {}", "takes fewer images at a time, for the same results"),
-    "ntk.batch_size": (" below {}", "computes smaller blocks of the kernel"),
-    "pretrain.batch_size": (" below {}", "takes fewer pairs a step"),
+_FINETUNE = {
+    "finetune.remat": ("=True", "computes activations twice instead of keeping them"),
+    "finetune.accumulation_steps": (" above {}", "computes a batch in as many parts"),
+    "finetune.batch_size": (" below {}", "takes fewer images a step"),
 }
-_WHERE = {  # innermost module of a traceback: what was done there, and the fields that it reads
-    "tajax.finetune": ("fine-tuning", (_REMAT, _PARTS, _BATCH)),
-    "tajax.evaluate": ("evaluating", ("evaluate.batch_size",)),
-    "tajax.workflows.predictions": ("evaluating", ("evaluate.batch_size",)),
-    "tajax.workflows.heads": ("fitting heads", ("evaluate.batch_size",)),
-    "tajax.ntk.kernel": ("computing a kernel", ("ntk.batch_size",)),
-    "tajax.workflows.ntk": ("computing a kernel", ("ntk.batch_size",)),
-    "tajax.workflows.pretrain": ("pre-training", ("pretrain.batch_size",)),
+_EVALUATE = {"evaluate.batch_size": (" below {}", "takes fewer images at a time, for the same results")}
+_WHERE = {  # innermost module of a traceback; of a workflow's own module, its record tells
+    "tajax.finetune": Memory("fine-tuning", _FINETUNE),
+    "tajax.evaluate": Memory("evaluating", _EVALUATE),
+    "tajax.workflows.predictions": Memory("evaluating", _EVALUATE),
+    "tajax.workflows.heads": Memory("fitting heads", _EVALUATE),
 }
-_ANYWHERE = "running", (_REMAT, _PARTS, _BATCH, "evaluate.batch_size")
+_ANYWHERE = Memory("running", _FINETUNE | _EVALUATE)
 _DISK = {
     errno.ENOSPC: "Make room, or choose another --workdir",
     errno.EDQUOT: "Make room within your quota, or choose another --workdir",
@@ -81,13 +76,12 @@ def explained(config: ConfigDict) -> Iterator[None]:
 
 def _which_field(error: Exception, config: ConfigDict) -> str:
     said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
-    doing, fields = next(
-        (_WHERE[name] for name in reversed(_modules(error.__traceback__)) if name in _WHERE),
-        _WHERE["tajax.workflows.pretrain"] if config.workflow == "pretrain" else _ANYWHERE,
-    )
+    own = named(config.workflow).memory
+    where = _WHERE | ({f"tajax.workflows.{config.workflow}": own} if own else {})
+    found = (where[name] for name in reversed(_modules(error.__traceback__)) if name in where)
+    doing, fields = next(found, own or _ANYWHERE)
     values, ways = flatten(config), []
-    for field in fields:
-        how, effect = _FIELDS[field]
+    for field, (how, effect) in fields.items():
         if values[field] is not True:
             ways.append(f"\n  --config.{field}{how.format(values[field])} {effect}")
     same = [field for field in fields if field in OPERATIONAL]

@@ -10,12 +10,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tajax import progress, trees
+from tajax.progress import Stage
 from tajax.task_vectors import cosine_matrix, gram_by_module
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
 from tajax.workflows.single_task import finetune_all
+from tajax.workflows.stages import on_vectors
 from tajax.workflows.workdir import write_report
+from tajax.workflows.workflow import Workflow
 
+STAGE = "geometry"
 WHOLE, LAYERS = "all", "blocks"  # beside the modules: the whole vector, and each layer as a whole
 
 
@@ -29,7 +33,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     """
     experiment = setup(config, workdir, overwrite=overwrite)
     taus = finetune_all(experiment)
-    with progress.stage("geometry"):
+    with progress.stage(STAGE):
         measure_geometry(experiment, taus)
     write_report(workdir)
 
@@ -50,7 +54,7 @@ def measure_geometry(experiment: Experiment, taus: Mapping[str, Params]) -> None
         for module in within:
             sizes[module] = sizes.get(module, 0) + np.size(leaf)
     for module, gram in grams.items():
-        if not gram.any() or experiment.find(stage="geometry", module=module):
+        if not gram.any() or experiment.find(stage=STAGE, module=module):
             continue
         whole, base = (_summed_layers(g) for g in (gram, origin[module]))
         fields: dict[str, object] = {
@@ -65,7 +69,7 @@ def measure_geometry(experiment: Experiment, taus: Mapping[str, Params]) -> None
                 "layer_pretrained_norms": _norms(origin[module])[0].tolist(),
                 "layer_cosines": _or_none(means),
             }
-        experiment.record("geometry", module=module, tasks=names, parameters=sizes[module], **fields)
+        experiment.record(STAGE, module=module, tasks=names, parameters=sizes[module], **fields)
 
 
 def _with_sums(grams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -95,3 +99,6 @@ def _or_none(values: np.ndarray) -> list:
     objects = values.astype(object)
     objects[np.isnan(values)] = None
     return objects.tolist()
+
+
+WORKFLOW = Workflow(run, on_vectors(Stage(STAGE, work=0)))

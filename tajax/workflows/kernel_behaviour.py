@@ -23,10 +23,13 @@ from tajax import data, evaluate, metrics, parallel, progress, trees
 from tajax.gap import GapSums, gap_sums, relative_gap
 from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
+from tajax.progress import Stage
 from tajax.types import Batch, Head, Params
 from tajax.workflows.experiment import Experiment, setup
 from tajax.workflows.single_task import finetune_all
+from tajax.workflows.stages import on_vectors
 from tajax.workflows.workdir import write_report
+from tajax.workflows.workflow import Workflow
 
 STAGE, SPLIT = "kernel_behaviour", "test"
 
@@ -139,3 +142,6 @@ def _sums(
         return model, linearized, jnp.sum(same & mask)
 
     return _Sums(gap_sums(moved, origin, response, grid, mask), *jax.lax.map(at, (moved, grid)))
+
+
+WORKFLOW = Workflow(run, on_vectors(Stage(STAGE, images=1, each=True)))

@@ -31,10 +31,13 @@ from tajax.ntk import (
     project_outputs,
     separation,
 )
+from tajax.progress import Stage
 from tajax.types import ApplyFn
 from tajax.workflows.control import setup_with_control
 from tajax.workflows.experiment import Experiment
+from tajax.workflows.stages import begin
 from tajax.workflows.workdir import write_report
+from tajax.workflows.workflow import Memory, Workflow
 
 STAGE = "ntk"
 
@@ -219,3 +222,10 @@ def _mean(each: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 READINGS = {"nystrom": _nystrom_numbers, "mixture": _mixture_numbers}
+
+
+WORKFLOW = Workflow(
+    run,
+    stages=lambda config: (*begin(config), Stage(STAGE, "local energy", each=True)),
+    memory=Memory("computing a kernel", {"ntk.batch_size": (" below {}", "computes smaller blocks of the kernel")}),
+)

@@ -21,11 +21,13 @@ from tajax.data.preprocess import normalize
 from tajax.finetune import TrainState, Unlogged, init_state, train
 from tajax.models import clip, save_pretrained, tokenizer
 from tajax.models.loading import OPENAI_MEAN, OPENAI_STD
+from tajax.progress import Stage
 from tajax.types import Params, Preprocessing
 from tajax.workflows import inputs
 from tajax.workflows.journal import Journal
 from tajax.workflows.stages import announce, warn
 from tajax.workflows.workdir import claim, write_report
+from tajax.workflows.workflow import Memory, Workflow
 
 
 def contrastive_loss(
@@ -253,3 +255,14 @@ def model_config(settings: ConfigDict, *, vocab_size: int, bos: int, eos: int) -
             projection_dim=settings.embed_dim,
         ),
     )
+
+
+WORKFLOW = Workflow(
+    run,
+    stages=lambda config: (
+        Stage("setup", "set up", work=0),
+        Stage("pretrain", "pre-train", images=config.pretrain.batch_size),
+        Stage("save", "save model", work=0),
+    ),
+    memory=Memory("pre-training", {"pretrain.batch_size": (" below {}", "takes fewer pairs a step")}),
+)

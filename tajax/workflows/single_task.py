@@ -28,11 +28,13 @@ from tajax import (
     vector_files,
 )
 from tajax.config import config_hash, warmup_steps
+from tajax.progress import Stage
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, setup
 from tajax.workflows.imported import vector_path
-from tajax.workflows.stages import warn
+from tajax.workflows.stages import ZERO_SHOT, begin, own_kind, vectors, warn
 from tajax.workflows.workdir import read_by_first, write_report
+from tajax.workflows.workflow import Workflow
 
 
 def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
@@ -244,3 +246,12 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
 def _reused_vector(experiment: Experiment, run: Path, task: data.Task) -> Params:
     base = experiment.clip.image_sha256
     return vector_files.load_task_vector(vector_path(run, task.name), experiment.pretrained, base_sha256=base)[0]
+
+
+def stages(config: ConfigDict) -> tuple[Stage, ...]:
+    """What the workflow does, in order; others go on from there."""
+    own = Stage("single_task", "single-task", kind=own_kind(config), images=1)
+    return *begin(config), ZERO_SHOT, *vectors(config), own
+
+
+WORKFLOW = Workflow(run, stages)

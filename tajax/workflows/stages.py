@@ -1,26 +1,27 @@
-"""The stages of each workflow, in order: what a run says at its beginning that it will do."""
+"""The stages of a workflow, in order: what a run says at its beginning that it will do; those that many share."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tajax import data, merging, processes, progress
-from tajax.config import REGIMES
+from tajax import data, processes, progress
+from tajax.config import REGIMES, reads
 from tajax.progress import Stage
 from tajax.progress.watch import printable
+from tajax.workflows.workflow import named
 
-_FORWARD, _TANGENT = "forward pass", "tangent pass"  # of one kind, an image takes equally long in each stage
+FORWARD, TANGENT = "forward pass", "tangent pass"  # of one kind, an image takes equally long in each stage
 
 
 def announce(config: ConfigDict, workdir: Path) -> None:
     """Tells who watches what the run will do."""
-    what = "pre-training" if config.workflow == "pretrain" else f"{config.regime} on {config.model}"
-    tasks = "" if config.workflow == "pretrain" else f", {len(config.tasks)} tasks"
-    progress.plan(f"{config.workflow.replace('_', ' ')}: {what}{tasks}", str(workdir), stages(config))
+    on_tasks = f"{config.regime} on {config.model}, {len(config.tasks)} tasks"
+    what = on_tasks if reads(config.workflow, "tasks") else "pre-training"
+    progress.plan(f"{config.workflow.replace('_', ' ')}: {what}", str(workdir), stages(config))
 
 
 def expect(config: ConfigDict, tasks: Sequence[data.Task]) -> None:
@@ -44,7 +45,7 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
         >>> [stage.name for stage in stages(default_config())][:5]
         ['setup', 'heads', 'zero_shot', 'finetune', 'single_task']
     """
-    return _OF_WORKFLOW[config.workflow](config)
+    return named(config.workflow).stages(config)
 
 
 def source_of_vectors(config: ConfigDict) -> str:
@@ -59,12 +60,14 @@ def source_of_vectors(config: ConfigDict) -> str:
     return next((sources[stage.name] for stage in stages(config) if stage.name in sources), "none")
 
 
-def _begin(config: ConfigDict) -> tuple[Stage, ...]:
+def begin(config: ConfigDict) -> tuple[Stage, ...]:
+    """The stages of `setup`."""
     read = (Stage("checkpoints", "read checkpoints", each=True),) if config.checkpoints else ()
     return Stage("setup", "set up", work=0), *read, Stage("heads", each=config.heads == "linear_probe")
 
 
-def _vectors(config: ConfigDict) -> tuple[Stage, ...]:
+def vectors(config: ConfigDict) -> tuple[Stage, ...]:
+    """The one of `finetune_all`; none where `setup` has read checkpoints."""
     if config.checkpoints:
         return ()
     if config.task_vectors is not None:
@@ -72,68 +75,14 @@ def _vectors(config: ConfigDict) -> tuple[Stage, ...]:
     return (Stage("finetune", "fine-tune", images=config.finetune.batch_size, each=True),)
 
 
-def _own_kind(config: ConfigDict) -> str:
-    return _TANGENT if REGIMES[config.regime].evaluate_linearized else _FORWARD
+def on_vectors(stage: Stage) -> Callable[[ConfigDict], tuple[Stage, ...]]:
+    """Of a workflow that looks at task vectors in one stage."""
+    return lambda config: (*begin(config), *vectors(config), stage)
 
 
-def _zero_shot(config: ConfigDict) -> tuple[Stage, ...]:
-    return (Stage("zero_shot", "zero-shot", kind=_FORWARD, images=1),)
+def own_kind(config: ConfigDict) -> str:
+    """The kind of pass that evaluates a model of the config's regime."""
+    return TANGENT if REGIMES[config.regime].evaluate_linearized else FORWARD
 
 
-def _single_task(config: ConfigDict) -> tuple[Stage, ...]:
-    return (
-        *_begin(config),
-        *_zero_shot(config),
-        *_vectors(config),
-        Stage("single_task", "single-task", kind=_own_kind(config), images=1),
-    )
-
-
-def _task_addition(config: ConfigDict) -> tuple[Stage, ...]:
-    tuned = merging.METHODS[config.merging.method].scaled
-    sweep = Stage("sweep", f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1)
-    after: tuple[Stage, ...] = (Stage("predictions", images=1),) if config.save.examples else ()
-    after += (Stage("save", "save merged model", work=0),) if config.save.merged or config.save.open_clip else ()
-    return (
-        *_single_task(config),
-        *((sweep,) if tuned else ()),
-        Stage("task_addition", "merged model", kind=_own_kind(config), images=1),
-        *after,
-    )
-
-
-def _task_negation(config: ConfigDict) -> tuple[Stage, ...]:
-    return (
-        *_begin(config),
-        *_zero_shot(config),
-        Stage("control", kind=_FORWARD, images=1),
-        *_vectors(config),
-        Stage("negation_sweep", f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1),
-        Stage("task_negation", "negated models", images=1),
-    )
-
-
-def _task_analogy(config: ConfigDict) -> tuple[Stage, ...]:
-    sweep = Stage("analogy_sweep", f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1)
-    return *_single_task(config), sweep, Stage("task_analogy", "analogy", images=1)
-
-
-def _on_vectors(stage: Stage) -> Callable[[ConfigDict], tuple[Stage, ...]]:
-    return lambda config: (*_begin(config), *_vectors(config), stage)
-
-
-_OF_WORKFLOW: Mapping[str, Callable[[ConfigDict], tuple[Stage, ...]]] = {
-    "single_task": _single_task,
-    "task_addition": _task_addition,
-    "task_negation": _task_negation,
-    "task_analogy": _task_analogy,
-    "disentanglement": _on_vectors(Stage("disentanglement", each=True)),
-    "kernel_behaviour": _on_vectors(Stage("kernel_behaviour", images=1, each=True)),
-    "geometry": _on_vectors(Stage("geometry", work=0)),
-    "ntk": lambda config: (*_begin(config), Stage("ntk", "local energy", each=True)),
-    "pretrain": lambda config: (
-        Stage("setup", "set up", work=0),
-        Stage("pretrain", "pre-train", images=config.pretrain.batch_size),
-        Stage("save", "save model", work=0),
-    ),
-}
+ZERO_SHOT = Stage("zero_shot", "zero-shot", kind=FORWARD, images=1)

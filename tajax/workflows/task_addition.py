@@ -21,14 +21,18 @@ from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
 from tajax.metrics import normalized_accuracy
 from tajax.models.open_clip import to_open_clip
+from tajax.progress import Stage
 from tajax.report.accuracy import without_ratio
 from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.task_vectors import task_vector
 from tajax.types import Params
+from tajax.workflows import single_task
 from tajax.workflows.experiment import SPLITS, Experiment, setup
 from tajax.workflows.predictions import record_predictions
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
+from tajax.workflows.stages import own_kind
 from tajax.workflows.workdir import write_report
+from tajax.workflows.workflow import Workflow
 
 Merged = Callable[[Sequence[float]], Iterator[tuple[Params, Sequence[float]]]]
 """The merged models at coefficients α, as `merge` gives them."""
@@ -233,3 +237,20 @@ def save_merged(experiment: Experiment, tau: Params, scaling_coef: float) -> Non
 
 def _top1(experiment: Experiment, stage: str, split: str) -> dict[str, float]:
     return {r["task"]: r["top1"] for r in experiment.find(stage=stage, split=split)}
+
+
+def stages(config: ConfigDict) -> tuple[Stage, ...]:
+    """What the workflow does, in order."""
+    tuned = merging.METHODS[config.merging.method].scaled
+    sweep = Stage("sweep", f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1)
+    after: tuple[Stage, ...] = (Stage("predictions", images=1),) if config.save.examples else ()
+    after += (Stage("save", "save merged model", work=0),) if config.save.merged or config.save.open_clip else ()
+    return (
+        *single_task.stages(config),
+        *((sweep,) if tuned else ()),
+        Stage("task_addition", "merged model", kind=own_kind(config), images=1),
+        *after,
+    )
+
+
+WORKFLOW = Workflow(run, stages)

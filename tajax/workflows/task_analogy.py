@@ -12,10 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tajax import data, progress
+from tajax.progress import Stage
 from tajax.types import Params
+from tajax.workflows import single_task
 from tajax.workflows.experiment import SPLITS, Experiment, setup
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
 from tajax.workflows.workdir import write_report
+from tajax.workflows.workflow import Workflow
 
 VECTORS = {"analogy": (-1.0, 1.0, 1.0), "c_alone": (0.0, 0.0, 1.0)}
 """What is added to θ₀, as coefficients of (τ_A, τ_B, τ_C): the analogy, and the best guess without it."""
@@ -103,3 +106,12 @@ def _record_best(
 
 def _sweeps(experiment: Experiment) -> dict[tuple[str, float], dict]:
     return {(r["vector"], r["scaling_coef"]): r for r in experiment.find(stage="analogy_sweep")}
+
+
+def stages(config: ConfigDict) -> tuple[Stage, ...]:
+    """What the workflow does, in order."""
+    sweep = Stage("analogy_sweep", f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1)
+    return *single_task.stages(config), sweep, Stage("task_analogy", "analogy", images=1)
+
+
+WORKFLOW = Workflow(run, stages)

@@ -15,13 +15,16 @@ from ml_collections import ConfigDict
 from tajax import data, evaluate, metrics, processes, progress
 from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
+from tajax.progress import Stage
 from tajax.report.negation import unlimited
 from tajax.scaling import Negation, exact_negation_coef, select_negation_coef
 from tajax.types import Params
 from tajax.workflows.control import measure_control, setup_with_control
 from tajax.workflows.experiment import Experiment
 from tajax.workflows.single_task import finetune_all, measure_zero_shot
+from tajax.workflows.stages import FORWARD, ZERO_SHOT, begin, vectors
 from tajax.workflows.workdir import write_report
+from tajax.workflows.workflow import Workflow
 
 Vectors = Mapping[str, Params]  # by task
 Values = Mapping[str, float]  # top1, loss and count
@@ -181,3 +184,18 @@ def _evaluate(
     return metrics.compute_each(
         evaluate.sweep(step, *constants, experiment.batches(on, split), devices=experiment.devices)
     )
+
+
+def stages(config: ConfigDict) -> tuple[Stage, ...]:
+    """What the workflow does, in order."""
+    return (
+        *begin(config),
+        ZERO_SHOT,
+        Stage("control", kind=FORWARD, images=1),
+        *vectors(config),
+        Stage("negation_sweep", f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1),
+        Stage("task_negation", "negated models", images=1),
+    )
+
+
+WORKFLOW = Workflow(run, stages)

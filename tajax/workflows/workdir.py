@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from tajax import atomic, parallel, processes, progress, report, text_files, tracking
 from tajax.config import config_hash, counts, diff
+from tajax.questions import QUESTIONS
 from tajax.types import Params
 
 CONFIG, LOCK, OWNER = "config.json", ".lock", ".owner.json"
@@ -33,8 +34,6 @@ SILENCE = 6 * SIGN_OF_LIFE  # after which an owner on another host is taken for 
 
 
 _AT_END: contextvars.ContextVar[contextlib.ExitStack] = contextvars.ContextVar("at_end")
-
-ONE_PROCESS = ("disentanglement", "kernel_behaviour", "ntk", "pretrain")
 
 
 class BusyDirectoryError(OSError):
@@ -183,9 +182,9 @@ def claim(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None
 
     Raises:
         FileExistsError: the directory holds a run of another config; the fields that differ are named.
-        ValueError: `config.json` in it cannot be read; or the workflow is one of `ONE_PROCESS`, and there are more.
+        ValueError: `config.json` in it cannot be read; or the workflow runs in one process, and there are more.
     """
-    if processes.joined() and config.workflow in ONE_PROCESS:
+    if processes.joined() and not QUESTIONS[config.workflow].processes:
         raise ValueError(
             f"the workflow {config.workflow!r} runs in one process; all of its devices take part. Start it by itself, "
             "with --config.task_vectors=DIR where a run of many processes has trained what it looks at."

@@ -399,7 +399,7 @@ def test_data_dir_follows_the_environment(monkeypatch):
         ({"layers": (2, 2)}, r"layers is \(2, 2\), want \(first, end\)"),
         ({"layers": (0, 1, 2)}, "layers is"),
         ({"workflow": "task_negation", "control": None}, "task_negation needs a task that must not suffer"),
-        ({"workflow": "task_analogy"}, "takes four tasks, A, B, C and D, and got 8"),
+        ({"workflow": "task_analogy"}, "takes 4 tasks, A, B, C, D, and got 8"),
         ({"workflow": "ntk", "control": "digits"}, "control 'digits' is one of the tasks"),
         ({"disentanglement.coefs": (1.0, 1.0)}, "disentanglement.coefs is"),
         ({"disentanglement.pairs": (("digits", "digits"),)}, "want two names of different tasks"),

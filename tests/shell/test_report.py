@@ -6,7 +6,8 @@ import statistics
 import pytest
 
 from tajax import report, results
-from tajax.report import accuracy
+from tajax.questions import QUESTIONS, Question
+from tajax.report import accuracy, sections
 
 TASKS = ("shapes", "colors", "visual_domain_decathlon/gtsrb")
 
@@ -163,3 +164,14 @@ def test_comparison_is_mean_and_deviation_over_seeds():
         report.comparison([*records(config_hash="a"), *records(config_hash="b")])
     with pytest.raises(ValueError, match="nothing to compare"):
         report.comparison([r for r in many if r["stage"] != "task_addition"])
+
+
+def test_a_workflow_without_a_section_is_reported_by_what_it_recorded(workdir, monkeypatch):
+    monkeypatch.setitem(QUESTIONS, "odd_ones", Question("how odd a task is", ()))
+    for index, task in enumerate(TASKS):
+        measured = {"stage": "odd_ones", "task": task, "split": "test", "oddity": 0.125 * index, "count": 1000}
+        results.append(workdir / "results.jsonl", records()[0] | measured)
+    report.write(workdir, file=(shown := io.StringIO()))
+    for text in (shown.getvalue(), (workdir / "report.md").read_text(), (workdir / "report.html").read_text()):
+        assert all(part in text for part in ("Odd ones", "oddity", "0.250", "1,000"))
+    assert {question.section for question in QUESTIONS.values()} - {""} <= {one.name for one in sections.SUBJECTS}
