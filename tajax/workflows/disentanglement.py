@@ -10,12 +10,10 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from tajax import data, evaluate, parallel, progress, trees
 from tajax.config import one_of
@@ -29,11 +27,11 @@ from tajax.disentanglement import (
     summed_distances,
 )
 from tajax.progress import Stage
+from tajax.results import Record
 from tajax.types import Batch, Params
-from tajax.workflows.experiment import Experiment, setup
+from tajax.workflows.experiment import Experiment, on_tasks
 from tajax.workflows.single_task import finetune_all
 from tajax.workflows.stages import on_vectors
-from tajax.workflows.workdir import write_report
 from tajax.workflows.workflow import Workflow
 
 STAGE = "disentanglement"
@@ -53,19 +51,12 @@ class Disturbance(NamedTuple):
     own: np.ndarray
 
 
-def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
-    """The maps of all pairs of `config.disentanglement`, from vectors trained here or, better, by another run.
-
-    Args:
-        config: a validated config; with `config.task_vectors` nothing is trained.
-        workdir: where `results.jsonl` and the report go. Finished parts in it are skipped.
-        overwrite: replace an earlier run in it.
-    """
-    experiment = setup(config, workdir, overwrite=overwrite)
+def answer(experiment: Experiment) -> None:
+    """The maps of all pairs of `config.disentanglement`, from vectors trained here or, better, by another run."""
+    config = experiment.config.disentanglement
     pairs = pairs_of(experiment)
-    mean_over_square(np.zeros((2, *2 * (len(config.disentanglement.coefs),))), config.disentanglement.coefs)
+    mean_over_square(np.zeros((2, *2 * (len(config.coefs),))), config.coefs)
     measure_pairs(experiment, finetune_all(experiment), pairs)
-    write_report(workdir)
 
 
 def pairs_of(experiment: Experiment) -> list[tuple[str, str]]:
@@ -91,30 +82,21 @@ def measure_pairs(experiment: Experiment, taus: Mapping[str, Params], pairs: lis
     over [−1, 1]²; how far each task's own vector moves its own outputs, `own` [2] at α = 1 and `own_curve` [2, A] at
     each α; and `relative`, the same mean of `relative_terms`, which is None where a task's own vector moves nothing.
     """
+    settings, journal = experiment.config.disentanglement, experiment.journal
 
-    def measured(pair: tuple[str, str]) -> bool:
-        return all(experiment.find(stage=STAGE, tasks=list(pair), distance=name) for name in MODULES)
+    def key_of(pair: tuple[str, str]) -> Record:
+        return {"tasks": list(pair), "split": settings.split, "distance": tuple(MODULES)}
 
-    missing = [pair for pair in pairs if not measured(pair)]
-    done = [_named(pair) for pair in pairs if pair not in missing]
-    with progress.stage(STAGE, dict.fromkeys(map(_named, pairs), 1), done=done) as running:
-        if missing:
-            _measure_pairs(experiment, taus, missing, running)
+    @functools.cache
+    def to_measure() -> tuple[dict[str, list[Batch]], Callable[[str, str], Disturbance]]:
+        """The images of all pairs that are left, and how to disturb them."""
+        left = {name for pair in pairs if journal.missing(STAGE, key_of(pair)) for name in pair}
+        images = {task.name: _images(experiment, task) for task in experiment.tasks if task.name in left}
+        make = _tangent_disturbances if experiment.regime.evaluate_linearized else _model_disturbances
+        return images, make(experiment, images, {name: taus[name] for name in images})
 
-
-def _named(pair: tuple[str, str]) -> str:
-    return " and ".join(pair)
-
-
-def _measure_pairs(
-    experiment: Experiment, taus: Mapping[str, Params], missing: list[tuple[str, str]], running: progress.Running
-) -> None:
-    settings = experiment.config.disentanglement
-    names = [task.name for task in experiment.tasks if any(task.name in pair for pair in missing)]
-    images = {task.name: _images(experiment, task) for task in experiment.tasks if task.name in names}
-    make = _tangent_disturbances if experiment.regime.evaluate_linearized else _model_disturbances
-    disturbance = make(experiment, images, {name: taus[name] for name in names})
-    for a, b in running.each(missing, _named):
+    for (a, b), missing in journal.each(STAGE, pairs, key_of, name=" and ".join):
+        images, disturbance = to_measure()
         first, second = disturbance(a, b), disturbance(b, a)
         terms = np.stack([first.term, second.term.swapaxes(1, 2)], axis=1)  # [D, 2, A, A]
         own = np.stack([first.own, second.own], axis=1)  # [D, 2, A+1]
@@ -124,23 +106,22 @@ def _measure_pairs(
                 f"between {settings.coefs[0]} and {settings.coefs[-1]}: narrow disentanglement.coefs."
             )
         counts = [sum(int(batch.mask.sum()) for batch in images[name]) for name in (a, b)]
-        for name, map_, curves in zip(MODULES, terms, own, strict=True):
-            if not experiment.find(stage=STAGE, tasks=[a, b], distance=name):
-                whole = curves[:, -1]
-                ratio = relative_terms(map_, whole, degree=DEGREES[name]) if whole.all() else None
-                experiment.record(
-                    STAGE,
-                    tasks=[a, b],
-                    split=settings.split,
-                    distance=name,
-                    summary=mean_over_square(map_, settings.coefs),
-                    relative=None if ratio is None else mean_over_square(ratio, settings.coefs),
-                    own=whole,
-                    images=counts,
-                    coefs=settings.coefs,
-                    own_curve=np.round(curves[:, :-1], 6),
-                    terms=np.round(map_, 6),
-                )
+        measured = dict(zip(MODULES, zip(terms, own, strict=True), strict=True))
+        for key in missing:
+            map_, curves = measured[key["distance"]]
+            whole = curves[:, -1]
+            ratio = relative_terms(map_, whole, degree=DEGREES[key["distance"]]) if whole.all() else None
+            experiment.record(
+                STAGE,
+                **key,
+                summary=mean_over_square(map_, settings.coefs),
+                relative=None if ratio is None else mean_over_square(ratio, settings.coefs),
+                own=whole,
+                images=counts,
+                coefs=settings.coefs,
+                own_curve=np.round(curves[:, :-1], 6),
+                terms=np.round(map_, 6),
+            )
         progress.note({"ξ/2": mean_over_square(terms[0], settings.coefs)})
 
 
@@ -233,4 +214,4 @@ def _tangent_disturbances(
     return disturbance
 
 
-WORKFLOW = Workflow(run, on_vectors(Stage(STAGE, each=True)))
+WORKFLOW = Workflow(on_tasks(answer), on_vectors(Stage(STAGE, each=True)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from tajax.config import Regime, config_hash
 from tajax.config import regime as regime_of
 from tajax.data import fingerprint
 from tajax.data.preprocess import normalize
+from tajax.questions import QUESTIONS
 from tajax.report import runs
 from tajax.results import Record
 from tajax.types import ApplyFn, Batch, Head, Mask, Params
@@ -28,7 +30,7 @@ from tajax.workflows.heads import linear_probe_head
 from tajax.workflows.imported import keep_vectors, moved_mask, read_vectors, reused_mask
 from tajax.workflows.journal import Journal
 from tajax.workflows.stages import announce, expect, source_of_vectors, warn
-from tajax.workflows.workdir import claim
+from tajax.workflows.workdir import claim, write_report
 
 SPLITS = ("val", "test")
 
@@ -51,7 +53,7 @@ class Experiment:
         devices: the devices to use, of all processes.
         journal: the record of the run.
         imported: the task vectors of `config.checkpoints`, by task; None where there are none.
-        control: a task that is not one of `tasks`, for the workflows that want one.
+        controls: the control task, which is not one of `tasks`, where the workflow takes one.
     """
 
     config: ConfigDict
@@ -66,7 +68,7 @@ class Experiment:
     devices: list[jax.Device]
     journal: Journal
     imported: dict[str, Params] | None = None
-    control: data.Task | None = None
+    controls: tuple[data.Task, ...] = ()
 
     @property
     def pretrained(self) -> Params:
@@ -91,9 +93,9 @@ class Experiment:
             return linear_probe_head(self, task)
         return models.zero_shot_head(self.clip, task.class_names, task.templates)
 
-    def find(self, **fields: object) -> list[Record]:
-        """Records of this run with these fields."""
-        return self.journal.find(**fields)
+    def find(self, stage: str, **fields: object) -> list[Record]:
+        """Records of this run and of a stage with these fields."""
+        return self.journal.find(stage, **fields)
 
     def record(self, stage: str, **fields: object) -> None:
         """Appends a record to `results.jsonl`, with what says where it came from."""
@@ -117,17 +119,25 @@ class Experiment:
             more: images that are looked at beside those of the split, by "task split".
             note: said of the stage when it is done, before the mean accuracy.
         """
-        pairs = {f"{task.name} {split}": (task, split) for task in self.tasks for split in SPLITS}
-        units = {name: len(task.split(split)) + more.get(name, 0) for name, (task, split) in pairs.items()}
-        done = [n for n, (task, split) in pairs.items() if self.find(stage=stage, task=task.name, split=split)]
-        with progress.stage(stage, units, done=done) as running:
-            for name in running.each([name for name in pairs if name not in done], str):
-                task, split = pairs[name]
-                measured = measure(task, split)
-                self.record(stage, task=task.name, split=split, **measured, **doubts(task, split, measured["top1"]))
-                progress.note({"top1": measured["top1"]})
+
+        def named(pair: tuple[data.Task, str]) -> str:
+            return f"{pair[0].name} {pair[1]}"
+
+        def mean() -> str:
             reached = [record["top1"] for record in self.find(stage=stage, split="test")]
-            running.note(f"{note}mean test top1 {statistics.fmean(reached):.3f}")
+            return f"{note}mean test top1 {statistics.fmean(reached):.3f}"
+
+        for (task, split), (key,) in self.journal.each(
+            stage,
+            itertools.product(self.tasks, SPLITS),
+            lambda pair: {"task": pair[0].name, "split": pair[1]},
+            units=lambda pair: len(pair[0].split(pair[1])) + more.get(named(pair), 0),
+            name=named,
+            note=mean,
+        ):
+            measured = measure(task, split)
+            self.record(stage, **key, **measured, **doubts(task, split, measured["top1"]))
+            progress.note({"top1": measured["top1"]})
 
     @functools.cached_property
     def features_step(self) -> Callable[[Params, Batch], jax.Array]:
@@ -151,14 +161,13 @@ class Experiment:
         return metrics.compute_each(tallies)
 
 
-def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_control: bool = False) -> Experiment:
+def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Experiment:
     """Loads model and tasks, builds the heads and claims the directory; bad input ends here, before any training.
 
     Args:
         config: a validated config.
         workdir: an existing directory.
         overwrite: replace an earlier run in it.
-        with_control: open `config.control`, too.
 
     Returns:
         The experiment.
@@ -171,7 +180,8 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
     announce(config, workdir)
     tracking.check(config.track.wandb)
     with progress.stage("setup"):
-        control = data.open_task(config.control, data_dir=config.data_dir) if with_control else None
+        names = (config.control,) if QUESTIONS[config.workflow].control else ()
+        controls = tuple(data.open_task(name, data_dir=config.data_dir) for name in names)
         devices = parallel.devices_of_all(config.devices)
         vectors = source_of_vectors(config)
         for section in ("finetune", "evaluate") if vectors == "trained" else ("evaluate",):
@@ -182,16 +192,16 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
         regime = regime_of(config)
         mask = trees.param_mask(clip.params["image"], regime.trainable, layers=config.layers)
         tasks = tuple(data.open_tasks(config.tasks, data_dir=config.data_dir))
-        if control and any(control.name == task.name for task in tasks):
+        if same := {control.name for control in controls} & {task.name for task in tasks}:
             raise ValueError(
-                f"control {config.control!r} and one of the tasks are both called {control.name!r}: their results "
-                "could not be told apart. Rename one of the files or folders."
+                f"control {config.control!r} and one of the tasks are both called {same.pop()!r}: their results could "
+                "not be told apart. Rename one of the files or folders."
             )
         options = {"on_bad_image": config.on_bad_image, "option": "--config.on_bad_image=skip"}
-        opened = (*tasks, *filter(None, [control]))
+        opened = (*tasks, *controls)
         readable = tuple(data.check_images(task, **options) for task in opened)
         skipped = _skipped(opened, readable)
-        tasks, control = readable[: len(tasks)], readable[-1] if control else None
+        tasks, controls = readable[: len(tasks)], readable[len(tasks) :]
         made_from = inputs.of_experiment(config, clip, readable)
     expect(config, tasks)
     given = read_vectors(config, workdir, clip, tasks, overwrite=overwrite) if config.checkpoints else None
@@ -207,9 +217,9 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
     claim(config, workdir, overwrite=overwrite)
     for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
     encoders = _encoder(clip), _encoder(for_evaluation)
-    journal = _journal(config, workdir, clip, (*tasks, *filter(None, [control])), vectors, moved, started)
+    journal = _journal(config, workdir, clip, readable, vectors, moved, started)
     journal.facts |= {"data": about_data, "skipped_images": skipped}
-    about = regime, mask, *encoders, devices, journal, imported, control
+    about = regime, mask, *encoders, devices, journal, imported, controls
     heads: dict[str, Head] = {}  # filled below by what the experiment compiles, and keeps, to fit them
     experiment = Experiment(config, workdir, clip, tasks, heads, *about)
     _check_base(experiment)
@@ -220,12 +230,25 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False, with_co
     _announce(experiment)
     warn(journal.facts["warnings"])
     most_classes = max(len(task.class_names) for task in tasks)
-    of_all = tuple(filter(None, (*tasks, control)))
-    with progress.stage("heads", {task.name: 1 for task in of_all}) as running:
-        for task in running.each(of_all):
+    with progress.stage("heads", {task.name: 1 for task in readable}) as running:
+        for task in running.each(readable):
             head = experiment.make_head(task)
-            heads[task.name] = head if task is control else models.pad_head(head, most_classes)
+            is_control = any(task is control for control in controls)
+            heads[task.name] = head if is_control else models.pad_head(head, most_classes)
     return experiment
+
+
+def on_tasks(answer: Callable[[Experiment], object]) -> Callable[..., None]:
+    """The program `run(config, workdir, *, overwrite=False)` that sets up, answers its question and reports.
+
+    What is finished in the directory is skipped; `overwrite` replaces an earlier run in it.
+    """
+
+    def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
+        answer(setup(config, workdir, overwrite=overwrite))
+        write_report(workdir)
+
+    return run
 
 
 def _encoder(clip: models.LoadedClip) -> ApplyFn:

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from tajax import progress, trees
 from tajax.progress import Stage
 from tajax.task_vectors import cosine_matrix, gram_by_module
 from tajax.types import Params
-from tajax.workflows.experiment import Experiment, setup
+from tajax.workflows.experiment import Experiment, on_tasks
 from tajax.workflows.single_task import finetune_all
 from tajax.workflows.stages import on_vectors
-from tajax.workflows.workdir import write_report
 from tajax.workflows.workflow import Workflow
 
 STAGE = "geometry"
 WHOLE, LAYERS = "all", "blocks"  # beside the modules: the whole vector, and each layer as a whole
 
 
-def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
-    """Cosines and norms of the vectors of a config, whole, by layer and by module; no image is looked at.
-
-    Args:
-        config: a validated config; with `config.task_vectors` nothing is trained.
-        workdir: where `results.jsonl` and the report go. Finished parts in it are skipped.
-        overwrite: replace an earlier run in it.
-    """
-    experiment = setup(config, workdir, overwrite=overwrite)
+def answer(experiment: Experiment) -> None:
+    """Cosines and norms of the vectors of a config, whole, by layer and by module; no image is looked at."""
     taus = finetune_all(experiment)
     with progress.stage(STAGE):
         measure_geometry(experiment, taus)
-    write_report(workdir)
 
 
 def measure_geometry(experiment: Experiment, taus: Mapping[str, Params]) -> None:
@@ -53,9 +42,9 @@ def measure_geometry(experiment: Experiment, taus: Mapping[str, Params]) -> None
         within = {path.rpartition("/")[0] or path, WHOLE} | ({LAYERS} if path.startswith(f"{LAYERS}/") else set())
         for module in within:
             sizes[module] = sizes.get(module, 0) + np.size(leaf)
-    for module, gram in grams.items():
-        if not gram.any() or experiment.find(stage=STAGE, module=module):
-            continue
+    moved = tuple(module for module, gram in grams.items() if gram.any())
+    for module in (key["module"] for key in experiment.journal.missing(STAGE, {"module": moved})):
+        gram = grams[module]
         whole, base = (_summed_layers(g) for g in (gram, origin[module]))
         fields: dict[str, object] = {
             "norms": _norms(whole).tolist(),
@@ -101,4 +90,4 @@ def _or_none(values: np.ndarray) -> list:
     return objects.tolist()
 
 
-WORKFLOW = Workflow(run, on_vectors(Stage(STAGE, work=0)))
+WORKFLOW = Workflow(on_tasks(answer), on_vectors(Stage(STAGE, work=0)))

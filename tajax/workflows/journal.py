@@ -1,19 +1,28 @@
-"""The records of a run, each with what says where it came from, and one for each process that added any."""
+"""The records of a run, each with what says where it came from, and one for each process that added any.
+
+A workflow records the numbers of an item, such as a task, when it has them, and asks before each item what is recorded
+already: `Journal.each` is that loop, so that a run that goes on does what is left.
+"""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
+from typing import TypeVar
 
 from ml_collections import ConfigDict
 
-from tajax import interrupts, processes, results, tracking
+from tajax import interrupts, processes, progress, results, tracking
 from tajax.config import flatten
 from tajax.results import Record
 from tajax.workflows.stages import stages
 from tajax.workflows.workdir import at_end, kept_config
+
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -21,8 +30,9 @@ class Journal:
     """Appends to the `results.jsonl` of a run.
 
     Before a process adds its first record it adds one of the stage `run`: versions, devices, revision, time of day.
-    What follows in the file, up to the next of its kind, was made by that process. Of several processes the first one
-    writes; the others keep in memory what it writes, for all of them come to the same numbers.
+    What follows in the file, up to the next of its kind, was made by that process. The file is read once, when that
+    process begins. Of several processes the first one writes; all keep in memory what it writes, for they come to the
+    same numbers.
 
     Attributes:
         path: of the file.
@@ -30,8 +40,9 @@ class Journal:
         facts: more fields of the `run` record.
         started: when the process began, seconds of `time.monotonic`.
         introduced: whether this process has added its record.
-        known: the records as the processes know them that do not read the file.
         trackers: are told of each record once it is in the file.
+        records: those of the file, and since then what was added to it.
+        known: of these, those of this run's config, by stage.
     """
 
     path: Path
@@ -39,18 +50,59 @@ class Journal:
     facts: Record = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     introduced: bool = False
-    known: list[Record] = field(default_factory=list)
     trackers: list[tracking.Tracker] = field(default_factory=list)
+    records: list[Record] = field(init=False)
+    known: dict[str, list[Record]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """The records so far, where another process reads and writes the file."""
-        if processes.joined():
-            self.known = processes.agree(lambda: results.read(self.path))
+        """The records so far; raises `ValueError` if the file is damaged."""
+        self.records = processes.agree(lambda: results.read(self.path))
+        for record in results.find(self.records, config_hash=self.origin["config_hash"]):
+            self.known.setdefault(str(record.get("stage")), []).append(record)
 
-    def find(self, **fields: object) -> list[Record]:
-        """Records of this run's config with these fields."""
-        records = results.read(self.path) if processes.is_first() else self.known
-        return results.find(records, config_hash=self.origin["config_hash"], **fields)
+    def find(self, stage: str, **fields: object) -> list[Record]:
+        """Records of this run's config and of a stage with these fields."""
+        return results.find(self.known.get(stage, ()), **fields)
+
+    def missing(self, stage: str, key: Record) -> list[Record]:
+        """The records of a stage that are still to be made: their keys, of which a tuple in `key` has several."""
+        values = itertools.product(*(value if isinstance(value, tuple) else (value,) for value in key.values()))
+        keys = (dict(zip(key, each, strict=True)) for each in values)
+        return [one for one in keys if not self.find(stage, **one)]
+
+    def each(
+        self,
+        stage: str,
+        items: Iterable[Item],
+        key: Callable[[Item], Record],
+        *,
+        units: Callable[[Item], float] = lambda item: 1,
+        name: Callable[[Item], str] = attrgetter("name"),
+        note: Callable[[], str] = lambda: "",
+    ) -> Iterator[tuple[Item, list[Record]]]:
+        """A stage of the run: each item with the keys that have no record yet, which the caller makes.
+
+            grid = (0.0, 0.5, 1.0)
+            for task, missing in journal.each("sweep", tasks, lambda task: {"task": task.name, "scaling_coef": grid}):
+                top1 = measure(task)
+                for one in missing:
+                    journal.record("sweep", **one, top1=top1[one["scaling_coef"]])
+
+        Args:
+            stage: of the progress and of the records.
+            items: what is worked on, one after the other.
+            key: of an item, the fields by which its record is known; a tuple has a record for each of its values.
+            units: how much work an item is: images, for example.
+            name: of an item, as it is shown.
+            note: the key number of the stage, when all is recorded.
+        """
+        every = {name(item): (item, self.missing(stage, key(item))) for item in items}
+        sizes = {named: units(item) for named, (item, _) in every.items()}
+        left = [named for named, (_, missing) in every.items() if missing]
+        with progress.stage(stage, sizes, done=every.keys() - left) as running:
+            for named in running.each(left, str):
+                yield every[named]
+            running.note(note())
 
     def record(self, stage: str, **fields: object) -> None:
         """Appends a record; if the process has been asked to end, it ends instead, with nothing half done."""
@@ -69,7 +121,7 @@ class Journal:
         if processes.is_first():
             self.trackers = tracking.trackers(
                 self.path.parent,
-                results.read(self.path),
+                self.records,
                 **config.track,
                 images={stage.name: stage.images for stage in stages(config) if stage.images},
                 config=flatten(kept_config(self.path.parent)),
@@ -79,10 +131,10 @@ class Journal:
 
     def _append(self, stage: str, fields: Mapping[str, object]) -> None:
         elapsed = {"elapsed_seconds": round(time.monotonic() - self.started, 1)}
-        record = {"stage": stage, **fields, **self.origin, **elapsed}
+        record = results.as_read({"stage": stage, **fields, **self.origin, **elapsed})
         if processes.is_first():
             results.append(self.path, record)
             for tracker in self.trackers:
-                tracker(results.as_read(record))
-        else:
-            self.known.append(results.as_read(record))
+                tracker(record)
+        self.records.append(record)
+        self.known.setdefault(stage, []).append(record)

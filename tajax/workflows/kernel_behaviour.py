@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from ml_collections import ConfigDict
 
 import tajax
 from tajax import data, evaluate, metrics, parallel, progress, trees
@@ -25,10 +23,9 @@ from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.progress import Stage
 from tajax.types import Batch, Head, Params
-from tajax.workflows.experiment import Experiment, setup
+from tajax.workflows.experiment import Experiment, on_tasks
 from tajax.workflows.single_task import finetune_all
 from tajax.workflows.stages import on_vectors
-from tajax.workflows.workdir import write_report
 from tajax.workflows.workflow import Workflow
 
 STAGE, SPLIT = "kernel_behaviour", "test"
@@ -43,18 +40,9 @@ class _Sums(NamedTuple):
     agreeing: Int[Array, " A"]
 
 
-def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
-    """Feature gap and both accuracies of every task on its test images, over the grid of coefficients.
-
-    Args:
-        config: a validated config; the grid is `config.evaluate.scaling_coefs`. With `config.task_vectors` nothing is
-            trained.
-        workdir: where `results.jsonl` and the report go. Finished parts in it are skipped.
-        overwrite: replace an earlier run in it.
-    """
-    experiment = setup(config, workdir, overwrite=overwrite)
+def answer(experiment: Experiment) -> None:
+    """Feature gap and both accuracies of every task on its test images, over the grid of coefficients."""
     measure_kernel_behaviour(experiment, finetune_all(experiment))
-    write_report(workdir)
 
 
 def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params]) -> None:
@@ -69,38 +57,37 @@ def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params])
         evaluate.make_features_step(experiment.encode_eval, devices=experiment.devices),
         evaluate.make_responses_step(experiment.encode_eval, devices=experiment.devices),
     )
-    done = {t.name: {r["scaling_coef"] for r in experiment.find(stage=STAGE, task=t.name)} for t in experiment.tasks}
-    finished = [name for name, coefs in done.items() if coefs.issuperset(grid)]
-    units = {task.name: len(task.split(SPLIT)) for task in experiment.tasks}
-    with progress.stage(STAGE, units, done=finished) as running:
-        for task in running.each([task for task in experiment.tasks if task.name not in finished]):
-            norm = float(tajax.norm(taus[task.name]))
-            sums = _measure(experiment, steps, task, taus[task.name])
-            gaps = relative_gap(sums.gap)
-            movements = np.sqrt(sums.gap.movement / sums.gap.origin)
-            if not np.isfinite(gaps).all():
-                coef = grid[int(np.argmin(np.isfinite(gaps)))]
-                raise FloatingPointError(
-                    f"at coefficient {coef:g} the features of task {task.name!r} are not finite: narrow "
-                    "evaluate.scaling_coefs."
-                )
-            both = zip(metrics.compute_each(sums.model), metrics.compute_each(sums.linearized), strict=True)
-            for index, (coef, (model, linearized)) in enumerate(zip(grid, both, strict=True)):
-                if coef not in done[task.name]:
-                    experiment.record(
-                        STAGE,
-                        task=task.name,
-                        split=SPLIT,
-                        scaling_coef=coef,
-                        norm=coef * norm,
-                        relative_gap=gaps[index],
-                        relative_movement=movements[index],
-                        top1=model["top1"],
-                        linearized_top1=linearized["top1"],
-                        agreement=float(sums.agreeing[index]) / model["count"],
-                        count=model["count"],
-                    )
-            progress.note({f"gap at {grid[-1]:g}": gaps[-1]})
+    for task, missing in experiment.journal.each(
+        STAGE,
+        experiment.tasks,
+        lambda task: {"task": task.name, "split": SPLIT, "scaling_coef": grid},
+        units=lambda task: len(task.split(SPLIT)),
+    ):
+        norm = float(tajax.norm(taus[task.name]))
+        sums = _measure(experiment, steps, task, taus[task.name])
+        gaps = relative_gap(sums.gap)
+        movements = np.sqrt(sums.gap.movement / sums.gap.origin)
+        if not np.isfinite(gaps).all():
+            coef = grid[int(np.argmin(np.isfinite(gaps)))]
+            raise FloatingPointError(
+                f"at coefficient {coef:g} the features of task {task.name!r} are not finite: narrow "
+                "evaluate.scaling_coefs."
+            )
+        models, linearized = metrics.compute_each(sums.model), metrics.compute_each(sums.linearized)
+        for key in missing:
+            index = grid.index(key["scaling_coef"])
+            experiment.record(
+                STAGE,
+                **key,
+                norm=grid[index] * norm,
+                relative_gap=gaps[index],
+                relative_movement=movements[index],
+                top1=models[index]["top1"],
+                linearized_top1=linearized[index]["top1"],
+                agreement=float(sums.agreeing[index]) / models[index]["count"],
+                count=models[index]["count"],
+            )
+        progress.note({f"gap at {grid[-1]:g}": gaps[-1]})
 
 
 def _measure(
@@ -144,4 +131,4 @@ def _sums(
     return _Sums(gap_sums(moved, origin, response, grid, mask), *jax.lax.map(at, (moved, grid)))
 
 
-WORKFLOW = Workflow(run, on_vectors(Stage(STAGE, images=1, each=True)))
+WORKFLOW = Workflow(on_tasks(answer), on_vectors(Stage(STAGE, images=1, each=True)))

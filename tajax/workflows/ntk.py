@@ -9,12 +9,11 @@ pre-trained (Ortiz-Jimenez et al. 2023, §5).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from tajax import data, progress
 from tajax.data import draws
@@ -33,27 +32,17 @@ from tajax.ntk import (
 )
 from tajax.progress import Stage
 from tajax.types import ApplyFn
-from tajax.workflows.control import setup_with_control
-from tajax.workflows.experiment import Experiment
+from tajax.workflows.experiment import Experiment, on_tasks
 from tajax.workflows.stages import begin
-from tajax.workflows.workdir import write_report
 from tajax.workflows.workflow import Memory, Workflow
 
 STAGE = "ntk"
 
 
-def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
-    """Spectra and local energies of every task of `config` against its control.
-
-    Args:
-        config: a validated config with a `control`.
-        workdir: where `results.jsonl` and the report go. Finished tasks in it are skipped.
-        overwrite: replace an earlier run in it.
-    """
-    experiment, control = setup_with_control(config, workdir, overwrite=overwrite)
-    count = check_images(experiment, control)
-    localize(experiment, control, count)
-    write_report(workdir)
+def answer(experiment: Experiment) -> None:
+    """Spectra and local energies of every task of a config against its control."""
+    (control,) = experiment.controls
+    localize(experiment, control, check_images(experiment, control))
 
 
 def check_images(experiment: Experiment, control: data.Task) -> int:
@@ -92,40 +81,32 @@ def localize(experiment: Experiment, control: data.Task, count: int) -> None:
     """
     settings = experiment.config.ntk
     kernels = ("plain",) if settings.output == "full" else ("plain", "cosine")
-    every = [(reading, kernel) for reading in READINGS for kernel in kernels]
-
-    def wanting(task: data.Task) -> list[tuple[str, str]]:
-        return [key for key in every if not experiment.find(stage=STAGE, task=task.name, reading=key[0], kernel=key[1])]
-
-    missing = [task for task in experiment.tasks if wanting(task)]
-    units = {task.name: 1 for task in experiment.tasks}
-    with progress.stage(STAGE, units, done=[task.name for task in experiment.tasks if task not in missing]) as running:
-        if not missing:
-            return
-        others = sample(experiment, control, count)
-        operators = make_operators(experiment, count)
-        own, elsewhere = np.arange(count), np.arange(count, 2 * count)
-        for task in running.each(missing):
-            shown: dict[str, float] = {}
-            of_kernel = operators(np.concatenate([sample(experiment, task, count), others]))
-            for reading, kernel in wanting(task):
-                each = [READINGS[reading](k, own, elsewhere, settings.eigenfunctions) for k in of_kernel[kernel]]
-                values = _mean(each)
-                experiment.record(
-                    STAGE,
-                    task=task.name,
-                    control=control.name,
-                    reading=reading,
-                    kernel=kernel,
-                    output=settings.output,
-                    directions=settings.directions,
-                    initialization=experiment.config.initialization,
-                    images=count,
-                    split=settings.split,
-                    **values,
-                )
-                shown[f"{reading} {kernel}"] = float(values["share"])
-            progress.note(shown)
+    others = functools.cache(lambda: sample(experiment, control, count))
+    operators = functools.cache(lambda: make_operators(experiment, count))
+    own, elsewhere = np.arange(count), np.arange(count, 2 * count)
+    for task, missing in experiment.journal.each(
+        STAGE,
+        experiment.tasks,
+        lambda task: {"task": task.name, "control": control.name, "reading": tuple(READINGS), "kernel": kernels},
+    ):
+        shown: dict[str, float] = {}
+        of_kernel = operators()(np.concatenate([sample(experiment, task, count), others()]))
+        for key in missing:
+            reading, kernel = key["reading"], key["kernel"]
+            each = [READINGS[reading](k, own, elsewhere, settings.eigenfunctions) for k in of_kernel[kernel]]
+            values = _mean(each)
+            experiment.record(
+                STAGE,
+                **key,
+                output=settings.output,
+                directions=settings.directions,
+                initialization=experiment.config.initialization,
+                images=count,
+                split=settings.split,
+                **values,
+            )
+            shown[f"{reading} {kernel}"] = float(values["share"])
+        progress.note(shown)
 
 
 def sample(experiment: Experiment, task: data.Task, count: int) -> np.ndarray:
@@ -225,7 +206,7 @@ READINGS = {"nystrom": _nystrom_numbers, "mixture": _mixture_numbers}
 
 
 WORKFLOW = Workflow(
-    run,
+    on_tasks(answer),
     stages=lambda config: (*begin(config), Stage(STAGE, "local energy", each=True)),
     memory=Memory("computing a kernel", {"ntk.batch_size": (" below {}", "computes smaller blocks of the kernel")}),
 )

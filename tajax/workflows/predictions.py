@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -60,20 +61,19 @@ def record_predictions(experiment: Experiment, taus: Mapping[str, Params], tau: 
         tau: the merged one.
         scaling_coef: λ; the merged model is θ₀ + λτ.
     """
-    units = {task.name: len(task.split("test")) for task in experiment.tasks}
-    done = [record["task"] for record in experiment.find(stage="predictions")]
-    with progress.stage("predictions", units, done=done) as running:
-        left = [task for task in experiment.tasks if task.name not in done]
-        if not left:
-            return
-        models_at = _models(experiment, tau, scaling_coef)
-        for task in running.each(left):
-            found = predict(experiment, task, models_at(taus[task.name]))
-            classes = list(task.class_names)
-            fields = summary(found.labels, found.predicted, len(classes))
-            examples = _keep(experiment, task, found)
-            experiment.record("predictions", task=task.name, split="test", classes=classes, examples=examples, **fields)
-            progress.note({"merged top1": fields["top1"]["merged"]})
+    models_at = functools.cache(lambda: _models(experiment, tau, scaling_coef))
+    for task, (key,) in experiment.journal.each(
+        "predictions",
+        experiment.tasks,
+        lambda task: {"task": task.name, "split": "test"},
+        units=lambda task: len(task.split("test")),
+    ):
+        found = predict(experiment, task, models_at()(taus[task.name]))
+        classes = list(task.class_names)
+        fields = summary(found.labels, found.predicted, len(classes))
+        examples = _keep(experiment, task, found)
+        experiment.record("predictions", **key, classes=classes, examples=examples, **fields)
+        progress.note({"merged top1": fields["top1"]["merged"]})
 
 
 def predict(experiment: Experiment, task: data.Task, features: ThreeModels) -> Predictions:

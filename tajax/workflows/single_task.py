@@ -30,25 +30,17 @@ from tajax import (
 from tajax.config import config_hash, warmup_steps
 from tajax.progress import Stage
 from tajax.types import Params
-from tajax.workflows.experiment import Experiment, setup
+from tajax.workflows.experiment import Experiment, on_tasks
 from tajax.workflows.imported import vector_path
 from tajax.workflows.stages import ZERO_SHOT, begin, own_kind, vectors, warn
-from tajax.workflows.workdir import read_by_first, write_report
+from tajax.workflows.workdir import read_by_first
 from tajax.workflows.workflow import Workflow
 
 
-def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
-    """Zero-shot accuracy, fine-tuning and single-task accuracy of every task of a config.
-
-    Args:
-        config: a validated config.
-        workdir: where task vectors and `results.jsonl` go. Finished parts in it are skipped.
-        overwrite: replace an earlier run in it.
-    """
-    experiment = setup(config, workdir, overwrite=overwrite)
+def answer(experiment: Experiment) -> None:
+    """Zero-shot accuracy, fine-tuning and single-task accuracy of every task of a config."""
     measure_zero_shot(experiment)
     measure_single_task(experiment, finetune_all(experiment))
-    write_report(workdir)
 
 
 def measure_zero_shot(experiment: Experiment) -> None:
@@ -254,4 +246,4 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     return *begin(config), ZERO_SHOT, *vectors(config), own
 
 
-WORKFLOW = Workflow(run, stages)
+WORKFLOW = Workflow(on_tasks(answer), stages)

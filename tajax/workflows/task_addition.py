@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,27 +26,20 @@ from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.task_vectors import task_vector
 from tajax.types import Params
 from tajax.workflows import single_task
-from tajax.workflows.experiment import SPLITS, Experiment, setup
+from tajax.workflows.experiment import SPLITS, Experiment, on_tasks
 from tajax.workflows.predictions import record_predictions
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
 from tajax.workflows.stages import own_kind
-from tajax.workflows.workdir import write_report
 from tajax.workflows.workflow import Workflow
 
 Merged = Callable[[Sequence[float]], Iterator[tuple[Params, Sequence[float]]]]
 """The merged models at coefficients α, as `merge` gives them."""
 
 
-def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
-    """Everything from the pre-trained model to the merged one: fine-tuning, single tasks, tuned addition, tables.
-
-    Args:
-        config: a validated config.
-        workdir: where task vectors, the merged model and `results.jsonl` go. Finished parts in it are skipped.
-        overwrite: replace an earlier run in it.
-    """
-    experiment = setup(config, workdir, overwrite=overwrite)
-    if config.save.open_clip:  # a geometry that open_clip has not is refused now, not when all is done
+def answer(experiment: Experiment) -> None:
+    """Everything from the pre-trained model to the merged one: fine-tuning, single tasks, tuned addition."""
+    save = experiment.config.save
+    if save.open_clip:  # a geometry that open_clip has not is refused now, not when all is done
         to_open_clip(experiment.clip.config, experiment.clip.preprocessing)
     measure_zero_shot(experiment)
     taus = finetune_all(experiment)
@@ -55,11 +47,10 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     merged = merge(experiment, taus)
     scaling_coef = add_tasks(experiment, merged)
     [(tau, [along])] = merged([scaling_coef])
-    if config.save.examples:
+    if save.examples:
         record_predictions(experiment, taus, tau, along)
-    if config.save.merged or config.save.open_clip:
+    if save.merged or save.open_clip:
         save_merged(experiment, tau, along)
-    write_report(workdir)
 
 
 def merge(experiment: Experiment, taus: Mapping[str, Params]) -> Merged:
@@ -159,19 +150,17 @@ def _tell_without_ratio(experiment: Experiment, *, tuned: bool) -> None:
 def _sweep(experiment: Experiment, measure: Callable[[data.Task], list[dict[str, float]]]) -> None:
     """Records what `measure` gives for each task at every α of the grid, where that is not recorded yet."""
     grid = experiment.config.evaluate.scaling_coefs
-    done: dict[str, set[float]] = {task.name: set() for task in experiment.tasks}
-    for name, coef in _recorded_sweeps(experiment):
-        done[name].add(coef)
-    finished = [name for name, coefs in done.items() if coefs.issuperset(grid)]
     passes = 1 if merging.METHODS[experiment.config.merging.method].affine else len(grid)
-    units = {task.name: passes * len(task.split("val")) for task in experiment.tasks}
-    with progress.stage("sweep", units, done=finished) as running:
-        for task in running.each([task for task in experiment.tasks if task.name not in finished]):
-            measured = measure(task)
-            for coef, values in zip(grid, measured, strict=True):
-                if coef not in done[task.name]:
-                    experiment.record("sweep", task=task.name, split="val", scaling_coef=coef, **values)
-            progress.note({"best top1": max(values["top1"] for values in measured)})
+    for task, missing in experiment.journal.each(
+        "sweep",
+        experiment.tasks,
+        lambda task: {"task": task.name, "split": "val", "scaling_coef": grid},
+        units=lambda task: passes * len(task.split("val")),
+    ):
+        measured = dict(zip(grid, measure(task), strict=True))
+        for key in missing:
+            experiment.record("sweep", **key, **measured[key["scaling_coef"]])
+        progress.note({"best top1": max(values["top1"] for values in measured.values())})
 
 
 def _recorded_sweeps(experiment: Experiment) -> dict[tuple[str, float], dict]:
@@ -253,4 +242,4 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     )
 
 
-WORKFLOW = Workflow(run, stages)
+WORKFLOW = Workflow(on_tasks(answer), stages)

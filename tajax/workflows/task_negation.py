@@ -6,24 +6,22 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from tajax import data, evaluate, metrics, processes, progress
+from tajax import data, evaluate, metrics, processes
 from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
 from tajax.progress import Stage
 from tajax.report.negation import unlimited
 from tajax.scaling import Negation, exact_negation_coef, select_negation_coef
 from tajax.types import Params
-from tajax.workflows.control import measure_control, setup_with_control
-from tajax.workflows.experiment import Experiment
+from tajax.workflows.control import measure_control
+from tajax.workflows.experiment import Experiment, on_tasks
 from tajax.workflows.single_task import finetune_all, measure_zero_shot
 from tajax.workflows.stages import FORWARD, ZERO_SHOT, begin, vectors
-from tajax.workflows.workdir import write_report
 from tajax.workflows.workflow import Workflow
 
 Vectors = Mapping[str, Params]  # by task
@@ -31,21 +29,14 @@ Values = Mapping[str, float]  # top1, loss and count
 Measure = Callable[[data.Task, Vectors, Float[np.ndarray, "G T"]], Sequence[Values]]
 
 
-def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
-    """Fine-tuning, then for each task α tuned on validation, and both accuracies at it: the task's and the control's.
-
-    Args:
-        config: a validated config with a `control`.
-        workdir: where task vectors and `results.jsonl` go. Finished parts in it are skipped.
-        overwrite: replace an earlier run in it.
-    """
-    experiment, control = setup_with_control(config, workdir, overwrite=overwrite)
+def answer(experiment: Experiment) -> None:
+    """Fine-tuning, then for each task α tuned on validation, and its accuracy and the control's at that."""
+    (control,) = experiment.controls
     measure_zero_shot(experiment)
-    required = config.evaluate.control_threshold * measure_control(experiment, control)["val"]
+    required = experiment.config.evaluate.control_threshold * measure_control(experiment, control)["val"]
     for line in unlimited(experiment.find(stage="control")) if processes.is_first() else ():
         print(f"warning: {line}", file=sys.stderr)
     negate_tasks(experiment, control, finetune_all(experiment), required=required)
-    write_report(workdir)
 
 
 def negate_tasks(experiment: Experiment, control: data.Task, taus: Vectors, *, required: float) -> dict[str, Negation]:
@@ -78,21 +69,20 @@ def _record_sweeps(experiment: Experiment, control: data.Task, taus: Vectors, me
     """Records what `measure` gives on the control and on each task at every α, where that is not recorded yet."""
     grid = experiment.config.evaluate.scaling_coefs
     moved = [coef for coef in grid if coef]
-    recorded, every = _recorded_sweeps(experiment), (control, *experiment.tasks)
+    every = (control, *experiment.tasks)
     vectors = {on.name: taus if on is control else {on.name: taus[on.name]} for on in every}
-    missing = {
-        on: [(n, c) for n, c in itertools.product(vectors[on], grid) if (n, on, c) not in recorded] for on in vectors
-    }
-    units = {on.name: len(on.split("val")) for on in every}
-    with progress.stage("negation_sweep", units, done=[on for on, points in missing.items() if not points]) as running:
-        for on in running.each([on for on in every if missing[on.name]]):
-            edited = vectors[on.name]
-            rows = np.kron(np.eye(len(edited)), -np.array(moved)[:, None])
-            measured = zip(itertools.product(edited, moved), measure(on, edited, rows) if moved else (), strict=True)
-            points = dict(measured) | {(name, 0.0): _unedited(experiment, on, "val") for name in edited}
-            for name, coef in missing[on.name]:
-                fields = {"task": name, "measured_on": on.name, "split": "val", "scaling_coef": coef}
-                experiment.record("negation_sweep", **fields, **points[name, coef])
+    for on, missing in experiment.journal.each(
+        "negation_sweep",
+        every,
+        lambda on: {"task": tuple(vectors[on.name]), "measured_on": on.name, "split": "val", "scaling_coef": grid},
+        units=lambda on: len(on.split("val")),
+    ):
+        edited = vectors[on.name]
+        rows = np.kron(np.eye(len(edited)), -np.array(moved)[:, None])
+        measured = zip(itertools.product(edited, moved), measure(on, edited, rows) if moved else (), strict=True)
+        values = dict(measured) | {(name, 0.0): _unedited(experiment, on, "val") for name in edited}
+        for key in missing:
+            experiment.record("negation_sweep", **key, **values[key["task"], key["scaling_coef"]])
 
 
 def _best_of_grid(experiment: Experiment, control: data.Task, required: float) -> dict[str, Negation]:
@@ -198,4 +188,4 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     )
 
 
-WORKFLOW = Workflow(run, stages)
+WORKFLOW = Workflow(on_tasks(answer), stages)

@@ -12,12 +12,7 @@ from tajax.progress import Stage
 
 
 class Memory(NamedTuple):
-    """Where memory ran out, and what helps.
-
-    Attributes:
-        doing: what was done there.
-        ways: fields of the config: how to set each, with {} for its value, and what that does.
-    """
+    """What was done where memory ran out; by field of the config, how to set it ({}: its value) and what that does."""
 
     doing: str
     ways: Mapping[str, tuple[str, str]]
