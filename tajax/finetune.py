@@ -262,7 +262,7 @@ def finetune(
     state, pretrained, head, data = parallel.replicate((state, pretrained, head, data), devices)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step(state, pretrained, head, parallel.split_batch(batch, devices), data)
+        return train_step(state, pretrained, head, parallel.shard_batch(batch, devices), data)
 
     asked = parallel.largest_of_all(devices)
     return parallel.on_this_process(train(step, state, batches, asked=asked, **options))

@@ -88,7 +88,7 @@ def ask(number: int = signal.SIGTERM) -> None:
     _Received.first = _Received.first or number
 
 
-def put_off() -> bool:
+def is_deferred() -> bool:
     """Whether the main thread holds work that it would keep first."""
     return _Received.deferrals > 0
 

@@ -168,7 +168,7 @@ def share_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Ba
     return _placed(jax.tree.map(lambda a: a.reshape(own, -1, *a.shape[1:]), _divisible(batch, devices)), devices)
 
 
-def split_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Batch:
+def shard_batch(batch: Batch, devices: Sequence[jax.Device] | None = None) -> Batch:
     """The batch on the devices, its rows divided among them, for a compiled step that sees all of it.
 
     Args, errors and padding are those of `share_batch`.

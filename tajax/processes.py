@@ -109,7 +109,7 @@ def share() -> tuple[int, int]:
     return global_state.process_id, global_state.num_processes
 
 
-def agree(find: Callable[[], Value]) -> Value:
+def broadcast_json(find: Callable[[], Value]) -> Value:
     """What `find` gives in the first process, for all: a JSON value.
 
     To be called by all processes alike, as everything that makes them wait for each other. Alone it is a call.
@@ -123,7 +123,7 @@ def agree(find: Callable[[], Value]) -> Value:
     return json.loads(_wait_for(key))
 
 
-def meet() -> None:
+def barrier() -> None:
     """Returns when every process has called it."""
     if joined():
         place = f"{_SHARED}{next(_numbers)}/"
@@ -135,7 +135,7 @@ def meet() -> None:
 
 def check_same(**facts: object) -> None:
     """Raises ValueError if this process differs from the first in one of these JSON values, by name."""
-    first = agree(lambda: facts)
+    first = broadcast_json(lambda: facts)
     for name, value in json.loads(json.dumps(facts)).items():
         if value != first[name]:
             raise ValueError(
@@ -150,7 +150,7 @@ def leaving_together() -> Iterator[None]:
     try:
         yield
     except interrupts.Interrupted:
-        meet()
+        barrier()
         raise
 
 
@@ -217,7 +217,7 @@ def _end_with(other: str, code: int, reason: str) -> None:
             print(f"process {other} was asked to end ({reason}); so does this one.", file=sys.stderr, flush=True)
         interrupts.ask()
         patient_until = time.monotonic() + _GRACE
-        while is_first() and interrupts.put_off() and time.monotonic() < patient_until:
+        while is_first() and interrupts.is_deferred() and time.monotonic() < patient_until:
             time.sleep(_POLL)
         time.sleep(2 * _POLL)  # for the main thread, unless it waits for a result that will never come
         os._exit(code)

@@ -88,7 +88,7 @@ def _matching(pattern: str, paths: Sequence[str]) -> list[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"trainable rule {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"trainable rule {pattern!r} is not a valid regular expression: {error}") from error
 
     def matches(path: str) -> bool:
         starts = [0, *(slash.end() for slash in re.finditer("/", path))]

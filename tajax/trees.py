@@ -286,7 +286,7 @@ def param_mask(
         True, False, or for a leaf of which some layers are trained a bool array [L].
 
     Raises:
-        ValueError: a pattern is no regular expression or claims no leaf, the mapping leaves one unclaimed, or
+        ValueError: a pattern is not a valid regular expression or claims no leaf, the mapping leaves one unclaimed, or
             `layers` is no range of the layers there are, or leaves nothing to train.
         TypeError: the rule is none of the above, or `layers` is not two whole numbers.
 

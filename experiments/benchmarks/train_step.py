@@ -58,7 +58,7 @@ def tajax_step(work: workload.Workload, batch: Batch, regime: str) -> Contender:
 
     def step() -> float:
         nonlocal state
-        state, metrics = jax.block_until_ready(train_step(state, pretrained, head, parallel.split_batch(batch)))
+        state, metrics = jax.block_until_ready(train_step(state, pretrained, head, parallel.shard_batch(batch)))
         return float(metrics["loss"])
 
     return Contender(step)

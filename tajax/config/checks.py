@@ -192,7 +192,7 @@ def _check_trainable(rule: object) -> None:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"trainable pattern {pattern!r} is no regular expression: {error}.") from error
+            raise ValueError(f"trainable pattern {pattern!r} is not a valid regular expression: {error}.") from error
 
 
 def _check_layers(layers: tuple[Any, ...] | None) -> None:

@@ -38,14 +38,14 @@ def linear_probe_head(experiment: Experiment, task: data.Task) -> Head:
     kept = experiment.workdir / FOLDER / f"{task.name}.safetensors"
     source = experiment.config.task_vectors
     theirs = [Path(os.path.expanduser(source)) / FOLDER / kept.name] if source is not None else []
-    found = processes.agree(lambda: next((str(path) for path in (kept, *theirs) if path.exists()), None))
+    found = processes.broadcast_json(lambda: next((str(path) for path in (kept, *theirs) if path.exists()), None))
     if found is None:
         head, facts = _fit(experiment, task)
     elif processes.is_first():
         head, facts = _read(Path(found), experiment, task)
     else:
         head, facts = Head(jnp.zeros(_shape(experiment, task)), jnp.int32(0)), {}
-    head, facts = parallel.from_first(head), processes.agree(lambda: facts)
+    head, facts = parallel.from_first(head), processes.broadcast_json(lambda: facts)
     if processes.is_first() and found != str(kept):
         _write(kept, head, facts)
     if not experiment.find(stage="head", task=task.name):

@@ -56,7 +56,7 @@ class Journal:
 
     def __post_init__(self) -> None:
         """The records so far; raises `ValueError` if the file is damaged."""
-        self.records = processes.agree(lambda: results.read(self.path))
+        self.records = processes.broadcast_json(lambda: results.read(self.path))
         for record in results.find(self.records, config_hash=self.origin["config_hash"]):
             self.known.setdefault(str(record.get("stage")), []).append(record)
 

@@ -151,7 +151,7 @@ def num_steps(experiment: Experiment, task: data.Task) -> int:
 def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -> Params:
     path = vector_path(experiment.workdir, task.name)
     kept = experiment.workdir / "checkpoints" / task.name
-    if processes.agree(path.exists):
+    if processes.broadcast_json(path.exists):
         base, blank = experiment.clip.image_sha256, tajax.task_vector(experiment.pretrained, experiment.pretrained)
         tau = read_by_first(
             lambda: vector_files.load_task_vector(path, experiment.pretrained, base_sha256=base)[0], blank
@@ -188,7 +188,7 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
     found = checkpoints.Checkpoint(blank, {})
     if processes.is_first():
         found = checkpoints.restore_latest(kept, blank, config_hash=made_by)
-    state, notes = parallel.from_first(found.state), processes.agree(lambda: found.notes)
+    state, notes = parallel.from_first(found.state), processes.broadcast_json(lambda: found.notes)
     start = int(state.step)
     batches = data.load(
         task,

@@ -29,8 +29,8 @@ CONFIG, LOCK, OWNER = "config.json", ".lock", ".owner.json"
 CONTENTS: tuple[str, ...] = (CONFIG, "inputs.json", "results.jsonl", "report.md", "heads", "task_vectors")
 CONTENTS += ("checkpoints", "merged", "merged_open_clip", "model", "report.html", "examples", *tracking.CONTENTS)
 
-SIGN_OF_LIFE = 20.0  # seconds between those that the owner gives
-SILENCE = 6 * SIGN_OF_LIFE  # after which an owner on another host is taken for dead
+HEARTBEAT_SECONDS = 20.0  # seconds between those that the owner gives
+SILENCE = 6 * HEARTBEAT_SECONDS  # after which an owner on another host is taken for dead
 
 
 _AT_END: contextvars.ContextVar[contextlib.ExitStack] = contextvars.ContextVar("at_end")
@@ -56,7 +56,7 @@ def hold(workdir: Path) -> Iterator[None]:
         OSError: the directory cannot be made or written to.
     """
     if not processes.is_first():
-        processes.meet()  # the first one has it
+        processes.barrier()  # the first one has it
         yield
         return
     made = [place for place in (workdir, *workdir.parents) if not place.exists()]
@@ -78,7 +78,7 @@ def hold(workdir: Path) -> Iterator[None]:
         alive = threading.Thread(target=_show_life, args=(owner, stop), daemon=True, name="owner of the workdir")
         alive.start()
         try:
-            processes.meet()
+            processes.barrier()
             with contextlib.ExitStack() as ending:
                 token = _AT_END.set(ending)
                 ending.callback(_AT_END.reset, token)
@@ -117,7 +117,7 @@ def _about_this_process() -> dict[str, object]:
 
 
 def _show_life(owner: Path, stop: threading.Event) -> None:
-    while not stop.wait(SIGN_OF_LIFE):
+    while not stop.wait(HEARTBEAT_SECONDS):
         with contextlib.suppress(OSError):
             os.utime(owner)
 

@@ -74,7 +74,7 @@ def test_every_named_rule_is_in_the_table_above():
         ("kernel/attn", ValueError, ["none of the 24", "Named rules: all, attention"]),
         ("blocks/attn/query/kernal", ValueError, ["Nearest paths: blocks/attn/query/kernel"]),
         ("query", ValueError, ["matches none"]),  # part of a path is not a suffix of it
-        ("(", ValueError, ["no regular expression"]),
+        ("(", ValueError, ["not a valid regular expression"]),
         (["attn/query/kernel", "no_such"], ValueError, ["'no_such'"]),
         ([], ValueError, ["empty"]),
         ({"attn/.*": True}, ValueError, ["says nothing about 'blocks/ln_1/bias'", "16 of 24"]),

@@ -114,7 +114,7 @@ def measure():
         """Kinds of communication in the compiled step for eight devices."""
         step = finetune.make_train_step(encode, tx, parts, accumulation_steps=accumulation_steps)
         constants = parallel.replicate((finetune.init_state(parts.init(params), tx), params, head))
-        batch = parallel.split_batch(Batch(*(a[:16] for a in rows)))
+        batch = parallel.shard_batch(Batch(*(a[:16] for a in rows)))
         program = step.lower(*constants, batch).compile().as_text()
         return sorted(set(re.findall(r"(all-[a-z]+|collective-[a-z]+|reduce-scatter)(?=\()", program)))
 
