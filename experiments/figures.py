@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
+from tajax.regimes import REGIMES
+
 matplotlib.use("Agg")
 matplotlib.rcParams.update(
     {
@@ -30,14 +32,9 @@ matplotlib.rcParams.update(
     }
 )
 
-COLORS = {  # told apart by readers with any kind of colour vision (Okabe and Ito 2008)
+COLORS = {
     "zero-shot": "#7f7f7f",
-    "standard": "#000000",
-    "posthoc": "#56b4e9",
-    "attention": "#d55e00",
-    "attention_with_bias": "#e69f00",
-    "linear": "#0072b2",
-    "linear_attention": "#009e73",
+    **{name: regime.color or "#000000" for name, regime in REGIMES.items()},
     "mlp": "#cc79a7",
 }
 

@@ -18,8 +18,8 @@ from tajax.config.fields import (
     default_config,
 )
 from tajax.config.identity import config_hash, counts, diff, flatten, reads
-from tajax.config.regimes import REGIMES, Regime
 from tajax.config.variants import VARIANTS, with_variant
+from tajax.regimes import REGIMES, Regime
 
 __all__ = [
     "BUNDLED_TASKS",

@@ -23,9 +23,9 @@ from tajax.config.fields import (
     merging_options,
 )
 from tajax.config.identity import flatten, reads
-from tajax.config.regimes import REGIMES, Regime
 from tajax.merging import METHODS
 from tajax.questions import QUESTIONS
+from tajax.regimes import REGIMES, Regime
 
 
 def one_of(what: str, value: object, choices: Iterable[str], *, way_out: str = "") -> str:
@@ -57,7 +57,7 @@ def regime(config: ConfigDict) -> Regime:
         >>> config = default_config()
         >>> config.trainable = "mlp"
         >>> regime(config)
-        Regime(name='standard', trainable='mlp', train_linearized=False, evaluate_linearized=False)
+        Regime(name='standard', trainable='mlp', train_linearized=False, evaluate_linearized=False, color='')
     """
     chosen = REGIMES[one_of("regime", config.regime, REGIMES)]
     if config.trainable is None:

@@ -11,7 +11,7 @@ import tokenize
 from collections.abc import Mapping
 
 from tajax.config import fields
-from tajax.config.regimes import REGIMES
+from tajax.regimes import REGIMES
 
 
 @functools.cache

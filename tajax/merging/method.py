@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from tajax.types import ApplyFn, Batch, Head, MergeFn, Params
 
@@ -30,6 +30,7 @@ class Option(NamedTuple):
     field: str = ""
 
 
+@runtime_checkable
 class FitFn(Protocol):
     """What a method finds out from the tasks' data before it merges."""
 

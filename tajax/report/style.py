@@ -10,21 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tajax import atomic
+from tajax.regimes import REGIMES
 
 if TYPE_CHECKING:  # Altair takes half a second to import: when a figure is drawn
     import altair
 
 INK = "currentColor"  # of the page, light or dark; on paper INK_ON_PAPER
 INK_ON_PAPER = "#1a1a1a"
-COLORS = {  # told apart by readers with any kind of colour vision (Okabe and Ito 2008)
-    "zero-shot": "#8a8a8a",
-    "standard": INK,
-    "posthoc": "#56b4e9",
-    "attention": "#d55e00",
-    "attention_with_bias": "#e69f00",
-    "linear": "#0072b2",
-    "linear_attention": "#009e73",
-}
+COLORS = {"zero-shot": "#8a8a8a"} | {name: regime.color or INK for name, regime in REGIMES.items()}
 OTHERS = ("#d55e00", "#0072b2", "#009e73", "#e69f00", "#56b4e9", "#cc79a7", INK)
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
 HEIGHT = 300
