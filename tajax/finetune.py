@@ -162,7 +162,7 @@ def train(
     unlogged: Unlogged = (),
     asked: Callable[[int], int] = lambda number: number,
     describe: Callable[[int], str] = lambda step: "",
-    advice: str = "Lower config.finetune.learning_rate, lengthen warmup_steps, or look at the data of this task.",
+    advice: str = "Lower the learning rate, lengthen the warm-up, or look at the data of this task.",
 ) -> TrainState:
     """The state after `num_steps` optimiser steps in all, counted from the first step ever taken.
 

@@ -36,7 +36,7 @@ def make_schedule(*, learning_rate: float, num_steps: int, warmup_steps: int = 0
     if not 0 <= warmup_steps < num_steps:
         raise ValueError(
             f"warmup_steps is {warmup_steps} but the run has {num_steps} steps: the warm-up must be shorter. "
-            "Lower config.finetune.warmup_steps or train for more steps."
+            "Give fewer of them, or train for more steps."
         )
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0, peak_value=learning_rate, warmup_steps=warmup_steps, decay_steps=num_steps

@@ -61,8 +61,8 @@ def devices_of_all(count: int | None = None) -> list[jax.Device]:
     if len(set(map(len, chosen))) > 1:
         counts = ", ".join(f"process {index}: {len(devices)}" for index, devices in owned.items())
         raise ValueError(
-            f"the processes have different numbers of devices ({counts}). Give as many to each, or "
-            f"--config.devices={min(map(len, owned.values()))}."
+            f"the processes have different numbers of devices ({counts}). Give as many to each, or ask for "
+            f"{min(map(len, owned.values()))} of each."
         )
     return [device for devices in chosen for device in devices]
 

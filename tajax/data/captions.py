@@ -81,10 +81,7 @@ def load_natural(path: str | Path, *, on_bad_image: str = "error") -> list[Capti
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"natural images for pre-training: no file {path}. Pass --config.pretrain.natural=FILE.npz, "
-            "or --config.pretrain.natural=None to pre-train on synthetic scenes alone."
-        )
+        raise FileNotFoundError(f"natural images for pre-training: no file {path}")
     with np.load(path, allow_pickle=False) as arrays:
         missing = {"train_jpeg", "train_offsets", "train_labels", "class_names"} - set(arrays.files)
         if missing:

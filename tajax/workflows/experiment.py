@@ -182,7 +182,10 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
     with progress.stage("setup"):
         names = (config.control,) if QUESTIONS[config.workflow].control else ()
         controls = tuple(data.open_task(name, data_dir=config.data_dir) for name in names)
-        devices = parallel.devices_of_all(config.devices)
+        try:
+            devices = parallel.devices_of_all(config.devices)
+        except ValueError as error:
+            raise ValueError(f"{error} That is --config.devices=NUMBER.") from error
         vectors = source_of_vectors(config)
         for section in ("finetune", "evaluate") if vectors == "trained" else ("evaluate",):
             parallel.check_batch_size(config[section].batch_size, devices, what=f"config.{section}.batch_size")

@@ -147,7 +147,11 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
         rows, left_out = [settings.batch_size], []
         if settings.natural and settings.natural_fraction > 0:
             for path in settings.natural:
-                found = captions.load_natural(path, on_bad_image=config.on_bad_image)
+                try:
+                    found = captions.load_natural(path, on_bad_image=config.on_bad_image)
+                except FileNotFoundError as error:
+                    ways = "Give --config.pretrain.natural=FILE.npz, or =None to pre-train on synthetic scenes alone."
+                    raise FileNotFoundError(f"{error}. {ways}") from error
                 sources += found
                 if count := found[0].skipped:
                     left_out.append(f"{count:,} images of {path} cannot be read and are left out")

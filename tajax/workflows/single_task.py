@@ -231,6 +231,7 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
             on_checkpoint=on_checkpoint,
             unlogged=notes.get("unlogged", ()),
             devices=experiment.devices,
+            advice="Lower config.finetune.learning_rate, lengthen warmup_steps, or look at the data of this task.",
             describe=lambda step: f" of task {task.name!r}, learning rate {float(training.schedule(step)):.3g}",
         )
 

@@ -152,7 +152,7 @@ def test_devices_come_process_after_process_as_many_of_each(monkeypatch):
     assert [device.id for device in parallel.devices_of_all()] == [0, 1, 2, 3, 10, 11, 12, 13]
     assert [device.id for device in parallel.devices_of_all(1)] == [0, 10]
     monkeypatch.setattr(parallel.jax, "devices", lambda: owned(4, 2))
-    with pytest.raises(ValueError, match=r"process 0: 4, process 1: 2\).*--config\.devices=2"):
+    with pytest.raises(ValueError, match=r"process 0: 4, process 1: 2\).* 2 of each"):
         parallel.devices_of_all()
 
 
