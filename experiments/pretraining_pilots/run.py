@@ -50,10 +50,11 @@ def main() -> None:
     measured = [pilot(name, options) for name in options.pilots]
     columns = ("pilot", "steps", "pairs", "minutes", "loss", *GROUPS, *protocol.REAL_TASKS)
     rows = tuple(_row(record) for record in measured)
-    note = (
-        "Zero-shot top-1 on validation in %: means of the bundled and of the real tasks, the control, each real task."
+    notes = (
+        "Zero-shot top-1 on validation in %: means of the bundled and of the real tasks, the control, each real task.",
+        "minutes: of all steps at the pace of the fastest twenty, so that what else ran beside them does not count.",
     )
-    table = report.Table("Pilots of pre-training at about equal cost", columns, rows, (note,))
+    table = report.Table("Pilots of pre-training at about equal cost", columns, rows, notes)
     summary.write(HERE, "pilots", [table], measured)
 
 

@@ -24,7 +24,7 @@ def test_the_command_of_the_readme_is_there_and_explains_itself(folder, capsys, 
     with pytest.raises(SystemExit) as stopped:
         module.main()
     assert stopped.value.code == 0
-    assert "--benchmark" in capsys.readouterr().out
+    assert "--data" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
