@@ -56,7 +56,10 @@ class TerminalDisplay(Display):
 
     def say(self, text: str) -> None:
         """A message, above the display."""
-        self.console.print(Text.from_ansi(text), soft_wrap=True)
+        # Rich measures what it has to wipe away, then writes: a drawing of another height by its own thread between the
+        # two would leave a line behind. Its lock is the only one that its thread takes.
+        with self.live._lock:
+            self.console.print(Text.from_ansi(text), soft_wrap=True)
 
     def _drawn(self) -> RenderableType:
         bars = [stream.bar for stream in self.streams.values() if stream.bar.strip()]

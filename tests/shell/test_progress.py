@@ -18,7 +18,7 @@ from rich.console import Console, ConsoleDimensions
 from tajax import progress
 from tajax.progress import state as plans
 from tajax.progress.state import Left, Plan, Stage, left
-from tajax.progress.terminal import drawing
+from tajax.progress.terminal import TerminalDisplay, drawing
 
 TASKS = [f"task_{number:02}" for number in range(20)]
 
@@ -220,6 +220,32 @@ def test_a_long_run_fits_on_the_screen_whatever_others_print(terminal, rows, col
     assert [line for line in final if line.startswith("said of")] == [f"said of {task}" for task in TASKS]
     assert (whole.count("warned: beware"), whole.count("logged"), whole.count("bar of")) == (1, 1, 0)
     assert whole.count("task addition") == whole.count("elapsed") + whole.count("after") == 1
+
+
+def test_a_message_leaves_no_line_of_a_drawing_that_another_thread_makes_meanwhile(terminal):
+    """A taller drawing, begun after the message has measured the one before it and before it is written."""
+    watch = progress.Watch(quiet=True)
+    watch.begin("train", {"a": 10}, ())
+    with terminal() as screen:
+        display = TerminalDisplay(lambda: watch.state, watch.now)
+        display.start()
+        measured, others = display.live.process_renderables, []
+
+        def meanwhile(renderables):
+            made = measured(renderables)
+            if threading.current_thread() is threading.main_thread() and not others:
+                display.streams["stdout"].bar = "50%|a bar"
+                others.append(threading.Thread(target=display.live.refresh))
+                others[0].start()
+                others[0].join(0.5)
+            return made
+
+        display.live.process_renderables = meanwhile
+        display.say("a message")
+        others[0].join(10)
+        display.stop()
+    whole = "\n".join(screen.lines())
+    assert [whole.count(text) for text in ("a message", "elapsed", "a bar")] == [1, 1, 1], whole
 
 
 def test_a_program_without_stages_draws_nothing(terminal):
