@@ -37,9 +37,7 @@ CHAINS = {  # config, devices, workflow: how its processes end, one after the ot
     ],
     ("linear", 1, "single_task"): [in_save(1, MOMENTS[3]), in_save(2), at_record(2), in_save(2, MOMENTS[4])],
     ("linear_attn", 1, "single_task"): [in_save(1, MOMENTS[5]), in_save(3, MOMENTS[6]), at_rename(VECTOR)],
-    ("standard", 4, "single_task"): [in_save(2, MOMENTS[7])],
     ("attn", 4, "single_task"): [in_save(3, MOMENTS[8])],
-    ("linear", 4, "single_task"): [in_save(2, MOMENTS[9])],
     ("linear_attn", 4, "single_task"): [in_save(3, MOMENTS[10])],
 }
 
