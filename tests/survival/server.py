@@ -5,6 +5,7 @@ the process's number, and with its exit status when it has ended. Run by conftes
 """
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -149,9 +150,18 @@ def child(job):
     os._exit(code)
 
 
-def serve():
+def import_all():
+    """What a run imports, five seconds of it, once for all processes; no device is touched, so each has its own."""
     from transformers import CLIPTokenizer  # noqa: F401
 
+    modules = ("flax.linen", "optax", "orbax.checkpoint", "grain", "tensorflow_datasets", "altair", "tensorboardX")
+    workflows = ("single_task", "task_addition", "task_negation", "task_analogy", "pretrain")
+    for name in (*modules, "tajax.main", "tajax.models", *(f"tajax.workflows.{name}" for name in workflows)):
+        importlib.import_module(name)
+
+
+def serve():
+    import_all()
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
