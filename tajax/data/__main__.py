@@ -74,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         metavar="FILE.npz",
-        help="look for images of val and test, exact or nearly, in these files and in tajax's own captioned scenes",
+        help="look for images of val and test, exact or nearly, in these files and in tajax's own captioned scenes, "
+        "which are drawn if they are not there",
     )
     return parser
 
@@ -94,7 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _Hashing(data_dir) as hashing:
             records = readiness.check(names, data_dir=data_dir, overlap=options.overlap, progress=hashing)
     show(records, data_dir)
-    leaking = show_leaks(names, options.corpus, data_dir) if options.corpus else False
+    try:
+        leaking = show_leaks(records, options.corpus, data_dir) if options.corpus else False
+    except (FileNotFoundError, ValueError) as error:  # of a file of the corpus
+        parser.error(str(error))
     return 0 if all(record.ready for record in records) and not leaking else 1
 
 
@@ -141,8 +145,8 @@ def show(records: Sequence[Readiness], data_dir: Path) -> None:
     console.print(f"\n{len(records) - unready} of {len(records)} tasks are ready.")
 
 
-def show_leaks(names: Sequence[str], corpus: Sequence[str], data_dir: Path) -> bool:
-    """Prints how many images of val and test of each task stand in a corpus; whether any does."""
+def show_leaks(records: Sequence[Readiness], corpus: Sequence[str], data_dir: Path) -> bool:
+    """Prints how many images of val and test of each task that can be opened stand in a corpus; whether any does."""
     sources = [captions.load_scenes("train", data_dir=data_dir)]
     sources += [source for path in corpus for source in captions.load_natural(path)]
     known = leaks.Corpus(source.images for source in sources)
@@ -150,12 +154,15 @@ def show_leaks(names: Sequence[str], corpus: Sequence[str], data_dir: Path) -> b
     table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
     for column in ("task", "split", "images", "exact", "near", "nearest"):
         table.add_column(column, justify="left" if column in ("task", "split") else "right")
-    leaking = False
-    for name in names:
-        for leak in leaks.find_leaks(open_task(name, data_dir=data_dir), known):
-            leaking |= leak.near > 0
+    found: dict[str, list[str]] = {}
+    for record in records:
+        if record.state not in ("ready", "on first use", "differs"):  # opening it would prepare or download it
+            table.add_row(record.task, f"not looked at: {record.state}", *[""] * 4)
+            continue
+        for leak in leaks.find_leaks(open_task(record.task, data_dir=data_dir), known):
             cells = f"{leak.images:,}", f"{leak.exact:,}", f"{leak.near:,}", f"{leak.nearest:.1f}"
-            table.add_row(name, leak.split, *cells)
+            table.add_row(record.task, leak.split, *cells)
+            found.setdefault(record.task, []).extend(leak.names)
     console = Console(highlight=False)
     console.print()
     console.print(table)
@@ -164,7 +171,11 @@ def show_leaks(names: Sequence[str], corpus: Sequence[str], data_dir: Path) -> b
         "pixels; nearest: the smallest such distance.",
         soft_wrap=True,
     )
-    return leaking
+    for task, names in found.items():
+        more = [f"… and {len(names) - _LISTED} more"] if len(names) > _LISTED else []
+        for line in [*names[:_LISTED], *more]:
+            console.print(Text(f"  {task}: {line}"), soft_wrap=True)
+    return any(found.values())
 
 
 def _counts(record: Readiness, split: str) -> Text:

@@ -90,15 +90,22 @@ def load_natural(path: str | Path, *, on_bad_image: str = "error") -> list[Capti
         labels, names = arrays["train_labels"], [str(name) for name in arrays["class_names"]]
         count = len(labels)
         origin = arrays["train_source"] if "train_source" in arrays else np.zeros(count, np.int32)
-        mirror = arrays["train_mirror"].astype(bool) if "train_mirror" in arrays else np.ones(count, bool)
+        mirror = arrays["train_mirror"] if "train_mirror" in arrays else np.ones(count, bool)
         sources = [str(name) for name in arrays["source_names"]] if "source_names" in arrays else [path.stem]
-    for name, array, want in (("offsets", offsets, count + 1), ("source", origin, count), ("mirror", mirror, count)):
+    lengths = {"labels": count, "offsets": count + 1, "source": count, "mirror": count}
+    for (name, want), array in zip(lengths.items(), (labels, offsets, origin, mirror), strict=True):
         if array.shape != (want,):
             raise ValueError(
                 f"{path}: train_{name} has shape {array.shape}, want ({want},) as train_labels has {count}"
             )
-    if count and not 0 <= origin.min() <= origin.max() < len(sources):
-        raise ValueError(f"{path}: train_source has {origin.min()} to {origin.max()}, source_names has {len(sources)}")
+        if array.dtype.kind not in "biu":
+            raise ValueError(f"{path}: train_{name} has dtype {array.dtype}, want whole numbers")
+    if not count:
+        raise ValueError(f"{path} has no images: train_labels is empty")
+    of = {"labels": (labels, "class_names", len(names)), "source": (origin, "source_names", len(sources))}
+    for name, (array, table, size) in (of | {"mirror": (mirror, "true and false", 2)}).items():
+        if not 0 <= array.min() <= array.max() < size:
+            raise ValueError(f"{path}: train_{name} has {array.min()} to {array.max()}, {table} has {size}")
     files = (jpeg[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:], strict=True))
     records = [{"image": file, "label": row} for row, file in enumerate(files)]
     encoded = RecordSource(records, "image", "label", count, str(path))  # rows as labels: they say what was left out
@@ -108,9 +115,7 @@ def load_natural(path: str | Path, *, on_bad_image: str = "error") -> list[Capti
         sizes = sorted({image.shape for image in source.images})
         raise ValueError(f"images of {path} have {len(sizes)} sizes, such as {sizes[0]} and {sizes[-1]}; want one")
     kept = source.labels
-    labels, origin, mirror = labels[kept], origin[kept], mirror[kept]
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
-        raise ValueError(f"{path}: train_labels has {labels.min()} to {labels.max()}, class_names has {len(names)}")
+    labels, origin, mirror = labels[kept], origin[kept], mirror[kept].astype(bool)
     found = []
     for number, name in enumerate(sources):
         for mirrored in (True, False):

@@ -67,6 +67,14 @@ def test_a_file_that_names_no_source_is_one_that_may_be_mirrored(natural):
         ({"train_mirror": np.ones(4, bool)}, r"train_mirror has shape \(4,\), want \(5,\) as train_labels has 5"),
         ({"train_source": np.array([0, 0, 2, 0, 1])}, "train_source has 0 to 2, source_names has 2"),
         ({"train_labels": np.array([0, 3, 1, 0, 1])}, "train_labels has 0 to 3, class_names has 3"),
+        ({"train_labels": np.zeros((5, 1), int)}, r"train_labels has shape \(5, 1\), want \(5,\)"),
+        ({"train_labels": np.zeros(5)}, "train_labels has dtype float64, want whole numbers"),
+        ({"train_mirror": np.array([1, 1, 0, 2, 0])}, "train_mirror has 0 to 2, true and false has 2"),
+        (
+            {name: np.zeros(0, int) for name in ("train_labels", "train_source", "train_mirror")}
+            | {"train_offsets": np.zeros(1, int)},
+            "has no images: train_labels is empty",
+        ),
         ({"train_offsets": None}, r"lacks \['train_offsets'\]"),
     ],
 )

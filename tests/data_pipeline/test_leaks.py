@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from tajax import data
+from tajax.data import captions
+from tajax.data.__main__ import main
 from tajax.data.leaks import NEAR, Corpus, find_leaks
 
 
@@ -68,3 +70,37 @@ def test_a_corpus_of_another_shape_is_refused(images):
         Corpus([images[:, :16, :16], images])
     with pytest.raises(ValueError, match="images of the corpus are nothing"):
         Corpus([images[:0]])
+
+
+def test_the_command_names_what_leaks_and_what_it_did_not_look_at(task, images, tmp_path, monkeypatch, capsys):
+    scenes = captions.CaptionedImages("scenes", images[30:], (("a scene",),), np.zeros(10, np.int32), mirrored=False)
+    monkeypatch.setattr(captions, "load_scenes", lambda split, *, data_dir: scenes)
+
+    def write(pictures):
+        files = []
+        for picture in pictures:
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, "PNG")
+            files.append(file.getvalue())
+        parts = {
+            "train_jpeg": np.frombuffer(b"".join(files), np.uint8),
+            "train_offsets": np.cumsum([0, *map(len, files)]),
+        }
+        np.savez(tmp_path / "corpus.npz", **parts, train_labels=np.zeros(len(files), int), class_names=["owl"])
+
+    def command(*tasks, corpus="corpus.npz"):
+        line = ["--check", *tasks, "--data-dir", str(tmp_path / "data"), "--corpus", str(tmp_path / corpus)]
+        return main(line), capsys.readouterr().out
+
+    place = str(tmp_path / "task.npz")
+    write(images[30:33])
+    code, printed = command(place)
+    assert code == 0 and "in a corpus of 13" in printed
+    write(images[20:25])
+    code, printed = command(place)
+    assert code == 1 and "… and 2 more" in printed
+    code, printed = command("mnist")
+    assert code == 1 and "not looked at: missing" in printed
+    with pytest.raises(SystemExit) as stopped:
+        command(place, corpus="nothing.npz")
+    assert stopped.value.code == 2 and "no file" in capsys.readouterr().err
