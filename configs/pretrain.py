@@ -2,8 +2,8 @@
 
     python -m tajax.main --config=configs/pretrain.py
 
-24,000 steps of 256 pairs; a step takes 0.54 s on two quiet CPU cores, all of them 3.6 hours, and the run goes on where
-it was stopped. Which geometry is what `experiments/pretraining_pilots` found at equal cost. The model in
+24,000 steps of 256 pairs, 7.0 hours on one CPU core at the pace of its pilot; the run goes on where it was stopped, and
+nobody has made it yet. Which geometry is what `experiments/pretraining_pilots` found at equal cost. The model in
 tajax/assets/tiny-clip is older: its card says what it was made from, 0.77 million pairs of scenes and Tiny-ImageNet
 under single names.
 """

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), metavar="DIR", help="folder of .npz files")
     parser.add_argument("--runs", type=Path, default=Path("runs/pilots"), metavar="DIR", help="where runs live")
     options = parser.parse_args()
-    measured = [pilot(name, options) for name in options.pilots]
+    measured = [pilot(name, options) for name in options.pilots] + [bundled(options)]
     columns = ("pilot", "steps", "pairs", "minutes", "loss", *GROUPS, *protocol.REAL_TASKS)
     rows = tuple(_row(record) for record in measured)
     notes = (
@@ -71,9 +71,9 @@ def pilot(name: str, options: argparse.Namespace) -> Record:
     made_by, kept = configs.config_hash(config), directory / "results.jsonl"
     if not (directory / "model").exists() or not results.find(results.read(kept), config_hash=made_by):
         run_config(config, directory)
-    steps = results.find(results.read(kept), stage="pretrain", config_hash=made_by)
+    records = results.find(results.read(kept), config_hash=made_by)
+    origin, steps = results.find(records, stage="run")[0], results.find(records, stage="pretrain")
     pace = min((b["elapsed_seconds"] - a["elapsed_seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(steps))
-    known = {group: zero_shot(directory / "model", tasks, options) for group, tasks in GROUPS.items()}
     return {
         "stage": "pilot",
         "pilot": name,
@@ -82,13 +82,26 @@ def pilot(name: str, options: argparse.Namespace) -> Record:
         "steps": config.pretrain.steps,
         "pairs": config.pretrain.steps * config.pretrain.batch_size,
         "minutes": pace * config.pretrain.steps / 60,
-        "loss": steps[-1]["loss"],
-        "zero_shot": {task: top1 for group in known.values() for task, top1 in group.items()},
-        **{group: statistics.fmean(tasks.values()) for group, tasks in known.items()},
+        **{key: origin[key] for key in ("versions", "git_revision") if key in origin},
+        "losses": {step["step"]: step["loss"] for step in steps},
+        **_known(directory / "model", options),
     }
 
 
-def zero_shot(model: Path, names: tuple[str, ...], options: argparse.Namespace, split: str = "val") -> dict[str, float]:
+def bundled(options: argparse.Namespace) -> Record:
+    """What the model that tajax comes with knows of the same splits."""
+    return {"stage": "pilot", "pilot": "the bundled model", **_known("tiny", options)}
+
+
+def _known(model: Path | str, options: argparse.Namespace) -> Record:
+    groups = {group: zero_shot(model, tasks, options) for group, tasks in GROUPS.items()}
+    means: Record = {group: statistics.fmean(tasks.values()) for group, tasks in groups.items()}
+    return means | {"zero_shot": {task: top1 for tasks in groups.values() for task, top1 in tasks.items()}}
+
+
+def zero_shot(
+    model: Path | str, names: tuple[str, ...], options: argparse.Namespace, split: str = "val"
+) -> dict[str, float]:
     """Top-1 accuracy of a model's zero-shot heads on a split of each task, a bundled one or a file of `--data`."""
     clip = models.load(str(model))
     encode = jax.jit(lambda params, images: clip.encode_image(params, normalize(images, clip.preprocessing)))
@@ -109,14 +122,11 @@ def zero_shot(model: Path, names: tuple[str, ...], options: argparse.Namespace, 
 
 def _row(record: Record) -> tuple[str, ...]:
     shares = [record[group] for group in GROUPS] + [record["zero_shot"][task] for task in protocol.REAL_TASKS]
-    return (
-        str(record["pilot"]),
-        f"{record['steps']:,}",
-        f"{record['pairs']:,}",
-        f"{record['minutes']:.1f}",
-        f"{record['loss']:.2f}",
-        *(f"{100 * share:.1f}" for share in shares),
-    )
+    cost = ["–"] * 4
+    if "losses" in record:
+        last = list(record["losses"].values())[-1]
+        cost = [f"{record['steps']:,}", f"{record['pairs']:,}", f"{record['minutes']:.1f}", f"{last:.2f}"]
+    return (str(record["pilot"]), *cost, *(f"{100 * share:.1f}" for share in shares))
 
 
 if __name__ == "__main__":
