@@ -15,19 +15,9 @@ import optax
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import (
-    checkpoints,
-    data,
-    finetune,
-    interrupts,
-    optim,
-    parallel,
-    parametrization,
-    processes,
-    progress,
-    vector_files,
-)
+from tajax import checkpoints, data, finetune, interrupts, optim, parallel, processes, progress, vector_files
 from tajax.config import config_hash, warmup_steps
+from tajax.parametrization import Parametrization, masked
 from tajax.progress import Stage
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, on_tasks
@@ -106,6 +96,7 @@ class _Training(NamedTuple):
 
     num_steps: int
     schedule: optax.Schedule
+    parametrization: Parametrization
     tx: optax.GradientTransformation
     step: finetune.TrainStep
 
@@ -121,15 +112,16 @@ def _training_factory(experiment: Experiment) -> Callable[[int], _Training]:
             num_steps=num_steps,
             warmup_steps=warmup_steps(experiment.config, num_steps),
         )
+        trained = masked(experiment.mask)
         tx = optim.adamw(schedule, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm)
         step = finetune.make_train_step(
             experiment.encode,
             tx,
-            parametrization.masked(experiment.mask),
+            trained,
             linearized=experiment.regime.train_linearized,
             accumulation_steps=settings.accumulation_steps,
         )
-        return _Training(num_steps, schedule, tx, step)
+        return _Training(num_steps, schedule, trained, tx, step)
 
     return make
 
@@ -159,7 +151,7 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
     else:
         with interrupts.deferred():  # what was trained is kept, whenever the process is asked to end
             state = _train(experiment, task, training, kept)
-            params = parametrization.masked(experiment.mask).restore(experiment.pretrained, state.trained)
+            params = training.parametrization.restore(experiment.pretrained, state.trained)
             tau = tajax.task_vector(experiment.pretrained, params)
             metadata = vector_files.vector_metadata(
                 model=experiment.config.model,
@@ -183,8 +175,7 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
 def _train(experiment: Experiment, task: data.Task, training: _Training, kept: Path) -> finetune.TrainState:
     """The last state of a task's fine-tuning, from the checkpoint in `kept` on; each step is recorded once."""
     settings, made_by = experiment.config.finetune, config_hash(experiment.config)
-    start_at = parametrization.masked(experiment.mask).init(experiment.pretrained)
-    blank = finetune.init_state(start_at, training.tx)
+    blank = finetune.init_state(training.parametrization.init(experiment.pretrained), training.tx)
     found = checkpoints.Checkpoint(blank, {})
     if processes.is_first():
         found = checkpoints.restore_latest(kept, blank, config_hash=made_by)

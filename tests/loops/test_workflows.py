@@ -258,7 +258,8 @@ def test_interrupted_run_ends_with_the_same_vectors_and_records(finished, run, t
         assert run("attn", tmp_path / "run", finetune__checkpoint_every=1).code == 130
     assert vector_bits(tmp_path / "run") == vector_bits(whole)
 
-    assert run("attn", tmp_path / "run").code == 0
+    last = run("attn", tmp_path / "run")
+    assert last.code == 0, last.err
 
     def measured(workdir):
         skipped = ("elapsed_seconds", "images_per_second")
