@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # `_ON_DEMAND`, as `__getattr__` would hide every misspelt na
     from tajax import checkpoints as checkpoints
     from tajax import config as config
     from tajax import data as data
+    from tajax import encoders as encoders
     from tajax import evaluate as evaluate
     from tajax import finetune as finetune
     from tajax import models as models
@@ -70,6 +71,7 @@ _ON_DEMAND = frozenset(
         "checkpoints",
         "config",
         "data",
+        "encoders",
         "evaluate",
         "finetune",
         "models",

@@ -160,7 +160,7 @@ def disentanglement_terms(
         sums, count = np.zeros((1, len(grid), len(grid))), 0
         for batch in batches:
             inputs, mask = (
-                (batch.image, batch.mask) if isinstance(batch, Batch) else (batch, jnp.ones(len(batch), bool))
+                (batch.inputs, batch.mask) if isinstance(batch, Batch) else (batch, jnp.ones(len(batch), bool))
             )
             if linearized:
                 origin, responses = _responses(apply_fn, params0, own_and_other, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,12 +12,14 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from tajax import metrics, parallel, trees
+from tajax import data, metrics, trees
 from tajax.affine import AffineLogits, affine_logits, tally_at
+from tajax.encoders.encoder import Encoder
 from tajax.linearization import linear_responses
 from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
-from tajax.task_vectors import apply_task_vector, combine
+from tajax.parallel import Placement, Replicated
+from tajax.task_vectors import apply_task_vector, combine, task_vector
 from tajax.types import ApplyFn, Batch, Head, Mask, Moved, Params
 
 Result = TypeVar("Result")
@@ -35,9 +38,7 @@ class AffineSplit(NamedTuple):
     labels: Int[np.ndarray, " N"]
 
 
-def make_sweep_step(
-    encode: ApplyFn, *, linearized: bool = False, devices: Sequence[jax.Device] | None = None
-) -> SweepStep:
+def make_sweep_step(encode: ApplyFn, *, linearized: bool = False, placement: Placement | None = None) -> SweepStep:
     """A compiled step that tallies a batch at many coefficients of the same task vectors.
 
     The model at coefficients c is f(θ₀ + Σ_t c_t τ_t). Linearised, that is f(θ₀) + Σ_t c_t J τ_t: all
@@ -48,7 +49,7 @@ def make_sweep_step(
         encode: `(params, images) -> features [B, E]`. Linearised, its layers should be unrolled: the tangents of a
             scan keep the residuals of all layers at once.
         linearized: evaluate the first-order expansion around the pre-trained parameters.
-        devices: local devices to use; all by default.
+        placement: where arrays live; whole on every device of this process by default.
 
     Returns:
         `step(pretrained, taus, coefs [G, T], head, batch) -> Tally` with leaves of shape [G]. The task vectors may
@@ -61,12 +62,13 @@ def make_sweep_step(
 
     def pointwise(pretrained: Params, taus: tuple[Moved, ...], coef: Array, head: Head, batch: Batch) -> Tally:
         params = _edited(pretrained, taus, coef) if taus else pretrained
-        return tally(head_logits(encode(params, batch.image), head), batch.label, batch.mask)
+        return tally(head_logits(encode(params, batch.inputs), head), batch.label, batch.mask)
 
-    summed = parallel.sum_over_devices(affine if linearized else pointwise, devices)
+    placement = placement or Replicated()
+    summed = placement.sum(affine if linearized else pointwise)
 
     def step(pretrained: Params, taus: Sequence[Moved], coefs: Array, head: Head, batch: Batch) -> Tally:
-        batch = parallel.share_batch(batch, devices)
+        batch = placement.shares(batch)
         if linearized:
             return summed(pretrained, taus, coefs, head, batch)
         points = [summed(pretrained, taus, coef, head, batch) for coef in coefs]
@@ -75,12 +77,12 @@ def make_sweep_step(
     return step
 
 
-def make_affine_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None = None) -> AffineStep:
+def make_affine_step(encode: ApplyFn, *, placement: Placement | None = None) -> AffineStep:
     """A compiled step that gives the scores of a batch along each task vector, for `affine_split`.
 
     Args:
         encode: `(params, images) -> features [B, E]`, its layers unrolled.
-        devices: local devices to use; all by default.
+        placement: where arrays live; whole on every device of this process by default.
 
     Returns:
         `step(pretrained, taus, head, batch) -> (scores, gram, labels)`, the leaves of `AffineLogits` that have rows,
@@ -91,46 +93,47 @@ def make_affine_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None = 
         scores, gram, _ = _affine_rows(encode, pretrained, taus, head, batch)
         return scores, gram, jnp.where(batch.mask, batch.label, -1)
 
-    rows = parallel.rows_over_devices(affine, devices)
-    return lambda *args: rows(*args[:-1], parallel.share_batch(args[-1], devices))
+    placement = placement or Replicated()
+    rows = placement.rows(affine)
+    return lambda *args: rows(*args[:-1], placement.shares(args[-1]))
 
 
-def make_features_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None = None) -> FeaturesStep:
+def make_features_step(encode: ApplyFn, *, placement: Placement | None = None) -> FeaturesStep:
     """A compiled step that gives the features of a batch at θ₀ + Σ_t c_t τ_t.
 
     Args:
         encode: `(params, images) -> features [B, E]`.
-        devices: local devices to use; all by default.
+        placement: where arrays live; whole on every device of this process by default.
 
     Returns:
-        `step(pretrained, taus, coefs [T], batch) -> features [B, E]`, for batches from `parallel.share_batch`. The task
+        `step(pretrained, taus, coefs [T], batch) -> features [B, E]`, for batches from `Placement.shares`. The task
         vectors may lack leaves, as in `make_sweep_step`.
     """
 
     def features(pretrained: Params, taus: tuple[Moved, ...], coefs: Array, batch: Batch) -> Array:
-        return encode(_edited(pretrained, taus, coefs), batch.image)
+        return encode(_edited(pretrained, taus, coefs), batch.inputs)
 
-    return parallel.rows_over_devices(features, devices)
+    return (placement or Replicated()).rows(features)
 
 
-def make_responses_step(encode: ApplyFn, *, devices: Sequence[jax.Device] | None = None) -> ResponsesStep:
+def make_responses_step(encode: ApplyFn, *, placement: Placement | None = None) -> ResponsesStep:
     """A compiled step that gives the features of a batch at θ₀ and the first-order response to each task vector.
 
     Args:
         encode: `(params, images) -> features [B, E]`, its layers unrolled.
-        devices: local devices to use; all by default.
+        placement: where arrays live; whole on every device of this process by default.
 
     Returns:
         `step(pretrained, taus, batch) -> φ [B, T+1, E]`, φ_0 = f(θ₀) and φ_t = Jτ_t, for batches from
-        `parallel.share_batch`. The task vectors may lack leaves, as in `make_sweep_step`.
+        `Placement.shares`. The task vectors may lack leaves, as in `make_sweep_step`.
     """
 
     def responses(pretrained: Params, taus: tuple[Moved, ...], batch: Batch) -> Array:
         tangents, mask = _tangents(pretrained, taus)
-        origin, pushed = linear_responses(encode, pretrained, tangents, batch.image, mask=mask)
+        origin, pushed = linear_responses(encode, pretrained, tangents, batch.inputs, mask=mask)
         return jnp.concatenate([origin[None], pushed]).swapaxes(0, 1)
 
-    return parallel.rows_over_devices(responses, devices)
+    return (placement or Replicated()).rows(responses)
 
 
 def _edited(pretrained: Params, taus: Sequence[Moved], coef: Array) -> Params:
@@ -141,7 +144,7 @@ def _edited(pretrained: Params, taus: Sequence[Moved], coef: Array) -> Params:
 
 def _affine_rows(encode: ApplyFn, pretrained: Params, taus: Sequence[Moved], head: Head, batch: Batch) -> AffineLogits:
     tangents, mask = _tangents(pretrained, taus)
-    return affine_logits(encode, pretrained, tangents, head, batch.image, mask=mask)
+    return affine_logits(encode, pretrained, tangents, head, batch.inputs, mask=mask)
 
 
 def _tangents(pretrained: Params, taus: Sequence[Moved]) -> tuple[list[Params], Mask]:
@@ -166,7 +169,7 @@ def sweep(
     head: Head,
     batches: Iterable[Batch],
     *,
-    devices: Sequence[jax.Device] | None = None,
+    placement: Placement | None = None,
 ) -> Tally:
     """Tallies over a whole data set at every row of `coefs`; each batch is read once.
 
@@ -177,7 +180,7 @@ def sweep(
         coefs: one row of T coefficients for each of the G points.
         head: the head of the data set's task.
         batches: padded, masked batches, each row of the data set once; with several processes this one's rows.
-        devices: those of the step; all local ones by default.
+        placement: that of the step.
 
     Returns:
         A Tally with leaves of shape [G], on the host.
@@ -194,7 +197,7 @@ def sweep(
         )
     if not np.isfinite(coefs).all():
         raise ValueError(f"coefs row {int(np.argmin(np.isfinite(coefs).all(axis=1)))} is not finite")
-    pretrained, taus, head = _place(pretrained, taus, head, devices)
+    pretrained, taus, head = _place(pretrained, taus, head, placement)
     total = None
     grid: Any = coefs  # which the step takes as it takes arrays of JAX
     for partial in _paced(step(pretrained, taus, grid, head, batch) for batch in batches):
@@ -204,6 +207,54 @@ def sweep(
     return jax.device_get(total)
 
 
+def accuracy(
+    encoder: Encoder,
+    params: Params,
+    task: data.Task,
+    split: str = "test",
+    *,
+    head: Head | None = None,
+    linearized: bool = False,
+    batch_size: int = 256,
+    placement: Placement | None = None,
+) -> float:
+    """Top-1 accuracy of a model on a split of a task, in one call.
+
+    Args:
+        encoder: from `tajax.encoders.load`; compiled once for all calls with it.
+        params: where to evaluate it, a tree like `encoder.params`.
+        task: from `tajax.data.open_task`.
+        split: 'train', 'val' or 'test'.
+        head: the frozen head; the zero-shot head of the task by default.
+        linearized: evaluate the first-order expansion around `encoder.params` instead.
+        batch_size: images at a time; the accuracy does not depend on it.
+        placement: where arrays live; whole on every device of this process by default.
+
+    Returns:
+        The share of images whose class is predicted.
+
+    Raises:
+        ValueError: no such split; no head, of a family that makes none from class names; parameters that do not fit.
+    """
+    trees.check_same_tree(encoder.params, params, what=("encoder.params", "params"))
+    if head is None:
+        if encoder.zero_shot is None:
+            raise ValueError(f"encoders of the family {encoder.family!r} make no heads from class names: give a head")
+        head = encoder.zero_shot.head(task.class_names, task.templates)
+    batches = data.load(task, split, batch_size=batch_size, preprocessing=encoder.inputs)
+    taus: tuple[Params, ...] = (task_vector(encoder.params, params),) if linearized else ()
+    coefs = np.ones((1, len(taus)), np.float32)
+    step = _accuracy_step(encoder, linearized, placement)
+    found = sweep(step, encoder.params if taus else params, taus, coefs, head, batches, placement=placement)
+    return metrics.compute_each(found)[0]["top1"]
+
+
+@functools.lru_cache(maxsize=8)
+def _accuracy_step(encoder: Encoder, linearized: bool, placement: Placement | None) -> SweepStep:
+    encode = encoder.apply_for_responses if linearized else encoder.apply
+    return make_sweep_step(encode, linearized=linearized, placement=placement)
+
+
 def affine_split(
     step: AffineStep,
     pretrained: Params,
@@ -211,7 +262,7 @@ def affine_split(
     head: Head,
     batches: Iterable[Batch],
     *,
-    devices: Sequence[jax.Device] | None = None,
+    placement: Placement | None = None,
 ) -> AffineSplit:
     """A whole data set along each task vector, from one pass over its images.
 
@@ -224,7 +275,7 @@ def affine_split(
         taus: T task vectors, at least one.
         head: the head of the data set's task.
         batches: padded, masked batches, each row of the data set once; with several processes this one's rows.
-        devices: those of the step; all local ones by default.
+        placement: that of the step.
 
     Returns:
         The rows of the data set in order, N·(T+1)·(K+T+1) floats on the host.
@@ -233,7 +284,7 @@ def affine_split(
         ValueError: a task vector does not fit `pretrained` or is not finite, or the data set is empty. Raised before
             anything is compiled.
     """
-    pretrained, taus, head = _place(pretrained, taus, head, devices)
+    pretrained, taus, head = _place(pretrained, taus, head, placement)
     results = _paced(step(pretrained, taus, head, batch) for batch in batches)
     parts = jax.device_get(list(results))  # fetched at the end: the devices do not wait for the host
     kept = [np.flatnonzero(labels >= 0) for _, _, labels in parts]
@@ -247,14 +298,14 @@ def affine_split(
 
 
 def _place(
-    pretrained: Params, taus: Sequence[Params], head: Head, devices: Sequence[jax.Device] | None
+    pretrained: Params, taus: Sequence[Params], head: Head, placement: Placement | None
 ) -> tuple[Params, tuple[Moved, ...], Head]:
     """Everything that stays the same from batch to batch, checked, and put on the devices once."""
     for index, tau in enumerate(taus):
         trees.check_same_tree(pretrained, tau, what=("pretrained", f"task vector {index}"))
         trees.check_finite(tau, f"task vector {index}")
     moved: tuple[Any, ...] = tuple(trees.moved_leaves(taus))
-    return parallel.replicate((pretrained, moved, head), devices)
+    return (placement or Replicated()).params((pretrained, moved, head))
 
 
 def _paced(results: Iterable[Result]) -> Iterator[Result]:

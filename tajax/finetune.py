@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tajax import interrupts, parallel
+from tajax import interrupts
 from tajax.linearization import linearize
 from tajax.losses import cross_entropy, head_logits
+from tajax.parallel import Placement, Replicated
 from tajax.parametrization import Parametrization
 from tajax.types import ApplyFn, Batch, Head, Params, Trained
 
@@ -110,7 +111,7 @@ def make_train_step(
         return linearize(apply, parametrization.init(pretrained)) if linearized else apply
 
     def loss_sum(trained: Trained, pretrained: Params, head: Head, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        logits = head_logits(model(pretrained)(trained, batch.image), head)
+        logits = head_logits(model(pretrained)(trained, batch.inputs), head)
         hits = (jnp.argmax(logits, axis=-1) == batch.label) & batch.mask
         losses = jnp.where(batch.mask, cross_entropy(logits, batch.label), 0)  # labels of padding may be anything
         return jnp.sum(losses), jnp.sum(hits)
@@ -183,7 +184,7 @@ def train(
             Not at the last step, unless the run is asked to end; never with a loss that is not finite.
         unlogged: what `on_checkpoint` was given with `state`.
         asked: called once a step with the number of the signal that this process has received, or 0; the number that
-            counts. `parallel.largest_of_all`: several processes stop after the same step.
+            counts. `Placement.largest`: several processes stop after the same step.
         describe: text for the error message of a step, such as the task and the learning rate.
         advice: the way out in the message about a loss that is not finite.
 
@@ -237,10 +238,10 @@ def finetune(
     batches: Iterable[Batch],
     *,
     data: Any = None,
-    devices: Sequence[jax.Device] | None = None,
+    placement: Placement | None = None,
     **options: Any,
 ) -> TrainState:
-    """`train` on every device: the state after so many steps of fine-tuning under a frozen head.
+    """`train` on the devices of a placement: the state after so many steps of fine-tuning under a frozen head.
 
     Args:
         train_step: from `make_train_step`; it donates the state.
@@ -249,7 +250,7 @@ def finetune(
         head: the frozen head.
         batches: batches from the one that belongs to `state.step` onward.
         data: of the step's penalty, the same at every step.
-        devices: from `parallel.devices_of_all`, to divide each batch over; all of this process by default.
+        placement: where arrays live; whole on every device of this process by default, which share each batch.
         **options: of `train`; `num_steps` is required.
 
     Returns:
@@ -258,14 +259,13 @@ def finetune(
     Raises:
         NonFiniteLossError, ValueError, Interrupted: as `train`.
     """
-    devices = jax.local_devices() if devices is None else devices
-    state, pretrained, head, data = parallel.replicate((state, pretrained, head, data), devices)
+    placement = placement or Replicated()
+    state, pretrained, head, data = placement.params((state, pretrained, head, data))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step(state, pretrained, head, parallel.shard_batch(batch, devices), data)
+        return train_step(state, pretrained, head, placement.batch(batch), data)
 
-    asked = parallel.largest_of_all(devices)
-    return parallel.on_this_process(train(step, state, batches, asked=asked, **options))
+    return placement.host(train(step, state, batches, asked=placement.largest(), **options))
 
 
 def _on_host(metrics: Sequence[Metrics]) -> list[dict[str, float]]:

@@ -121,7 +121,7 @@ def relative_feature_gap(
 
     total: GapSums | None = None
     for batch in batches:
-        inputs, mask = (batch.image, batch.mask) if isinstance(batch, Batch) else (batch, np.ones(len(batch), bool))
+        inputs, mask = (batch.inputs, batch.mask) if isinstance(batch, Batch) else (batch, np.ones(len(batch), bool))
         found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums_of(inputs, mask))
         total = found if total is None else jax.tree.map(np.add, total, found)
     if total is None:

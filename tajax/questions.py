@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-ON_TASKS: tuple[str, ...] = ("regime", "trainable", "layers", "model", "initialization", "heads", "tasks")
-ON_TASKS += ("task_vectors", "checkpoints", "any_base", "data_workers", "devices", "evaluate.batch_size")
+ON_TASKS: tuple[str, ...] = ("regime", "trainable", "layers", "model", "family", "initialization", "heads", "tasks")
+ON_TASKS += ("task_vectors", "checkpoints", "any_base", "data_workers", "devices", "placement", "evaluate.batch_size")
 ON_VECTORS = (*ON_TASKS, "finetune")
 
 
@@ -83,6 +83,10 @@ QUESTIONS: Mapping[str, Question] = {
         section="ntk",
     ),
     "pretrain": Question(
-        "makes the bundled small CLIP from scratch", ("pretrain",), processes=False, each="step", section="training"
+        "makes the bundled small CLIP from scratch",
+        ("pretrain", "devices", "placement"),
+        processes=False,
+        each="step",
+        section="training",
     ),
 }

@@ -28,7 +28,9 @@ RULES: Mapping[str, str] = MappingProxyType(
 biases, unless the name says so; `biases` are all of them, those of layer norms included."""
 
 
-def claim_paths(rule: str | Sequence[str] | Mapping[str, bool], paths: Sequence[str]) -> dict[str, bool]:
+def claim_paths(
+    rule: str | Sequence[str] | Mapping[str, bool], paths: Sequence[str], rules: Mapping[str, str] = RULES
+) -> dict[str, bool]:
     """What a rule says of the paths that it claims; `param_mask` has the reading of rules, and the errors.
 
     Example:
@@ -36,7 +38,7 @@ def claim_paths(rule: str | Sequence[str] | Mapping[str, bool], paths: Sequence[
         {'mlp/fc_in/kernel': True, 'ln_1/scale': True}
     """
     if isinstance(rule, str):
-        verdicts = {RULES.get(rule, rule): True}
+        verdicts = {rules.get(rule, rule): True}
     elif isinstance(rule, Mapping):
         verdicts = dict(rule)
     elif isinstance(rule, Sequence) and all(isinstance(pattern, str) for pattern in rule):
@@ -46,7 +48,7 @@ def claim_paths(rule: str | Sequence[str] | Mapping[str, bool], paths: Sequence[
     if not all(isinstance(verdict, bool) for verdict in verdicts.values()):
         raise TypeError(f"a trainable rule maps each pattern to True or False; got {rule!r}")
     if not verdicts:
-        raise ValueError(f"the trainable rule is empty; choose one of {', '.join(RULES)}, or give path patterns")
+        raise ValueError(f"the trainable rule is empty; choose one of {', '.join(rules)}, or give path patterns")
 
     total = isinstance(rule, Mapping)
     claims: dict[str, bool] = {}
@@ -54,7 +56,9 @@ def claim_paths(rule: str | Sequence[str] | Mapping[str, bool], paths: Sequence[
         matched = _matching(pattern, paths)
         claimed = [path for path in matched if path not in claims] if total else matched
         if not claimed:
-            raise ValueError(_no_match(rule if isinstance(rule, str) else pattern, paths, shadowed=bool(matched)))
+            raise ValueError(
+                _no_match(rule if isinstance(rule, str) else pattern, paths, rules, shadowed=bool(matched))
+            )
         claims.update(dict.fromkeys(claimed, verdict))
     unclaimed = [path for path in paths if path not in claims]
     if total and unclaimed:
@@ -97,16 +101,16 @@ def _matching(pattern: str, paths: Sequence[str]) -> list[str]:
     return [path for path in paths if matches(path)]
 
 
-def _no_match(rule: str, paths: Sequence[str], *, shadowed: bool) -> str:
+def _no_match(rule: str, paths: Sequence[str], rules: Mapping[str, str], *, shadowed: bool) -> str:
     if shadowed:
         return f"trainable rule {rule!r} claims nothing: patterns before it match the same leaves. Move it up"
-    pattern = f" ({RULES[rule]})" if rule in RULES else ""
+    pattern = f" ({rules[rule]})" if rule in rules else ""
     message = f"trainable rule {rule!r}{pattern} matches none of the {len(paths)} parameters."
     message += nearest(rule, paths, "\nNearest paths: ", end=".") or f"\nPaths here: {_some(paths)}."
-    if rule not in RULES:
+    if rule not in rules:
         parts = dict.fromkeys(part for path in paths for part in path.split("/"))
-        message += nearest(rule, [*RULES, *parts], "\nDid you mean ", count=1, end="?", quote=True)
-    return message + f"\nNamed rules: {', '.join(RULES)}."
+        message += nearest(rule, [*rules, *parts], "\nDid you mean ", count=1, end="?", quote=True)
+    return message + f"\nNamed rules: {', '.join(rules)}."
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -266,7 +266,11 @@ def float_leaves(flat: Mapping[str, ArrayLike]) -> dict[str, bool]:
 
 
 def param_mask(
-    params: Params, rule: str | Sequence[str] | Mapping[str, bool], *, layers: tuple[int, int] | None = None
+    params: Params,
+    rule: str | Sequence[str] | Mapping[str, bool],
+    *,
+    layers: tuple[int, int] | None = None,
+    rules: Mapping[str, str] = RULES,
 ) -> Mask:
     """Which leaves are trained, as a pytree of bool like `params`; with `layers`, which of their layers.
 
@@ -276,11 +280,12 @@ def param_mask(
 
     Args:
         params: the tree; leaves may be arrays or `jax.ShapeDtypeStruct`.
-        rule: a name in `RULES`; or one pattern, or several, whose leaves are trained; or a mapping from
+        rule: a name in `rules`; or one pattern, or several, whose leaves are trained; or a mapping from
             pattern to bool in which the first match decides and every leaf must be claimed.
         layers: the half-open range (first, end) of the layers that are trained, counted from the input; all by
             default. It concerns the leaves below a node `blocks`, which stack the layers along their leading axis;
             what belongs to no layer, such as embeddings, is then frozen.
+        rules: named patterns, those of the model's family; of a CLIP by default.
 
     Returns:
         True, False, or for a leaf of which some layers are trained a bool array [L].
@@ -301,7 +306,7 @@ def param_mask(
         {'blocks': {'mlp': {'bias': array([False, False,  True,  True])}}, 'ln_post': {'bias': False}}
     """
     flat = flatten_paths(params)
-    claims = claim_paths(rule, [path for path, can_train in float_leaves(flat).items() if can_train])
+    claims = claim_paths(rule, [path for path, can_train in float_leaves(flat).items() if can_train], rules)
     chosen: dict[str, LeafMask] = {path: claims.get(path, False) for path in flat}
     if layers is not None:
         chosen = {path: trained and in_layers(path, flat[path], layers) for path, trained in chosen.items()}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checka
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Bool, Float, Int, PyTree, Shaped
 
 Params: TypeAlias = PyTree[ArrayLike]
 """Parameters, or a task vector: any pytree of arrays, usually nested dictionaries."""
@@ -53,13 +53,13 @@ class MergeFn(Protocol):
 
 
 class Batch(NamedTuple):
-    """Labelled images bound for the device. Rows with a False mask are padding and count for nothing.
+    """Labelled examples bound for the device. Rows with a False mask are padding and count for nothing.
 
     On the host the leaves are NumPy arrays, which JAX's functions take as well as its own.
     """
 
-    image: UInt8[Array, "B H W 3"]
-    """Pixels after resize and crop, before normalisation."""
+    inputs: PyTree[Shaped[Array, "B ..."]]
+    """What the encoder takes: of images the pixels after resize and crop, before normalisation, uint8 [B, H, W, 3]."""
     label: Int[Array, " B"]
     """Class index, int32. Any value in padded rows."""
     mask: Bool[Array, " B"]

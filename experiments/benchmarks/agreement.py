@@ -75,6 +75,6 @@ def nonlinear_logits(
 
     coefs = jnp.asarray(coefs, jnp.float32)
     rows = [
-        np.stack([logits(pretrained, taus, coef, batch.image) for coef in coefs])[:, batch.mask] for batch in batches
+        np.stack([logits(pretrained, taus, coef, batch.inputs) for coef in coefs])[:, batch.mask] for batch in batches
     ]
     return np.concatenate(rows, axis=1), np.concatenate([batch.label[batch.mask] for batch in batches])

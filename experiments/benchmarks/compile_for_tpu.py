@@ -66,7 +66,7 @@ def evaluation(options: argparse.Namespace, mesh: Mesh, unrolled: bool) -> Calla
     def scores(params, tau, head, images):
         return affine.affine_logits(encode, params, [tau], head, images)
 
-    return jax.jit(scores).lower(params, params, head, batch.image)
+    return jax.jit(scores).lower(params, params, head, batch.inputs)
 
 
 def arguments(
@@ -80,7 +80,7 @@ def arguments(
         return encoder.apply({"params": params}, normalize(images, PREPROCESSING))
 
     batch = Batch(
-        image=shape((images, 224, 224, 3), jnp.uint8, sharding=divided),
+        inputs=shape((images, 224, 224, 3), jnp.uint8, sharding=divided),
         label=shape((images,), jnp.int32, sharding=divided),
         mask=shape((images,), bool, sharding=divided),
     )

@@ -68,8 +68,8 @@ def evaluation(options: argparse.Namespace) -> tuple[Callable[[], object], int]:
     def scores(params, taus, head, images):
         return affine.affine_logits(encode, params, taus, head, images, mask=mask)
 
-    program = jax.jit(scores).lower(params, taus, head, batch.image).compile()
-    run = lambda: jax.block_until_ready(program(params, taus, head, batch.image))  # noqa: E731
+    program = jax.jit(scores).lower(params, taus, head, batch.inputs).compile()
+    run = lambda: jax.block_until_ready(program(params, taus, head, batch.inputs))  # noqa: E731
     return run, program.memory_analysis().temp_size_in_bytes
 
 

@@ -54,11 +54,12 @@ def tajax_step(work: workload.Workload, batch: Batch, regime: str) -> Contender:
     optimizer, trained = optim.adamw(LEARNING_RATE), masked(mask)
     train_step = finetune.make_train_step(work.encode, optimizer, trained, linearized=linearized)
     state = finetune.init_state(trained.init(work.pretrained), optimizer)
-    state, pretrained, head = (parallel.replicate(tree) for tree in (state, work.pretrained, work.heads[0]))
+    placement = parallel.Replicated()
+    state, pretrained, head = placement.params((state, work.pretrained, work.heads[0]))
 
     def step() -> float:
         nonlocal state
-        state, metrics = jax.block_until_ready(train_step(state, pretrained, head, parallel.shard_batch(batch)))
+        state, metrics = jax.block_until_ready(train_step(state, pretrained, head, placement.batch(batch)))
         return float(metrics["loss"])
 
     return Contender(step)
@@ -73,7 +74,7 @@ def reference_step(work: workload.Workload, batch: Batch, regime: str) -> Conten
     step = procedures.make_train_step(
         model, trained, work.reference_head(), tangent_space=tangent_space, learning_rate=LEARNING_RATE
     )
-    images = np.asarray(normalize(batch.image, work.clip.preprocessing)).transpose(0, 3, 1, 2)
+    images = np.asarray(normalize(batch.inputs, work.clip.preprocessing)).transpose(0, 3, 1, 2)
     images, labels = torch.tensor(images.copy()), torch.tensor(batch.label, dtype=torch.int64)
     return Contender(lambda: step(images, labels))
 

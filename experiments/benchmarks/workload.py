@@ -137,7 +137,7 @@ def class_mean_head(clip: models.LoadedClip, folder: Path) -> Head:
     """
     batches = data.load(data.open_task(folder), "train", batch_size=16, preprocessing=clip.preprocessing)
     encode = jax.jit(encoder(dataclasses.replace(clip, unroll=1)))  # compiles quicker, and is used little
-    rows = [(np.asarray(encode(clip.params["image"], b.image))[b.mask], b.label[b.mask]) for b in batches]
+    rows = [(np.asarray(encode(clip.params["image"], b.inputs))[b.mask], b.label[b.mask]) for b in batches]
     features, labels = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     means = np.stack([features[labels == label].mean(0) for label in range(labels.max() + 1)]) - features.mean(0)

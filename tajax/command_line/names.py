@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from tajax import config as configuration
 from tajax import trees
-from tajax.types import Params
 
 
 def check_names(config: ConfigDict) -> None:
@@ -20,26 +18,19 @@ def check_names(config: ConfigDict) -> None:
         ValueError: the name, the nearest ones, the choices, and what else can be given.
     """
     from tajax import data
-    from tajax.models.hub import check_name
+    from tajax.encoders import family
 
     if not configuration.reads(config.workflow, "tasks"):
         return
-    check_name(config.model)
+    kind = family(config.family)
+    kind.check_name(config.model)
     control = (config.control,) if config.control and configuration.reads(config.workflow, "control") else ()
     for entry in (*config.tasks, *control):
         data.check_entry(entry, data_dir=Path(config.data_dir).expanduser())
-    trees.param_mask(_image_tower(), configuration.regime(config).trainable)
+    trees.param_mask(kind.outline(), configuration.regime(config).trainable, rules=kind.rules)
     run = None if config.task_vectors is None else Path(config.task_vectors).expanduser()
     if run is not None and not (run / "task_vectors").is_dir():
         raise FileNotFoundError(
             f"config.task_vectors: there are no task vectors in {run} (looked at from {Path.cwd()}). Give the "
             "directory of a run that has fine-tuned, or leave the field out."
         )
-
-
-@functools.cache
-def _image_tower() -> Params:
-    """An image tower in outline; all have the same paths."""
-    from tajax.models.clip import ClipConfig, abstract_params
-
-    return abstract_params(ClipConfig())["image"]

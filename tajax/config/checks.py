@@ -23,7 +23,9 @@ from tajax.config.fields import (
     merging_options,
 )
 from tajax.config.identity import flatten, reads
+from tajax.encoders import FAMILIES
 from tajax.merging import METHODS
+from tajax.parallel import PLACEMENTS
 from tajax.questions import QUESTIONS
 from tajax.regimes import REGIMES, Regime
 
@@ -124,8 +126,10 @@ def validate(config: ConfigDict) -> None:
 _CHOICES = {
     "workflow": WORKFLOWS,
     "initialization": INITIALIZATIONS,
+    "family": FAMILIES,
     "heads": HEADS,
     "on_bad_image": ON_BAD_IMAGE,
+    "placement": PLACEMENTS,
     "merging.method": METHODS,
     "disentanglement.split": SPLITS,
     "ntk.output": KERNEL_OUTPUTS,

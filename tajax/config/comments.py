@@ -11,6 +11,8 @@ import tokenize
 from collections.abc import Mapping
 
 from tajax.config import fields
+from tajax.encoders import FAMILIES
+from tajax.parallel import PLACEMENTS
 from tajax.regimes import REGIMES
 
 
@@ -44,5 +46,5 @@ def field_comments() -> Mapping[str, str]:
 
 
 def _choices(name: re.Match[str]) -> str:
-    table = {"REGIMES": REGIMES, **vars(fields)}.get(name[0])
+    table = {"FAMILIES": FAMILIES, "PLACEMENTS": PLACEMENTS, "REGIMES": REGIMES, **vars(fields)}.get(name[0])
     return ", ".join(table) if isinstance(table, tuple | Mapping) else name[0]

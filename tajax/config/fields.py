@@ -32,6 +32,7 @@ OPERATIONAL = (
     "data_dir",
     "data_workers",
     "devices",
+    "placement",
     "finetune.checkpoint_every",
     "finetune.checkpoint_seconds",
     "finetune.log_every",
@@ -92,6 +93,7 @@ def default_config() -> ConfigDict:
     config.trainable = config_dict.placeholder(object)  # rule, patterns or {pattern: bool}; None: regime's
     config.layers = config_dict.placeholder(tuple)  # (first, end) of the layers that are trained; None: all
     config.model = "tiny"  # "tiny", a hub id, owner/name@revision where it is to be pinned, or a directory; models.load
+    config.family = "clip"  # one of FAMILIES, of which the model is; encoders
     config.initialization = "pretrained"  # of the image tower, one of INITIALIZATIONS; random: drawn from the seed
     config.heads = "zero_shot"  # one of HEADS: from class names, or fitted to the pre-trained features
     config.tasks = BUNDLED_TASKS  # names of the task table, TFDS names, folders or .npz files; data.open_task
@@ -104,6 +106,7 @@ def default_config() -> ConfigDict:
     config.on_bad_image = "error"  # one of ON_BAD_IMAGE: what an image that cannot be read does to the run; data
     config.data_workers = 0  # processes that decode images, 0: in the main process; data.load
     config.devices = config_dict.placeholder(int)  # local devices to use; None: all; parallel
+    config.placement = "replicated"  # one of PLACEMENTS, where parameters and batches live on them; parallel
 
     config.finetune = finetune = ConfigDict()
     finetune.learning_rate = 1e-5  # peak of the cosine schedule; optim

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from tajax import data, evaluate, parallel, progress, trees
+from tajax import data, evaluate, progress, trees
 from tajax.config import one_of
 from tajax.data.sources import rows_of
 from tajax.disentanglement import (
@@ -136,24 +136,24 @@ def _images(experiment: Experiment, task: data.Task) -> list[Batch]:
         some,
         settings.split,
         batch_size=min(experiment.config.evaluate.batch_size, count),
-        preprocessing=experiment.clip.preprocessing,
+        preprocessing=experiment.encoder.inputs,
         workers=experiment.config.data_workers,
     )
-    return [parallel.pad_batch(batch, len(experiment.devices)) for batch in batches]
+    return [experiment.placement.pad(batch) for batch in batches]
 
 
 def _model_disturbances(
     experiment: Experiment, images: Mapping[str, list[Batch]], taus: Mapping[str, Params]
 ) -> Callable[[str, str], Disturbance]:
     """`(task, other task) -> Disturbance` of a model that is not affine: a forward pass for each point of the grid."""
-    grid, devices = np.array(experiment.config.disentanglement.coefs), experiment.devices
-    step = evaluate.make_features_step(experiment.encode_eval, devices=devices)
-    pretrained = parallel.replicate(experiment.pretrained, devices)
+    grid, placement = np.array(experiment.config.disentanglement.coefs), experiment.placement
+    step = evaluate.make_features_step(experiment.encoder.apply, placement=placement)
+    pretrained = placement.params(experiment.pretrained)
     carried = dict(zip(taus, trees.moved_leaves(list(taus.values())), strict=True))
 
     def encoder(task: str, other: str, batch: Batch) -> Callable[[tuple[float, float]], jax.Array]:
-        vectors = parallel.replicate((carried[task], carried[other]), devices)
-        placed = parallel.share_batch(batch, devices)
+        vectors = placement.params((carried[task], carried[other]))
+        placed = placement.shares(batch)
         return lambda coefs: step(pretrained, vectors, np.array(coefs, np.float32), placed)
 
     @functools.cache
@@ -184,10 +184,10 @@ def _tangent_disturbances(
     experiment: Experiment, images: Mapping[str, list[Batch]], taus: Mapping[str, Params]
 ) -> Callable[[str, str], Disturbance]:
     """The same of a linearised model: one pass over the images of a task serves all of its pairs and the whole grid."""
-    devices, positions = experiment.devices, {name: t for t, name in enumerate(taus, start=1)}
-    step = evaluate.make_responses_step(experiment.encode_eval, devices=devices)
+    placement, positions = experiment.placement, {name: t for t, name in enumerate(taus, start=1)}
+    step = evaluate.make_responses_step(experiment.encoder.apply_for_responses, placement=placement)
     carried = tuple(trees.moved_leaves(list(taus.values())))
-    pretrained, vectors = parallel.replicate((experiment.pretrained, carried), devices)
+    pretrained, vectors = placement.params((experiment.pretrained, carried))
     grid = np.array(experiment.config.disentanglement.coefs, np.float32)
 
     @functools.cache
@@ -195,7 +195,7 @@ def _tangent_disturbances(
         """Of each batch f(θ₀) with the response to each vector, and how far the task's own vector moves it."""
         found = []
         for batch in images[task]:
-            rows = np.asarray(step(pretrained, vectors, parallel.share_batch(batch, devices)))
+            rows = np.asarray(step(pretrained, vectors, placement.shares(batch)))
             origin, own = rows[:, 0], rows[:, positions[task]]
             constants = batch.mask, experiment.heads[task]
             moved = [summed_distances(DISTANCES, origin, origin + alpha * own, *constants) for alpha in (*grid, 1.0)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import statistics
@@ -20,11 +19,13 @@ from tajax import data, evaluate, metrics, models, parallel, processes, progress
 from tajax.config import Regime, config_hash
 from tajax.config import regime as regime_of
 from tajax.data import fingerprint
-from tajax.data.preprocess import normalize
+from tajax.encoders import family
+from tajax.encoders.encoder import Encoder
+from tajax.parallel import Placement
 from tajax.questions import QUESTIONS
 from tajax.report import runs
 from tajax.results import Record
-from tajax.types import ApplyFn, Batch, Head, Mask, Params
+from tajax.types import Batch, Head, Mask, Params
 from tajax.workflows import inputs
 from tajax.workflows.heads import linear_probe_head
 from tajax.workflows.imported import keep_vectors, moved_mask, read_vectors, reused_mask
@@ -42,15 +43,12 @@ class Experiment:
     Attributes:
         config: the validated config.
         workdir: directory of the run.
-        clip: the pre-trained model.
+        encoder: the pre-trained model.
         tasks: the opened tasks.
         heads: a frozen head for each task name, all padded to the same number of classes.
         regime: what is trained and what is linearised.
-        mask: the leaves and layers of the image tower that are trained.
-        encode: `(image tower's parameters, uint8 images) -> features`, compiled as training wants it.
-        encode_eval: the same function as evaluation wants it: nothing is recomputed, and where it is linearised its
-            layers are unrolled, because the tangents of a scan keep the residuals of all layers.
-        devices: the devices to use, of all processes.
+        mask: the leaves and layers of the encoder that are trained.
+        placement: where arrays live, on the devices of all processes.
         journal: the record of the run.
         imported: the task vectors of `config.checkpoints`, by task; None where there are none.
         controls: the control task, which is not one of `tasks`, where the workflow takes one.
@@ -58,22 +56,20 @@ class Experiment:
 
     config: ConfigDict
     workdir: Path
-    clip: models.LoadedClip
+    encoder: Encoder
     tasks: tuple[data.Task, ...]
     heads: dict[str, Head]
     regime: Regime
     mask: Mask
-    encode: ApplyFn
-    encode_eval: ApplyFn
-    devices: list[jax.Device]
+    placement: Placement
     journal: Journal
     imported: dict[str, Params] | None = None
     controls: tuple[data.Task, ...] = ()
 
     @property
     def pretrained(self) -> Params:
-        """θ₀, the parameters of the pre-trained image tower."""
-        return self.clip.params["image"]
+        """θ₀, the parameters of the pre-trained encoder."""
+        return self.encoder.params
 
     def batches(self, task: data.Task, split: str) -> Iterable[Batch]:
         """Every image of a split once, in order, in padded batches; of several processes each has its rows."""
@@ -81,7 +77,7 @@ class Experiment:
             task,
             split,
             batch_size=self.config.evaluate.batch_size,
-            preprocessing=self.clip.preprocessing,
+            preprocessing=self.encoder.inputs,
             workers=self.config.data_workers,
             share=processes.share(),
         )
@@ -91,7 +87,12 @@ class Experiment:
         """The frozen head of a task, of the kind that `config.heads` names; a fitted one is kept and recorded."""
         if self.config.heads == "linear_probe":
             return linear_probe_head(self, task)
-        return models.zero_shot_head(self.clip, task.class_names, task.templates)
+        if self.encoder.zero_shot is None:
+            raise ValueError(
+                f"{self.config.model} is of the family {self.encoder.family!r}, which makes no heads from class names. "
+                "Give --config.heads=linear_probe."
+            )
+        return self.encoder.zero_shot.head(task.class_names, task.templates)
 
     def find(self, stage: str, **fields: object) -> list[Record]:
         """Records of this run and of a stage with these fields."""
@@ -141,15 +142,15 @@ class Experiment:
 
     @functools.cached_property
     def features_step(self) -> Callable[[Params, Batch], jax.Array]:
-        """`(parameters, batch of parallel.share_batch) -> features [B, E]`, compiled once for all tasks."""
-        return parallel.rows_over_devices(lambda params, batch: self.encode_eval(params, batch.image), self.devices)
+        """`(parameters, batch of `Placement.shares`) -> features [B, E]`, compiled once for all tasks."""
+        return self.placement.rows(lambda params, batch: self.encoder.apply(params, batch.inputs))
 
     @functools.cached_property
     def sweep_steps(self) -> dict[bool, evaluate.SweepStep]:
         """The steps of ordinary and of linearised evaluation, each compiled once for all stages."""
         return {
-            linearized: evaluate.make_sweep_step(self.encode_eval, linearized=linearized, devices=self.devices)
-            for linearized in (False, True)
+            linearized: evaluate.make_sweep_step(encode, linearized=linearized, placement=self.placement)
+            for linearized, encode in ((False, self.encoder.apply), (True, self.encoder.apply_for_responses))
         }
 
     def evaluate(
@@ -157,7 +158,7 @@ class Experiment:
     ) -> list[dict[str, float]]:
         """`top1`, `loss` and `count` on a split at each row of coefficients."""
         constants = self.pretrained, taus, np.asarray(coefs), self.heads[task.name]
-        tallies = evaluate.sweep(step, *constants, self.batches(task, split), devices=self.devices)
+        tallies = evaluate.sweep(step, *constants, self.batches(task, split), placement=self.placement)
         return metrics.compute_each(tallies)
 
 
@@ -183,17 +184,19 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
         names = (config.control,) if QUESTIONS[config.workflow].control else ()
         controls = tuple(data.open_task(name, data_dir=config.data_dir) for name in names)
         try:
-            devices = parallel.devices_of_all(config.devices)
+            placement = parallel.PLACEMENTS[config.placement](parallel.devices_of_all(config.devices))
         except ValueError as error:
             raise ValueError(f"{error} That is --config.devices=NUMBER.") from error
         vectors = source_of_vectors(config)
         for section in ("finetune", "evaluate") if vectors == "trained" else ("evaluate",):
-            parallel.check_batch_size(config[section].batch_size, devices, what=f"config.{section}.batch_size")
-        clip = models.load(config.model, remat=vectors == "trained" and config.finetune.remat)
-        if config.initialization == "random":
-            clip = clip.with_random_image_tower(config.seed)
+            placement.check_batch_size(config[section].batch_size, what=f"config.{section}.batch_size")
+        encoder = family(config.family).load(
+            config.model,
+            remat=vectors == "trained" and config.finetune.remat,
+            random_seed=config.seed if config.initialization == "random" else None,
+        )
         regime = regime_of(config)
-        mask = trees.param_mask(clip.params["image"], regime.trainable, layers=config.layers)
+        mask = trees.param_mask(encoder.params, regime.trainable, layers=config.layers, rules=encoder.rules)
         tasks = tuple(data.open_tasks(config.tasks, data_dir=config.data_dir))
         if same := {control.name for control in controls} & {task.name for task in tasks}:
             raise ValueError(
@@ -205,26 +208,25 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
         readable = tuple(data.check_images(task, **options) for task in opened)
         skipped = _skipped(opened, readable)
         tasks, controls = readable[: len(tasks)], readable[len(tasks) :]
-        made_from = inputs.of_experiment(config, clip, readable)
+        made_from = inputs.of_experiment(config, encoder, readable)
     expect(config, tasks)
-    given = read_vectors(config, workdir, clip, tasks, overwrite=overwrite) if config.checkpoints else None
+    given = read_vectors(config, workdir, encoder, tasks, overwrite=overwrite) if config.checkpoints else None
     imported = {task: vector.tau for task, vector in given.items()} if given else None
     moved: Mask | None = mask
     if imported:
         moved = mask = moved_mask(list(imported.values()))
     elif vectors == "reused":
-        moved = reused_mask(config, clip, tasks)
+        moved = reused_mask(config, encoder, tasks)
     about_data = {name: fingerprint.brief(found) for name, found in made_from["tasks"].items()}
-    known = {"config_hash": config_hash(config), "base_sha256": clip.image_sha256}
+    known = {"config_hash": config_hash(config), "base_sha256": encoder.identity.sha256}
     processes.check_same(**known, **{f"data of {name}": found for name, found in about_data.items()})
     claim(config, workdir, overwrite=overwrite)
-    for_evaluation = dataclasses.replace(clip, remat=False, unroll=regime.evaluate_linearized or clip.unroll)
-    encoders = _encoder(clip), _encoder(for_evaluation)
-    journal = _journal(config, workdir, clip, readable, vectors, moved, started)
+    journal = _journal(config, workdir, encoder, readable, vectors, moved, started)
     journal.facts |= {"data": about_data, "skipped_images": skipped}
-    about = regime, mask, *encoders, devices, journal, imported, controls
     heads: dict[str, Head] = {}  # filled below by what the experiment compiles, and keeps, to fit them
-    experiment = Experiment(config, workdir, clip, tasks, heads, *about)
+    experiment = Experiment(
+        config, workdir, encoder, tasks, heads, regime, mask, placement, journal, imported=imported, controls=controls
+    )
     _check_base(experiment)
     inputs.keep(workdir, made_from)
     journal.track(config)
@@ -254,30 +256,23 @@ def on_tasks(answer: Callable[[Experiment], object]) -> Callable[..., None]:
     return run
 
 
-def _encoder(clip: models.LoadedClip) -> ApplyFn:
-    return lambda params, images: clip.encode_image(params, normalize(images, clip.preprocessing))
-
-
 def _journal(
     config: ConfigDict,
     workdir: Path,
-    clip: models.LoadedClip,
+    encoder: Encoder,
     tasks: tuple[data.Task, ...],
     vectors: str,
     moved: Mask | None,
     started: float,
 ) -> Journal:
     origin = {"regime": config.regime, "model": config.model, "seed": config.seed, "config_hash": config_hash(config)}
-    size, mean, std = clip.preprocessing
     facts = {
-        "base_sha256": clip.image_sha256,
-        "revision": clip.revision,
-        "base_notes": list(clip.notes),
-        "preprocessing": {"size": size, "mean": list(mean), "std": list(std), "from": clip.sources["preprocessing"]},
-        "activation": {"hidden_act": clip.config.vision.hidden_act, "from": clip.sources["config"]},
+        "base_sha256": encoder.identity.sha256,
+        "revision": encoder.identity.revision,
+        **encoder.identity.facts,
         "vectors": vectors,
-        "trained_parameters": None if moved is None else trees.count_params(clip.params["image"], moved),
-        "total_parameters": trees.count_params(clip.params["image"]),
+        "trained_parameters": None if moved is None else trees.count_params(encoder.params, moved),
+        "total_parameters": trees.count_params(encoder.params),
         "heads": config.heads,
         "manifests": {task.name: task.manifest for task in tasks if task.manifest},
         "cuts": {task.name: cuts for task in tasks if (cuts := _cuts(task))},
@@ -305,10 +300,10 @@ def _skipped(opened: Sequence[data.Task], readable: Sequence[data.Task]) -> dict
 
 def _check_base(experiment: Experiment) -> None:
     """Raises `ValueError` if the run was begun with another image tower under the same name."""
-    earlier, present = experiment.find(stage="run"), experiment.clip.image_sha256
+    earlier, present = experiment.find(stage="run"), experiment.encoder.identity.sha256
     if earlier and (base := earlier[0].get("base_sha256", present)) != present:
         raise ValueError(
-            f"{experiment.workdir} was begun with an image tower of sha256 {base}, but {experiment.config.model} now "
+            f"{experiment.workdir} was begun with a model of sha256 {base}, but {experiment.config.model} now "
             f"has {present}. Choose another --workdir, or pass --overwrite to replace that run."
         )
 
@@ -316,6 +311,4 @@ def _check_base(experiment: Experiment) -> None:
 def _announce(experiment: Experiment) -> None:
     facts = experiment.journal.facts
     of_processes = f" of {facts['processes']} processes" if processes.joined() else ""
-    progress.say(
-        f"{': '.join(runs.parameters(facts))}, on {len(experiment.devices)} × {jax.default_backend()}{of_processes}"
-    )
+    progress.say(f"{': '.join(runs.parameters(facts))}, on {experiment.placement}{of_processes}")

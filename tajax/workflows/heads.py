@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -61,7 +60,7 @@ def _fit(experiment: Experiment, task: data.Task) -> tuple[Head, dict[str, objec
     probe = models.linear_probe(*train, *val, num_classes=classes)
     facts = {
         "kind": "linear_probe",
-        "base_sha256": experiment.clip.image_sha256,
+        "base_sha256": experiment.encoder.identity.sha256,
         "made_from": _made_from(experiment, task),
         "images": images,
         "regularization": probe.regularization,
@@ -81,7 +80,7 @@ def _shuffled(experiment: Experiment, task: data.Task) -> Iterator[Batch]:
             task,
             "train",
             batch_size=experiment.config.evaluate.batch_size,
-            preprocessing=experiment.clip.preprocessing,
+            preprocessing=experiment.encoder.inputs,
             seed=ORDER_SEED,
             epochs=None,
             workers=experiment.config.data_workers,
@@ -92,11 +91,11 @@ def _shuffled(experiment: Experiment, task: data.Task) -> Iterator[Batch]:
 
 def _features(experiment: Experiment, batches: Iterable[Batch], count: int) -> tuple[np.ndarray, np.ndarray]:
     """Pre-trained features [count, E] of the first images, and their labels."""
-    devices = experiment.devices
-    pretrained = parallel.replicate(experiment.pretrained, devices)
+    placement = experiment.placement
+    pretrained = placement.params(experiment.pretrained)
     features, labels = [], []
     for batch in batches:
-        rows = np.asarray(experiment.features_step(pretrained, parallel.share_batch(batch, devices)))
+        rows = np.asarray(experiment.features_step(pretrained, placement.shares(batch)))
         label, mask = parallel.rows_of_all((batch.label, batch.mask))
         features.append(rows[: len(mask)][mask])
         labels.append(label[mask])
@@ -106,7 +105,7 @@ def _features(experiment: Experiment, batches: Iterable[Batch], count: int) -> t
 
 
 def _shape(experiment: Experiment, task: data.Task) -> tuple[int, int]:
-    return experiment.clip.config.vision.projection_dim, len(task.class_names)
+    return experiment.encoder.feature_dim, len(task.class_names)
 
 
 def _write(path: Path, head: Head, facts: dict[str, object]) -> None:
@@ -122,7 +121,7 @@ def _read(path: Path, experiment: Experiment, task: data.Task) -> tuple[Head, di
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is no head of tajax ({error}). Delete it to fit it anew.") from error
     shape = _shape(experiment, task)
-    base = experiment.clip.image_sha256
+    base = experiment.encoder.identity.sha256
     if facts.get("base_sha256") != base or weights.shape != shape:
         raise ValueError(
             f"{path} is a head {list(weights.shape)} on features of the image tower {facts.get('base_sha256')}; task "
@@ -142,6 +141,6 @@ def _read(path: Path, experiment: Experiment, task: data.Task) -> tuple[Head, di
 
 def _made_from(experiment: Experiment, task: data.Task) -> dict[str, object]:
     """What a head is fitted to, beside the weights: digests of the images, preprocessing and geometry, as JSON."""
-    clip, parts = experiment.clip, experiment.journal.facts["data"][task.name]
-    model = {"preprocessing": clip.preprocessing._asdict(), "image tower": dataclasses.asdict(clip.config.vision)}
+    encoder, parts = experiment.encoder, experiment.journal.facts["data"][task.name]
+    model = {"preprocessing": encoder.inputs._asdict(), "image tower": encoder.identity.geometry}
     return json.loads(json.dumps({"train": parts["train"], "val": parts["val"]} | model))

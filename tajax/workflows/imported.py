@@ -11,8 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import data, models, processes, progress, trees, vector_files
+from tajax import data, processes, progress, trees, vector_files
 from tajax.config import REGIMES, config_hash
+from tajax.encoders.encoder import Encoder
 from tajax.models.hub import locate, split_choice
 from tajax.types import JsonObject, Mask, Params
 
@@ -34,17 +35,17 @@ class Imported(NamedTuple):
 
 
 def read_vectors(
-    config: ConfigDict, workdir: Path, clip: models.LoadedClip, tasks: Sequence[data.Task], *, overwrite: bool = False
+    config: ConfigDict, workdir: Path, encoder: Encoder, tasks: Sequence[data.Task], *, overwrite: bool = False
 ) -> dict[str, Imported]:
     """The task vector of each task, from a fine-tuned encoder or a task-vector file; nothing is written.
 
     What an earlier process of the run has put into `workdir/task_vectors` is read there.
 
     Args:
-        config: `checkpoints` has a place for each task, or one with {task} in it: what `models.load_finetuned` takes,
+        config: `checkpoints` has a place for each task, or one with {task} in it: what `Encoder.load_finetuned` takes,
             or a file of `vector_files.save_task_vector`.
         workdir: of the run.
-        clip: the base.
+        encoder: the base.
         tasks: the opened tasks.
         overwrite: what is in `workdir` belongs to a run that will be replaced.
 
@@ -58,15 +59,16 @@ def read_vectors(
         for task, place in running.each(given.items(), lambda place: place[0]):
             kept = vector_path(workdir, task)
             source = str(kept) if kept.exists() and not overwrite else place
-            found = _read(source, clip, config)
+            found = _read(source, encoder, config)
             vectors[task] = found if source == place else Imported(found.tau, {})
-            length = float(tajax.norm(vectors[task].tau) / tajax.norm(clip.params["image"]))
+            length = float(tajax.norm(vectors[task].tau) / tajax.norm(encoder.params))
             if length == 0:
-                raise ValueError(f"{source} is the base itself, {clip.name}: its task vector is zero.")
+                raise ValueError(f"{source} is the base itself, {encoder.identity.name}: its task vector is zero.")
             if length > FAR and not config.any_base:
                 raise ValueError(
-                    f"{source} is no fine-tuned copy of {clip.name}: their image towers lie {length:.2f} ‖θ₀‖ apart. "
-                    "Give the model that it was made from, --config.model=…, or insist with --config.any_base=True."
+                    f"{source} is no fine-tuned copy of {encoder.identity.name}: their weights lie "
+                    f"{length:.2f} ‖θ₀‖ apart. Give the model that it was made from, --config.model=…, or insist with "
+                    "--config.any_base=True."
                 )
             progress.note({"‖τ‖/‖θ₀‖": length})
             if warning := vectors[task].about.get("warning"):
@@ -84,8 +86,8 @@ def keep_vectors(experiment: Experiment, vectors: Mapping[str, Imported]) -> Non
         if processes.is_first() and not path.exists():
             made = vector_files.vector_metadata(
                 model=experiment.config.model,
-                base_sha256=experiment.clip.image_sha256,
-                revision=experiment.clip.revision,
+                base_sha256=experiment.encoder.identity.sha256,
+                revision=experiment.encoder.identity.revision,
                 task=task,
                 linearized=experiment.regime.evaluate_linearized,
                 config_hash=config_hash(experiment.config),
@@ -100,7 +102,7 @@ def moved_mask(vectors: Sequence[Params]) -> Mask:
     return jax.tree.map(lambda *leaves: any(leaves), *moves)
 
 
-def reused_mask(config: ConfigDict, clip: models.LoadedClip, tasks: Sequence[data.Task]) -> Mask | None:
+def reused_mask(config: ConfigDict, encoder: Encoder, tasks: Sequence[data.Task]) -> Mask | None:
     """What was trained for the vectors of the run `config.task_vectors`; None where they do not say it.
 
     Raises:
@@ -118,7 +120,9 @@ def reused_mask(config: ConfigDict, clip: models.LoadedClip, tasks: Sequence[dat
         return None
     rule, layers = made["trainable"], made.get("layers")
     assert isinstance(rule, str | list | dict) and isinstance(layers, list | None)  # which reading has checked
-    return trees.param_mask(clip.params["image"], rule, layers=(layers[0], layers[1]) if layers else None)
+    return trees.param_mask(
+        encoder.params, rule, layers=(layers[0], layers[1]) if layers else None, rules=encoder.rules
+    )
 
 
 def vector_path(workdir: Path, task: str) -> Path:
@@ -134,18 +138,18 @@ def places(config: ConfigDict, tasks: Sequence[data.Task]) -> dict[str, str]:
     return {task.name: place for task, place in zip(tasks, given, strict=True)}
 
 
-def _read(place: str, clip: models.LoadedClip, config: ConfigDict) -> Imported:
-    pretrained, (path, which) = clip.params["image"], split_choice(place)
+def _read(place: str, encoder: Encoder, config: ConfigDict) -> Imported:
+    pretrained, (path, which) = encoder.params, split_choice(place)
     path = locate(path)
     if vector_files.is_task_vector(path):
         if which:
             raise ValueError(
                 f"{place}: {path} is a task vector, which has no models to choose from: remove '#{which}'."
             )
-        sha256 = clip.image_sha256
+        sha256 = encoder.identity.sha256
         tau, _ = vector_files.load_task_vector(path, pretrained, base_sha256=sha256, force=config.any_base)
         return Imported(tau, {"format": "task vector"})
-    finetuned = models.load_finetuned(f"{path}#{which}" if which else path, clip)
+    finetuned = encoder.load_finetuned(f"{path}#{which}" if which else str(path))
     if finetuned.linearized and not REGIMES[config.regime].evaluate_linearized:
         names = ", ".join(name for name, regime in REGIMES.items() if regime.evaluate_linearized)
         raise ValueError(

@@ -6,8 +6,6 @@ whose images, class names or text tower were edited since does not take what was
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +14,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tajax import atomic, data, models, processes, progress
+from tajax import atomic, data, processes, progress
 from tajax.data import fingerprint
+from tajax.encoders.encoder import Encoder
 from tajax.models.hub import split_choice
 from tajax.types import JsonObject
 from tajax.workflows.imported import places, vector_path
@@ -26,30 +25,24 @@ FILE = "inputs.json"
 _MADE = ("results.jsonl", "heads", "task_vectors", "checkpoints")  # what a run takes for done when it goes on
 
 
-def of_experiment(config: ConfigDict, clip: models.LoadedClip, tasks: Sequence[data.Task]) -> JsonObject:
+def of_experiment(config: ConfigDict, encoder: Encoder, tasks: Sequence[data.Task]) -> JsonObject:
     """The inputs of a run on tasks, in the form of `keep`.
 
     Args:
         config: of the run.
-        clip: the model; its image tower is known by its own digest, `base_sha256`, and is left out here.
+        encoder: the model; its weights are known by their own digest, `base_sha256`, and are left out here.
         tasks: the tasks and the control, opened and checked.
 
     Returns:
         `tasks`, the fingerprint of each, and `facts`: preprocessing and geometry; what zero-shot heads are made from;
         the content of each vector or checkpoint that is reused, where it lies on this machine.
     """
-    facts: JsonObject = {"preprocessing": clip.preprocessing._asdict()}
-    facts["image tower"] = dataclasses.asdict(clip.config.vision)  # weights tell neither activation nor heads
-    if config.heads == "zero_shot":
+    facts: JsonObject = {"preprocessing": encoder.inputs._asdict(), "image tower": encoder.identity.geometry}
+    if config.heads == "zero_shot" and encoder.zero_shot:
         texts = [
             template.replace("{}", name) for task in tasks for template in task.templates for name in task.class_names
         ]
-        tokens = hashlib.sha256(clip.tokenizer.tokenize(texts).astype("<i4").tobytes()).hexdigest()[:16]
-        facts |= {
-            "text tower": dataclasses.asdict(clip.config.text),
-            "weights of the text tower": clip.text_sha256[:16],
-        }
-        facts["tokens of the prompts"] = tokens
+        facts |= encoder.zero_shot.made_from(texts)
     facts |= dict(_vectors(config, tasks))
     return {"tasks": {task.name: fingerprint.of_task(task) for task in tasks}, "facts": facts}
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 import tajax
-from tajax import data, evaluate, metrics, parallel, progress, trees
+from tajax import data, evaluate, metrics, progress, trees
 from tajax.gap import GapSums, gap_sums, relative_gap
 from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
@@ -54,8 +54,8 @@ def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params])
     """
     grid = experiment.config.evaluate.scaling_coefs
     steps = (
-        evaluate.make_features_step(experiment.encode_eval, devices=experiment.devices),
-        evaluate.make_responses_step(experiment.encode_eval, devices=experiment.devices),
+        evaluate.make_features_step(experiment.encoder.apply, placement=experiment.placement),
+        evaluate.make_responses_step(experiment.encoder.apply_for_responses, placement=experiment.placement),
     )
     for task, missing in experiment.journal.each(
         STAGE,
@@ -93,12 +93,12 @@ def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params])
 def _measure(
     experiment: Experiment, steps: tuple[evaluate.FeaturesStep, evaluate.ResponsesStep], task: data.Task, tau: Params
 ) -> _Sums:
-    grid, devices = np.array(experiment.config.evaluate.scaling_coefs, np.float32), experiment.devices
-    pretrained, taus = parallel.replicate((experiment.pretrained, tuple(trees.moved_leaves([tau]))), devices)
+    grid, placement = np.array(experiment.config.evaluate.scaling_coefs, np.float32), experiment.placement
+    pretrained, taus = placement.params((experiment.pretrained, tuple(trees.moved_leaves([tau]))))
 
     def of_batch(batch: Batch) -> _Sums:
-        padded = parallel.pad_batch(batch, len(devices))
-        placed = parallel.share_batch(padded, devices)
+        padded = placement.pad(batch)
+        placed = placement.shares(padded)
         rows = np.asarray(steps[1](pretrained, taus, placed))
         moved = np.stack([np.asarray(steps[0](pretrained, taus, grid[k : k + 1], placed)) for k in range(len(grid))])
         sums = _sums(moved, rows[:, 0], rows[:, 1], grid, experiment.heads[task.name], padded.label, padded.mask)

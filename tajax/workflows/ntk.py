@@ -119,9 +119,9 @@ def sample(experiment: Experiment, task: data.Task, count: int) -> np.ndarray:
         dataclasses.replace(task, splits=splits),
         config.ntk.split,
         batch_size=count,
-        preprocessing=experiment.clip.preprocessing,
+        preprocessing=experiment.encoder.inputs,
     )
-    return np.asarray(batch.image)
+    return np.asarray(batch.inputs)
 
 
 def make_operators(experiment: Experiment, count: int) -> Callable[[np.ndarray], dict[str, list[Operator]]]:
@@ -132,7 +132,7 @@ def make_operators(experiment: Experiment, count: int) -> Callable[[np.ndarray],
     multiplies by the kernel, plain alone.
     """
     settings, theta0, mask = experiment.config.ntk, experiment.pretrained, experiment.mask
-    encode = _directed(experiment.encode_eval, experiment)
+    encode = _directed(experiment.encoder.apply_for_responses, experiment)
     if settings.output == "full":
         half = max(1, count // 2)  # what is asked for comes in halves of the images, for even numbers of them
         matrices = make_ntk_operator(encode, theta0, mask=mask, batch_size=min(settings.batch_size, half))
@@ -153,7 +153,7 @@ def make_operators(experiment: Experiment, count: int) -> Callable[[np.ndarray],
 
 def _directed(encode: ApplyFn, experiment: Experiment) -> ApplyFn:
     """The encoder, or its projection on as many random directions as the config asks for."""
-    directions, width = experiment.config.ntk.directions, experiment.clip.config.vision.projection_dim
+    directions, width = experiment.config.ntk.directions, experiment.encoder.feature_dim
     if directions is None:
         return encode
     return project_outputs(encode, width, directions, jax.random.key(experiment.config.seed))

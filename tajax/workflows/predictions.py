@@ -80,19 +80,19 @@ def predict(experiment: Experiment, task: data.Task, features: ThreeModels) -> P
     """The classes that three models predict on the test split of a task.
 
     Args:
-        experiment: heads and devices.
+        experiment: heads and placement.
         task: one of its tasks.
-        features: `batch of parallel.share_batch -> features [B, E]` of each of `MODELS`.
+        features: `batch of `Placement.shares` -> features [B, E]` of each of `MODELS`.
     """
-    head, devices = experiment.heads[task.name], experiment.devices
+    head, placement = experiment.heads[task.name], experiment.placement
     labels, predicted, examples, start = [], [], [], 0
     wanted = {kind: count for kind, (_, count) in KINDS.items()}
     for batch in experiment.batches(task, "test"):
-        rows = features(parallel.share_batch(batch, devices))
+        rows = features(placement.shares(batch))
         batch = parallel.rows_of_all(batch)
         seen = np.stack([np.asarray(jnp.argmax(head_logits(one, head), axis=-1)) for one in rows])
         seen, truth = seen[:, : len(batch.mask)][:, batch.mask], np.asarray(batch.label)[batch.mask]
-        images = np.asarray(batch.image)[batch.mask]
+        images = np.asarray(batch.inputs)[batch.mask]
         for row, right in enumerate((seen == truth).T):
             kind = kind_of(right)
             if kind is not None and wanted[kind]:
@@ -175,13 +175,13 @@ def _keep(experiment: Experiment, task: data.Task, found: Predictions) -> list[R
 
 def _models(experiment: Experiment, tau: Params, scaling_coef: float) -> Callable[[Params], ThreeModels]:
     """`τ_t -> features`: of θ₀, θ₀ + τ_t and θ₀ + λτ, linearised where the regime is; compiled once for all tasks."""
-    devices, pretrained = experiment.devices, experiment.pretrained
-    origin = parallel.replicate(pretrained, devices)
+    placement, pretrained = experiment.placement, experiment.pretrained
+    origin = placement.params(pretrained)
     if experiment.regime.evaluate_linearized:
-        responses = evaluate.make_responses_step(experiment.encode_eval, devices=devices)
+        responses = evaluate.make_responses_step(experiment.encoder.apply_for_responses, placement=placement)
 
         def tangent(own: Params) -> ThreeModels:
-            vectors = parallel.replicate(tuple(trees.moved_leaves([own, tau])), devices)
+            vectors = placement.params(tuple(trees.moved_leaves([own, tau])))
 
             def features(batch: Batch) -> list[jax.Array]:
                 at, single, merged = responses(origin, vectors, batch).swapaxes(0, 1)
@@ -191,10 +191,10 @@ def _models(experiment: Experiment, tau: Params, scaling_coef: float) -> Callabl
 
         return tangent
     step, edit = experiment.features_step, jax.jit(apply_task_vector)
-    merged = parallel.replicate(edit(pretrained, tau, scaling_coef), devices)
+    merged = placement.params(edit(pretrained, tau, scaling_coef))
 
     def model(own: Params) -> ThreeModels:
-        single = parallel.replicate(edit(pretrained, own, 1.0), devices)
+        single = placement.params(edit(pretrained, own, 1.0))
         return lambda batch: [step(params, batch) for params in (origin, single, merged)]
 
     return model

@@ -142,6 +142,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     started = time.monotonic()
     announce(config, workdir)
     tracking.check(config.track.wandb)
+    placement = _placement(config)
     with progress.stage("setup"):
         sources = [captions.load_scenes("train", data_dir=config.data_dir, size=settings.scenes)]
         rows, left_out = [settings.batch_size], []
@@ -180,7 +181,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
         learning_rate=settings.learning_rate, num_steps=settings.steps, warmup_steps=settings.warmup_steps
     )
     tx = optim.adamw(schedule, weight_decay=settings.weight_decay)
-    state = parallel.replicate(init_state(params, tx), jax.local_devices()[:1])  # where a restored one goes, too
+    state = placement.params(init_state(params, tx))  # where a restored one goes, too
     made_by = config_hash(config)
     state, notes = checkpoints.restore_latest(workdir / "checkpoints", state, config_hash=made_by)
     step_fn = make_step(model, tx, preprocessing)
@@ -194,7 +195,8 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
 
     def step(state: TrainState, batch: mixture.MixedRows) -> tuple[TrainState, dict[str, jax.Array]]:
         texts = tokens[batch.phrase, batch.template]
-        state, loss = step_fn(state, key, batch.images, batch.mirrored, texts, batch.positives)
+        rows = placement.batch((batch.images, batch.mirrored, texts, batch.positives))
+        state, loss = step_fn(state, key, *rows)
         return state, {"loss": loss}
 
     with (
@@ -233,6 +235,22 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     minutes = (time.monotonic() - started) / 60
     write_report(workdir)
     print(f"Pre-trained {settings.steps} steps, {settings.steps - start} of them now in {minutes:.1f} minutes: {kept}")
+
+
+def _placement(config: ConfigDict) -> parallel.Placement:
+    """Whole parameters on each device, which divide the rows of a batch.
+
+    Raises:
+        ValueError: more devices than there are, or a batch that they do not divide.
+    """
+    devices, rows = parallel.local_devices(config.devices), config.pretrain.batch_size
+    if rows % len(devices):
+        fewer = max(count for count in range(1, len(devices)) if rows % count == 0)
+        raise ValueError(
+            f"pretrain.batch_size is {rows}, which {len(devices)} devices do not divide. Choose a multiple of "
+            f"{len(devices)}, or --config.devices={fewer}."
+        )
+    return parallel.PLACEMENTS[config.placement](devices)
 
 
 def model_config(settings: ConfigDict, *, vocab_size: int, bos: int, eos: int) -> clip.ClipConfig:

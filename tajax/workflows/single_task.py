@@ -115,7 +115,7 @@ def _training_factory(experiment: Experiment) -> Callable[[int], _Training]:
         trained = masked(experiment.mask)
         tx = optim.adamw(schedule, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm)
         step = finetune.make_train_step(
-            experiment.encode,
+            experiment.encoder.apply,
             tx,
             trained,
             linearized=experiment.regime.train_linearized,
@@ -144,7 +144,10 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
     path = vector_path(experiment.workdir, task.name)
     kept = experiment.workdir / "checkpoints" / task.name
     if processes.broadcast_json(path.exists):
-        base, blank = experiment.clip.image_sha256, tajax.task_vector(experiment.pretrained, experiment.pretrained)
+        base, blank = (
+            experiment.encoder.identity.sha256,
+            tajax.task_vector(experiment.pretrained, experiment.pretrained),
+        )
         tau = read_by_first(
             lambda: vector_files.load_task_vector(path, experiment.pretrained, base_sha256=base)[0], blank
         )
@@ -155,8 +158,8 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
             tau = tajax.task_vector(experiment.pretrained, params)
             metadata = vector_files.vector_metadata(
                 model=experiment.config.model,
-                revision=experiment.clip.revision,
-                base_sha256=experiment.clip.image_sha256,
+                revision=experiment.encoder.identity.revision,
+                base_sha256=experiment.encoder.identity.sha256,
                 task=task.name,
                 regime=experiment.regime.name,
                 trainable=experiment.regime.trainable,
@@ -185,7 +188,7 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
         task,
         "train",
         batch_size=settings.batch_size,
-        preprocessing=experiment.clip.preprocessing,
+        preprocessing=experiment.encoder.inputs,
         augment=settings.augment,
         seed=experiment.config.seed,
         epochs=None,
@@ -221,14 +224,14 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
             checkpoint_seconds=settings.checkpoint_seconds,
             on_checkpoint=on_checkpoint,
             unlogged=notes.get("unlogged", ()),
-            devices=experiment.devices,
+            placement=experiment.placement,
             advice="Lower config.finetune.learning_rate, lengthen warmup_steps, or look at the data of this task.",
             describe=lambda step: f" of task {task.name!r}, learning rate {float(training.schedule(step)):.3g}",
         )
 
 
 def _reused_vector(experiment: Experiment, run: Path, task: data.Task) -> Params:
-    base = experiment.clip.image_sha256
+    base = experiment.encoder.identity.sha256
     return vector_files.load_task_vector(vector_path(run, task.name), experiment.pretrained, base_sha256=base)[0]
 
 

@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, merging, metrics, models, processes, progress
+from tajax import data, merging, metrics, processes, progress
 from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit, affine_split, make_affine_step
 from tajax.metrics import normalized_accuracy
-from tajax.models.open_clip import to_open_clip
 from tajax.progress import Stage
 from tajax.report.accuracy import without_ratio
 from tajax.scaling import exact_scaling_coef, select_scaling_coef
@@ -40,7 +39,7 @@ def answer(experiment: Experiment) -> None:
     """Everything from the pre-trained model to the merged one: fine-tuning, single tasks, tuned addition."""
     save = experiment.config.save
     if save.open_clip:  # a geometry that open_clip has not is refused now, not when all is done
-        to_open_clip(experiment.clip.config, experiment.clip.preprocessing)
+        experiment.encoder.check_format("open_clip")
     measure_zero_shot(experiment)
     taus = finetune_all(experiment)
     measure_single_task(experiment, taus)
@@ -178,12 +177,12 @@ def _best_of_all(experiment: Experiment, merged: Merged, single: Mapping[str, fl
     """Records the grid and the exact optimum, both from one pass over each task's images."""
     grid = np.array(experiment.config.evaluate.scaling_coefs)
     [(tau, _)] = merged(experiment.config.evaluate.scaling_coefs)
-    step = make_affine_step(experiment.encode_eval, devices=experiment.devices)
+    step = make_affine_step(experiment.encoder.apply_for_responses, placement=experiment.placement)
 
     @functools.cache
     def seen(task: data.Task) -> AffineSplit:
         constants = experiment.pretrained, (tau,), experiment.heads[task.name]
-        return affine_split(step, *constants, experiment.batches(task, "val"), devices=experiment.devices)
+        return affine_split(step, *constants, experiment.batches(task, "val"), placement=experiment.placement)
 
     def at_grid(task: data.Task) -> list[dict[str, float]]:
         rows, labels = seen(task)
@@ -218,10 +217,8 @@ def save_merged(experiment: Experiment, tau: Params, scaling_coef: float) -> Non
         # The last to read θ₀, so the merged model takes its memory.
         move = merging.compiled(merging.task_arithmetic, donate=True)
         merged = move(experiment.pretrained, [tau], scaling_coef=scaling_coef)
-        clip = experiment.clip
-        parts = clip.config, clip.params | {"image": merged}, clip.tokenizer, clip.preprocessing
         for name in running.each(missing, str):
-            models.save_pretrained(experiment.workdir / name, *parts, format=formats[name][0])
+            experiment.encoder.save(experiment.workdir / name, merged, format=formats[name][0])
 
 
 def _top1(experiment: Experiment, stage: str, split: str) -> dict[str, float]:

@@ -96,13 +96,13 @@ def _best_of_grid(experiment: Experiment, control: data.Task, required: float) -
 
 def _best_of_all(experiment: Experiment, control: data.Task, taus: Vectors, required: float) -> dict[str, Negation]:
     """Records the grid and the exact optima, all of them from one pass over each task's images."""
-    step = make_affine_step(experiment.encode_eval, devices=experiment.devices)
+    step = make_affine_step(experiment.encoder.apply_for_responses, placement=experiment.placement)
 
     @functools.cache
     def seen(on: data.Task) -> AffineSplit:
         edited = tuple(taus.values()) if on is control else (taus[on.name],)
         constants = experiment.pretrained, edited, experiment.heads[on.name]
-        return affine_split(step, *constants, experiment.batches(on, "val"), devices=experiment.devices)
+        return affine_split(step, *constants, experiment.batches(on, "val"), placement=experiment.placement)
 
     def at_grid(on: data.Task, _: Vectors, rows: Float[np.ndarray, "G T"]) -> Sequence[Values]:
         images, labels = seen(on)
@@ -172,7 +172,7 @@ def _evaluate(
 ) -> list[dict[str, float]]:
     constants = experiment.pretrained, tuple(taus.values()), np.asarray(rows), experiment.heads[on.name]
     return metrics.compute_each(
-        evaluate.sweep(step, *constants, experiment.batches(on, split), devices=experiment.devices)
+        evaluate.sweep(step, *constants, experiment.batches(on, split), placement=experiment.placement)
     )
 
 

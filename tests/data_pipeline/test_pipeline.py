@@ -13,7 +13,7 @@ from tajax.types import Batch, Preprocessing
 
 def collected(batches) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of the real rows."""
-    images, labels = zip(*((batch.image[batch.mask], batch.label[batch.mask]) for batch in batches), strict=True)
+    images, labels = zip(*((batch.inputs[batch.mask], batch.label[batch.mask]) for batch in batches), strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
 
@@ -41,9 +41,9 @@ def test_evaluation_reads_every_example_once_in_order(task, batch_size, memory_b
     batches = list(stream)
     assert len(stream) == len(batches) == -(-len(source) // batch_size)
     for batch in batches:
-        assert batch.image.shape == (batch_size, 32, 32, 3) and batch.image.dtype == np.uint8
+        assert batch.inputs.shape == (batch_size, 32, 32, 3) and batch.inputs.dtype == np.uint8
         assert batch.label.dtype == np.int32 and batch.mask.dtype == bool
-        assert not batch.image[~batch.mask].any()
+        assert not batch.inputs[~batch.mask].any()
     assert all(batch.mask.all() for batch in batches[:-1])
     images, labels = collected(batches)
     expected = [source[index] for index in range(len(source))]
@@ -145,4 +145,4 @@ def test_other_sizes_of_model_are_served_beside_each_other(npz):
     for size in (24, 32, 48):
         options = {"batch_size": 11, "preprocessing": Preprocessing(size, (0.5,) * 3, (0.5,) * 3)}
         (batch,) = data.load(task, "test", **options)
-        np.testing.assert_array_equal(batch.image[4], resize_center_crop(task.splits["test"][4][0], size))
+        np.testing.assert_array_equal(batch.inputs[4], resize_center_crop(task.splits["test"][4][0], size))

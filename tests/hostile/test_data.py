@@ -54,7 +54,7 @@ def use(path):
     task = data.open_task(path)
     for split in task.splits:
         for batch in data.load(task, split, batch_size=8, preprocessing=PREPROCESSING):
-            assert batch.image.shape == (8, 8, 8, 3)
+            assert batch.inputs.shape == (8, 8, 8, 3)
     return task
 
 

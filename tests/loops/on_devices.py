@@ -67,26 +67,28 @@ def measure():
         return Batch(*(a[index * size : (index + 1) * size] for a in batch))
 
     def tallies(count, sizes, linearized):
-        devices = parallel.devices_of_all(count)
-        step = evaluate.make_sweep_step(encode, linearized=linearized, devices=devices)
-        return [leaf.tolist() for leaf in evaluate.sweep(step, params, taus, coefs, head, cut(sizes), devices=devices)]
+        placement = parallel.Replicated(parallel.devices_of_all(count))
+        step = evaluate.make_sweep_step(encode, linearized=linearized, placement=placement)
+        swept = evaluate.sweep(step, params, taus, coefs, head, cut(sizes), placement=placement)
+        return [leaf.tolist() for leaf in swept]
 
     def correct_from_rows(count):
-        devices = parallel.devices_of_all(count)
-        step = evaluate.make_affine_step(encode, devices=devices)
-        split = evaluate.affine_split(step, params, taus, head, cut(RAGGED), devices=devices)
+        placement = parallel.Replicated(parallel.devices_of_all(count))
+        step = evaluate.make_affine_step(encode, placement=placement)
+        split = evaluate.affine_split(step, params, taus, head, cut(RAGGED), placement=placement)
         return affine.tally_at(*split, np.ones(27, bool), coefs).correct.tolist(), split.labels.tolist()
 
     def disturbed(count):
         """Predictions that a second vector changes at each point, from the model and from its expansion."""
-        devices, distances = parallel.local_devices(count), (disentanglement.MODULES["prediction"],)
+        placement = parallel.Replicated(parallel.local_devices(count))
+        distances = (disentanglement.MODULES["prediction"],)
         grid, found = [-1.0, 0.0, 2.0], np.zeros((2, 1, 3, 3))
-        features = evaluate.make_features_step(encode, devices=devices)
-        responses = evaluate.make_responses_step(encode, devices=devices)
-        constants = parallel.replicate((params, tuple(trees.moved_leaves(taus))), devices)
+        features = evaluate.make_features_step(encode, placement=placement)
+        responses = evaluate.make_responses_step(encode, placement=placement)
+        constants = placement.params((params, tuple(trees.moved_leaves(taus))))
         for batch in cut(RAGGED):
-            batch = parallel.pad_batch(batch, count)
-            placed = parallel.share_batch(batch, devices)
+            batch = placement.pad(batch)
+            placed = placement.shares(batch)
             outputs = functools.partial(lambda placed, point: features(*constants, np.float32(point), placed), placed)
             alone = [np.asarray(outputs((alpha, 0.0))) for alpha in grid]
             found[0] += disentanglement.pointwise_sums(distances, grid, alone, outputs, batch.mask, head)
@@ -97,24 +99,47 @@ def measure():
     parts, tx = masked(trees.param_mask(params, "all")), optax.sgd(0.1)
 
     def trained(count, accumulation_steps):
-        devices = parallel.devices_of_all(count)
+        placement = parallel.Replicated(parallel.devices_of_all(count))
         step = finetune.make_train_step(encode, tx, parts, accumulation_steps=accumulation_steps)
         state = finetune.init_state(parts.init(params), tx)
         batches = [own(Batch(*(a[k : k + 14] for a in rows))) for k in (0, 6, 13)]  # padded for 4 and 8 devices
         losses = []
         state = finetune.finetune(
-            step, state, params, head, batches, num_steps=3, log_every=1, devices=devices,
+            step, state, params, head, batches, num_steps=3, log_every=1, placement=placement,
             on_log=lambda done, means: losses.append(means),
         )  # fmt: skip
         (used,) = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
         after = jax.device_get(parts.restore(params, state.trained))
         return {"params": jax.tree.map(np.ndarray.tolist, after), "log": losses, "devices": used}
 
+    def pretrained(count):
+        """Losses of three steps of contrastive pre-training, whose logits are between rows of all devices."""
+        from tajax.models import CLIP, ClipConfig, TextConfig, VisionConfig
+        from tajax.types import Preprocessing
+        from tajax.workflows.pretrain import make_step
+
+        size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "projection_dim": 4}
+        ids = {"vocab_size": 20, "max_position_embeddings": 5, "bos_token_id": 0, "eos_token_id": 1}
+        vision = VisionConfig(**size, image_size=8, patch_size=4)
+        model = CLIP(ClipConfig(vision=vision, text=TextConfig(**size, **ids)))
+        draw = np.random.default_rng(7)
+        tokens = np.concatenate([draw.integers(2, 20, size=(8, 4)), np.ones((8, 1), int)], axis=1)
+        pairs = draw.integers(256, size=(8, 8, 8, 3), dtype=np.uint8), np.ones(8, bool), tokens, np.eye(8, dtype=bool)
+        theta = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.asarray(tokens[:1]))["params"]
+        placement, descent = parallel.Replicated(parallel.local_devices(count)), optax.sgd(0.1)
+        step = make_step(model, descent, Preprocessing(8, (0.5,) * 3, (0.5,) * 3))
+        state, losses = placement.params(finetune.init_state(theta, descent)), []
+        for _ in range(3):
+            state, loss = step(state, jax.random.key(1), *placement.batch(pairs))
+            losses.append(float(loss))
+        return losses
+
     def transfers(accumulation_steps):
         """Kinds of communication in the compiled step for eight devices."""
         step = finetune.make_train_step(encode, tx, parts, accumulation_steps=accumulation_steps)
-        constants = parallel.replicate((finetune.init_state(parts.init(params), tx), params, head))
-        batch = parallel.shard_batch(Batch(*(a[:16] for a in rows)))
+        placement = parallel.Replicated()
+        constants = placement.params((finetune.init_state(parts.init(params), tx), params, head))
+        batch = placement.batch(Batch(*(a[:16] for a in rows)))
         program = step.lower(*constants, batch).compile().as_text()
         return sorted(set(re.findall(r"(all-[a-z]+|collective-[a-z]+|reduce-scatter)(?=\()", program)))
 
@@ -124,8 +149,8 @@ def measure():
         def long(matrix, batch):
             return jax.lax.fori_loop(0, 50, lambda _, x: jnp.tanh(x @ x), matrix).sum() + batch.mask.sum()
 
-        batch = parallel.share_batch(parallel.pad_batch(rows, 8), jax.devices())
-        return parallel.sum_over_devices(long, jax.devices())(jnp.eye(128), batch).is_ready()
+        placement = parallel.Replicated()
+        return placement.sum(long)(jnp.eye(128), placement.shares(rows)).is_ready()
 
     def refusal(count):
         try:
@@ -134,7 +159,7 @@ def measure():
             return str(error)
 
     if processes.joined():
-        stopped = parallel.largest_of_all(jax.devices())
+        stopped = parallel.Replicated(jax.devices()).largest()
         return {
             "present": jax.device_count(),
             "finetune": {parts: trained(4, parts) for parts in (1, 2)},
@@ -151,6 +176,7 @@ def measure():
     for linearized in (False, True):
         name = "linear" if linearized else "standard"
         found[name] = {"whole": tallies(1, [27], linearized)} | {n: tallies(n, RAGGED, linearized) for n in COUNTS}
+    found["pretrained"] = {count: pretrained(count) for count in (1, 4)}
     found["disturbed"] = {count: disturbed(count) for count in COUNTS}
     found["rows"] = {count: correct_from_rows(count) for count in COUNTS}
     found["labels"], found["ended"] = labels.tolist(), ended()

@@ -53,7 +53,7 @@ def oracle(world, trained, linearized, split="test", rows=slice(None)):
         task = data.open_task(world / f"{name}.npz")
         (batch,) = data.load(task, split, batch_size=len(task.split(split)), preprocessing=clip.preprocessing)
         head = np.asarray(models.zero_shot_head(clip, task.class_names, task.templates).weights, np.float64)
-        images = normalize(jnp.asarray(batch.image[rows]), clip.preprocessing)
+        images = normalize(jnp.asarray(batch.inputs[rows]), clip.preprocessing)
 
         def features(*coefs, images=images):
             return np.asarray(encode(apply_task_vector(theta0, combine(taus, list(coefs))), images), np.float64)

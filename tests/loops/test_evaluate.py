@@ -59,7 +59,7 @@ def brute_force(model, params, taus, head, images):
     correct, losses = [], []
     for coef in COEFS:
         theta = task_vectors.apply_task_vector(params, task_vectors.combine(taus, list(coef)))
-        features = np.asarray(model(theta, images.image), np.float64)
+        features = np.asarray(model(theta, images.inputs), np.float64)
         unit = features / np.linalg.norm(features, axis=1, keepdims=True)
         logits = unit @ np.asarray(head.weights, np.float64)[:, : int(head.num_classes)]
         correct.append(int((logits.argmax(1) == images.label).sum()))

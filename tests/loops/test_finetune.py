@@ -59,7 +59,7 @@ def by_hand(encode, params, start, head, batch):
         return sum(jax.jvp(lambda p: encode(p, images), (params,), (jax.tree.map(jnp.subtract, theta, params),)))
 
     def loss(theta, model):
-        features = model(theta, jnp.asarray(batch.image[rows]))
+        features = model(theta, jnp.asarray(batch.inputs[rows]))
         logits = features / jnp.linalg.norm(features, axis=-1, keepdims=True) @ head.weights[:, :classes]
         picked = jax.nn.log_softmax(logits)[jnp.arange(len(rows)), batch.label[rows]]
         return -picked.mean(), (logits.argmax(1) == batch.label[rows]).mean(dtype=jnp.float64)
@@ -106,7 +106,7 @@ def test_a_penalty_is_added_once_whatever_the_parts(linearized, encode, x64, par
     def penalty(trained, seen):
         tau = task_vectors.task_vector(seen.pretrained, seen.restore(trained))
         drift = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tau)) / 2
-        return seen.data * drift + 0 * jnp.sum(seen.apply(trained, seen.batch.image))
+        return seen.data * drift + 0 * jnp.sum(seen.apply(trained, seen.batch.inputs))
 
     options = {"rule": "attention", "linearized": linearized, "accumulation_steps": 3}
     plain, without = one_step(encode, params, start, head, batch, **options)

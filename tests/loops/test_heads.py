@@ -44,7 +44,7 @@ def features(world, name, split):
     """Pre-trained features and labels of a split, in one batch."""
     clip, task = models.load(world / "clip"), data.open_task(world / f"{name}.npz")
     (batch,) = data.load(task, split, batch_size=len(task.split(split)), preprocessing=clip.preprocessing)
-    images = normalize(jnp.asarray(batch.image), clip.preprocessing)
+    images = normalize(jnp.asarray(batch.inputs), clip.preprocessing)
     return np.asarray(clip.encode_image(clip.params["image"], images)), batch.label
 
 

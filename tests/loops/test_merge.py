@@ -112,7 +112,7 @@ def test_a_method_that_is_not_affine_is_measured_point_by_point(config, bent, st
         head = models.zero_shot_head(clip, task.class_names, task.templates)
         (batch,) = data.load(task, record["split"], batch_size=record["count"], preprocessing=clip.preprocessing)
         params = keep_lengths(theta0, taus, scaling_coef=record["scaling_coef"])
-        images = data.preprocess.normalize(batch.image, clip.preprocessing)
+        images = data.preprocess.normalize(batch.inputs, clip.preprocessing)
         logits = np.asarray(head_logits(encode(params, images), head))
         assert np.mean(np.argmax(logits, axis=1) == batch.label) == record["top1"]
         losses = jax.nn.logsumexp(logits, axis=1) - logits[np.arange(len(logits)), batch.label]
@@ -150,7 +150,7 @@ def test_weight_average_of_a_run_is_the_mean_model(standard, theta0, run, world)
         task = data.open_task(world / f"{name}.npz")
         head = models.zero_shot_head(clip, task.class_names, task.templates)
         (batch,) = data.load(task, "test", batch_size=20, preprocessing=clip.preprocessing)
-        features = clip.encode_image(mean, data.preprocess.normalize(batch.image, clip.preprocessing))
+        features = clip.encode_image(mean, data.preprocess.normalize(batch.inputs, clip.preprocessing))
         top1 = np.mean(np.argmax(np.asarray(head_logits(features, head)), axis=1) == batch.label)
         assert [top1] == [r["top1"] for r in added if (r["task"], r["split"]) == (name, "test")]
 

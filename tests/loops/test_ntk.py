@@ -54,7 +54,7 @@ def jacobian(world, localized):
         task = data.open_task(world / f"{name}.npz")
         (batch,) = data.load(task, "test", batch_size=20, preprocessing=clip.preprocessing)
         order = data.draws.permutation(20, seed=0, purpose=data.draws.ORDER)
-        draws_of.append(batch.image[order[:COUNT]])
+        draws_of.append(batch.inputs[order[:COUNT]])
     theta = clip.params["image"]
     flat = trees.flatten_paths(trees.param_mask(theta, "attention"))
     trained, restore = trees.split(theta, trees.param_mask(theta, "attention"))

@@ -99,6 +99,13 @@ def test_device_count_does_not_change_a_disentanglement_map(measured):
         np.testing.assert_array_equal(measured["disturbed"][count], want, err_msg=f"on {count} devices")
 
 
+def test_device_count_does_not_change_pretraining(measured):
+    """The loss compares images with the texts of all devices: divided rows alone would be another one."""
+    one, four = (measured["pretrained"][count] for count in ("1", "4"))
+    assert one[0] > one[2]
+    np.testing.assert_allclose(four, one, rtol=1e-5)
+
+
 def test_device_count_does_not_change_training(measured):
     """Three steps of plain descent: every rounding enters linearly, a few units in the last place of each step."""
     want = measured["finetune"]["1"]["1"]

@@ -30,7 +30,7 @@ def cost():
     struct = jax.ShapeDtypeStruct
     batch = Batch(struct((16, 224, 224, 3), jnp.uint8), struct((16,), jnp.int32), struct((16,), bool))
     head = Head(struct((B32.projection_dim, 10), jnp.float32), struct((), jnp.int32))
-    images = struct(batch.image.shape, jnp.float32)
+    images = struct(batch.inputs.shape, jnp.float32)
     params = jax.eval_shape(encoder.init, jax.random.key(0), images)["params"]
 
     def measure(regime, layers=None):

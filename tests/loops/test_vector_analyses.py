@@ -44,7 +44,7 @@ def test_kernel_behaviour_is_the_definition_on_every_test_image(config, vectors,
         task = data.open_task(world / f"{name}.npz")
         (batch,) = data.load(task, "test", batch_size=20, preprocessing=clip.preprocessing)
         head = np.asarray(models.zero_shot_head(clip, task.class_names, task.templates).weights)
-        images = normalize(jnp.asarray(batch.image), clip.preprocessing)
+        images = normalize(jnp.asarray(batch.inputs), clip.preprocessing)
         origin = np.asarray(kinds[0](theta0, images), np.float64)
         found = measured(records, name)
         assert tuple(found) == COEFS

@@ -62,7 +62,7 @@ def base(world):
 def measure(base, task, model, params):
     """Accuracy and mean loss of a model on a test split, by the shortest way, in NumPy float64."""
     head, batch = base.tasks[task]
-    features = np.asarray(model(params, normalize(jnp.asarray(batch.image), base.clip.preprocessing)), np.float64)
+    features = np.asarray(model(params, normalize(jnp.asarray(batch.inputs), base.clip.preprocessing)), np.float64)
     logits = features / np.linalg.norm(features, axis=1, keepdims=True) @ np.asarray(head.weights, np.float64)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), batch.label]
     return (logits.argmax(1) == batch.label).mean(), losses.mean()
@@ -283,7 +283,7 @@ def test_posthoc_trains_nothing_and_refuses_vectors_of_another_base(finished, ru
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("model.safetensors", "was begun with an image tower of sha256"),
+        ("model.safetensors", "was begun with a model of sha256"),
         ("preprocessor_config.json", "preprocessing mean: [0.5, 0.5, 0.5] → "),
         ("config.json", "image tower hidden_act: quick_gelu → "),
     ],

@@ -149,6 +149,7 @@ BAD = {
     "merging.drop_rate=1": "merging.drop_rate is 1.0, want a share below 1",
     "evaluate.exact=True": "evaluate.exact is for regimes that are evaluated linearised (linear, ",
     "devices=0": "devices is 0, want 1 or more",
+    "placement=replicate": "unknown placement 'replicate'. Did you mean 'replicated'?",
     "pretrain.warmup_steps=99999": "is not below pretrain.steps",
     "pretrain.patch_size=7": "pretrain.patch_size (7) does not divide pretrain.image_size (32)",
     "pretrain.natural_fraction=1.5": "pretrain.natural_fraction is 1.5, want a share between 0 and 1",

@@ -6,6 +6,7 @@ import signal
 import socket
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -147,19 +148,19 @@ def owned(*counts):
 
 
 def test_devices_come_process_after_process_as_many_of_each(monkeypatch):
-    monkeypatch.setattr(parallel.jax, "devices", lambda: owned(4, 4))
-    monkeypatch.setattr(parallel.jax, "local_devices", lambda: owned(4))
+    monkeypatch.setattr(jax, "devices", lambda: owned(4, 4))
+    monkeypatch.setattr(jax, "local_devices", lambda: owned(4))
     assert [device.id for device in parallel.devices_of_all()] == [0, 1, 2, 3, 10, 11, 12, 13]
     assert [device.id for device in parallel.devices_of_all(1)] == [0, 10]
-    monkeypatch.setattr(parallel.jax, "devices", lambda: owned(4, 2))
+    monkeypatch.setattr(jax, "devices", lambda: owned(4, 2))
     with pytest.raises(ValueError, match=r"process 0: 4, process 1: 2\).* 2 of each"):
         parallel.devices_of_all()
 
 
 def test_batches_that_several_processes_cannot_divide_are_refused():
-    parallel.check_batch_size(12, owned(8), what="one process pads")
-    parallel.check_batch_size(16, owned(4, 4), what="equal parts")
+    parallel.Replicated(owned(8)).check_batch_size(12, what="one process pads")
+    parallel.Replicated(owned(4, 4)).check_batch_size(16, what="equal parts")
     with pytest.raises(
         ValueError, match=r"finetune\.batch_size is 12, which the 8 devices of 2 processes do not.* 8 or 16"
     ):
-        parallel.check_batch_size(12, owned(4, 4), what="config.finetune.batch_size")
+        parallel.Replicated(owned(4, 4)).check_batch_size(12, what="config.finetune.batch_size")

@@ -1,0 +1,44 @@
+"""Families of models that can be edited: one row each, with the module that has its `FAMILY`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tajax.encoders.encoder import Encoder, Family
+
+FAMILIES: Mapping[str, str] = {"clip": "tajax.encoders.clip"}
+"""Families by the names of `config.family`. A module is imported when a model of it is asked for, for a config needs no
+neural network; `tajax.models` is the documented door to CLIP."""
+
+
+def family(name: str) -> Family:
+    """The family of a name in `FAMILIES`."""
+    found: Family = importlib.import_module(FAMILIES[name]).FAMILY
+    return found
+
+
+def load(name: str, *, family: str = "clip", remat: bool = False, random_seed: int | None = None) -> Encoder:
+    """A pre-trained encoder.
+
+    Args:
+        name: of the model, or where it lies: of a CLIP what `tajax.models.load` takes.
+        family: its name in `FAMILIES`.
+        remat: recompute layers in the backward pass, to save memory.
+        random_seed: draw its parameters from this seed, as before any pre-training.
+
+    Raises:
+        FileNotFoundError, ValueError: as `tajax.models.load`.
+
+    Example:
+        >>> load("tiny").feature_dim
+        128
+    """
+    return _family(family).load(name, remat=remat, random_seed=random_seed)
+
+
+_family = family  # of which `load` has an argument of the same name
+
+__all__ = ["FAMILIES", "family", "load"]

@@ -1,0 +1,105 @@
+"""What a run needs to know of a model, whatever family it is of, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from tajax.models import Finetuned
+from tajax.types import ApplyFn, Head, JsonObject, Params, Preprocessing
+
+
+class Identity(NamedTuple):
+    """Which model it is."""
+
+    name: str
+    """What it was loaded by."""
+    revision: str | None
+    """The commit on the hub that its files are of; None for a local or the bundled model."""
+    sha256: str
+    """Of paths, shapes and float32 values of θ₀: whose task vectors these are."""
+    geometry: JsonObject
+    """What the weights do not tell, such as the activation and the number of heads: a JSON value."""
+    facts: JsonObject
+    """What a run records of where all this was read."""
+
+
+class ZeroShot(NamedTuple):
+    """Heads without training, for families that take texts."""
+
+    head: Callable[[Sequence[str], Sequence[str]], Head]
+    """From class names and templates to a frozen head; raises as `tajax.models.zero_shot_head`."""
+    made_from: Callable[[Sequence[str]], JsonObject]
+    """From the prompts to what their features are computed from: JSON values by what they are."""
+
+
+class Save(Protocol):
+    """Writes a whole model with other parameters in place of θ₀."""
+
+    def __call__(self, directory: Path, params: Params, /, *, format: str) -> None:
+        """Raises ValueError for a format that is unknown or cannot express the model, before anything is written."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+    """A pre-trained encoder as values and pure functions.
+
+    Attributes:
+        family: its name in `tajax.encoders.FAMILIES`.
+        identity: which model it is.
+        params: θ₀, the pre-trained parameters.
+        apply: `(params, inputs) -> features [B, E]`, not normalised; takes inputs as `Batch` has them and prepares them
+            itself. Compiled as training wants it.
+        apply_for_responses: the same function as linearised evaluation wants it: nothing is recomputed, and layers are
+            unrolled, because the tangents of a scan keep the residuals of all layers.
+        feature_dim: E.
+        inputs: how an example becomes a row of a batch.
+        rules: named rules of what is trained, by path patterns over `params`.
+        zero_shot: heads from class names; None where the family has fitted heads alone.
+        load_finetuned: what somebody fine-tuned from this model, by the place where it lies.
+        save: writes a model that the family's own libraries open.
+        check_format: raises ValueError if `save` cannot write a format.
+    """
+
+    family: str
+    identity: Identity
+    params: Params
+    apply: ApplyFn
+    apply_for_responses: ApplyFn
+    feature_dim: int
+    inputs: Preprocessing
+    rules: Mapping[str, str]
+    zero_shot: ZeroShot | None
+    load_finetuned: Callable[[str], Finetuned]
+    save: Save
+    check_format: Callable[[str], None]
+
+
+class Family(NamedTuple):
+    """A kind of model that can be edited: what is known of all of its models, and how one is loaded."""
+
+    load: LoadEncoder
+    check_name: Callable[[str], None]
+    """Raises ValueError, with the nearest names, for a model that there cannot be; loads and fetches nothing."""
+    outline: Callable[[], Params]
+    """A tree with the paths that all its models have, by which patterns are checked before one is loaded."""
+    rules: Mapping[str, str]
+    """Named rules of what is trained: patterns over these paths."""
+
+
+class LoadEncoder(Protocol):
+    """How a family loads one of its models."""
+
+    def __call__(self, name: str, /, *, remat: bool = False, random_seed: int | None = None) -> Encoder:
+        """The encoder of a name or path.
+
+        Args:
+            name: of the model, or where it lies.
+            remat: recompute layers in the backward pass of `apply`, to save memory.
+            random_seed: draw its parameters from this seed, as before any pre-training.
+
+        Raises:
+            FileNotFoundError, ValueError: as `tajax.models.load`.
+        """
