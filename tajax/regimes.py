@@ -16,6 +16,7 @@ class Regime(NamedTuple):
         evaluate_linearized: evaluate in that expansion.
         color: of its curves, told apart by readers with any kind of colour vision (Okabe and Ito 2008); empty: of the
             text around them.
+        penalty: the module with what is added to the loss (`tajax.penalties`); empty: nothing.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Regime(NamedTuple):
     train_linearized: bool = False
     evaluate_linearized: bool = False
     color: str = ""
+    penalty: str = ""
 
 
 REGIMES: Mapping[str, Regime] = {

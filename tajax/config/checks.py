@@ -59,7 +59,8 @@ def regime(config: ConfigDict) -> Regime:
         >>> config = default_config()
         >>> config.trainable = "mlp"
         >>> regime(config)
-        Regime(name='standard', trainable='mlp', train_linearized=False, evaluate_linearized=False, color='')
+        Regime(name='standard', trainable='mlp', train_linearized=False, evaluate_linearized=False, color='',
+               penalty='')
     """
     chosen = REGIMES[one_of("regime", config.regime, REGIMES)]
     if config.trainable is None:

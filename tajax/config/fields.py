@@ -112,6 +112,7 @@ def default_config() -> ConfigDict:
     finetune.learning_rate = 1e-5  # peak of the cosine schedule; optim
     finetune.weight_decay = 0.1  # AdamW, decoupled; optim
     finetune.clip_norm = 1.0  # global gradient norm over the trained leaves, inf: never clip; optim
+    finetune.penalty_strength = 1.0  # of regimes with a penalty: times which it is added to the loss; penalties
     finetune.steps = config_dict.placeholder(int)  # optimiser steps a task; None: from `epochs`; finetune
     finetune.epochs = config_dict.placeholder(int)  # passes over train; None: the task table's; finetune
     finetune.warmup_steps = config_dict.placeholder(int)  # linear warm-up; None: a tenth of the steps; optim

@@ -7,9 +7,9 @@ import functools
 import os
 import shutil
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optax
 from ml_collections import ConfigDict
@@ -17,7 +17,9 @@ from ml_collections import ConfigDict
 import tajax
 from tajax import checkpoints, data, finetune, interrupts, optim, parallel, processes, progress, vector_files
 from tajax.config import config_hash, warmup_steps
+from tajax.encoders.encoder import Encoder
 from tajax.parametrization import Parametrization, masked
+from tajax.penalties import regularization
 from tajax.progress import Stage
 from tajax.types import Params
 from tajax.workflows.experiment import Experiment, on_tasks
@@ -99,6 +101,8 @@ class _Training(NamedTuple):
     parametrization: Parametrization
     tx: optax.GradientTransformation
     step: finetune.TrainStep
+    data: Callable[[Encoder, Sequence[data.Task], data.Task], Any] | None
+    """Of the penalty, where there is one."""
 
 
 def _training_factory(experiment: Experiment) -> Callable[[int], _Training]:
@@ -112,18 +116,23 @@ def _training_factory(experiment: Experiment) -> Callable[[int], _Training]:
             num_steps=num_steps,
             warmup_steps=warmup_steps(experiment.config, num_steps),
         )
-        trained = masked(experiment.mask)
+        trained, regularized = masked(experiment.mask), regularization(experiment.regime.penalty)
         tx = optim.adamw(schedule, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm)
         step = finetune.make_train_step(
             experiment.encoder.apply,
             tx,
             trained,
             linearized=experiment.regime.train_linearized,
+            penalty=_scaled(regularized.penalty, settings.penalty_strength) if regularized else None,
             accumulation_steps=settings.accumulation_steps,
         )
-        return _Training(num_steps, schedule, trained, tx, step)
+        return _Training(num_steps, schedule, trained, tx, step, regularized.data if regularized else None)
 
     return make
+
+
+def _scaled(penalty: finetune.Penalty, strength: float) -> finetune.Penalty:
+    return lambda trained, seen: strength * penalty(trained, seen)
 
 
 def num_steps(experiment: Experiment, task: data.Task) -> int:
@@ -217,6 +226,7 @@ def _train(experiment: Experiment, task: data.Task, training: _Training, kept: P
             experiment.pretrained,
             experiment.heads[task.name],
             batches,
+            data=training.data and training.data(experiment.encoder, experiment.tasks, task),
             num_steps=training.num_steps,
             log_every=settings.log_every,
             on_log=on_log,

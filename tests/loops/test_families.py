@@ -1,4 +1,4 @@
-"""A model of another kind than CLIP, with one row and a module of its own, through whole runs."""
+"""Families of models and regimes with penalties that tajax does not know: a row and a module each, in whole runs."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tajax import data, encoders, evaluate, models, results
+from tajax.regimes import REGIMES, Regime
 from tajax.types import Head
 from tests.loops import conv_family
 from tests.loops.conftest import GRID, TASKS
@@ -69,6 +70,26 @@ def test_accuracy_of_a_clip_is_that_of_its_features_under_its_zero_shot_head(wor
     assert 0 < np.mean(guesses == file["train_labels"]) < 1
     with pytest.raises(ValueError, match="'ln_post/scale'"):
         evaluate.accuracy(encoder, {**params, "ln_post": {"bias": params["ln_post"]["bias"]}}, task)
+
+
+def test_a_regime_with_a_penalty_is_a_row_and_a_module(run, tmp_path, monkeypatch):
+    """At strength 0 the vectors are those of the regime without it, to the bit; at any other its numbers are logged."""
+    monkeypatch.setitem(REGIMES, "near", Regime("near", "attention", penalty="tests.loops.toy_penalty"))
+    lengths, vectors = {}, {}
+    for regime, strength in (("attention", 1), ("near", 0), ("near", 0.5), ("near", 50)):
+        workdir = tmp_path / f"{regime}{strength}"
+        assert (
+            run("attn", workdir, regime=regime, finetune__penalty_strength=strength, workflow="single_task").code == 0
+        )
+        logs = results.find(results.read(workdir / "results.jsonl"), stage="finetune", task="pets")
+        vectors[regime, strength] = load_file(workdir / "task_vectors" / "pets.safetensors")
+        lengths[regime, strength] = sum(float(np.sum(leaf**2)) for leaf in vectors[regime, strength].values())
+        assert all(("penalty" in log) == (regime == "near") for log in logs)
+        if strength == 0.5:
+            assert [log["penalty"] > 0 for log in logs] == [False, True, True]  # at θ₀ it is 0
+    for path, leaf in vectors["attention", 1].items():
+        np.testing.assert_array_equal(vectors["near", 0][path], leaf)
+    assert lengths["near", 50] < lengths["near", 0]
 
 
 def test_what_another_family_has_not_is_refused_by_name(conv, tmp_path):
