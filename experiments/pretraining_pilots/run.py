@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-
-import jax
-import jax.numpy as jnp
 
 from configs.pretrain import get_config
 from experiments import protocol, summary
 from tajax import config as configs
-from tajax import data, models, report, results
-from tajax.data.preprocess import normalize
-from tajax.losses import head_logits
+from tajax import data, encoders, evaluate, report, results
 from tajax.main import run as run_config
 from tajax.results import Record
 
@@ -25,8 +20,9 @@ HERE = Path(__file__).resolve().parent
 PILOTS: Mapping[str, Mapping[str, object]] = {  # what each changes of configs/pretrain.py; steps make the cost equal
     "patch 8, width 192": {"steps": 640, "warmup_steps": 60},
     "patch 4, width 128": {"steps": 340, "warmup_steps": 40, "patch_size": 4, "width": 128, "heads": 4},
+    "learning rate 5e-4": {"steps": 640, "warmup_steps": 64, "learning_rate": 5e-4},
     "learning rate 2e-3": {"steps": 640, "warmup_steps": 64, "learning_rate": 2e-3},
-    "share power 0.75": {"steps": 640, "warmup_steps": 64, "share_power": 0.75},
+    "batch 128": {"steps": 1280, "warmup_steps": 128, "batch_size": 128},
 }
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "bundled": configs.BUNDLED_TASKS,
@@ -73,7 +69,6 @@ def pilot(name: str, options: argparse.Namespace) -> Record:
         run_config(config, directory)
     records = results.find(results.read(kept), config_hash=made_by)
     origin, steps = results.find(records, stage="run")[0], results.find(records, stage="pretrain")
-    pace = min((b["elapsed_seconds"] - a["elapsed_seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(steps))
     return {
         "stage": "pilot",
         "pilot": name,
@@ -81,11 +76,17 @@ def pilot(name: str, options: argparse.Namespace) -> Record:
         "config_hash": made_by,
         "steps": config.pretrain.steps,
         "pairs": config.pretrain.steps * config.pretrain.batch_size,
-        "minutes": pace * config.pretrain.steps / 60,
+        "minutes": seconds_a_step(steps) * config.pretrain.steps / 60,
         **{key: origin[key] for key in ("versions", "git_revision") if key in origin},
         "losses": {step["step"]: step["loss"] for step in steps},
         **_known(directory / "model", options),
     }
+
+
+def seconds_a_step(steps: Sequence[Record]) -> float:
+    """The pace between those records of a pre-training between which it was fastest, of one process."""
+    pairs = [(a, b) for a, b in pairwise(steps) if b["elapsed_seconds"] > a["elapsed_seconds"]]
+    return min((b["elapsed_seconds"] - a["elapsed_seconds"]) / (b["step"] - a["step"]) for a, b in pairs)
 
 
 def bundled(options: argparse.Namespace) -> Record:
@@ -103,20 +104,12 @@ def zero_shot(
     model: Path | str, names: tuple[str, ...], options: argparse.Namespace, split: str = "val"
 ) -> dict[str, float]:
     """Top-1 accuracy of a model's zero-shot heads on a split of each task, a bundled one or a file of `--data`."""
-    clip = models.load(str(model))
-    encode = jax.jit(lambda params, images: clip.encode_image(params, normalize(images, clip.preprocessing)))
+    encoder = encoders.load(str(model))
     found = {}
     for name in names:
-        bundled = name in configs.BUNDLED_TASKS
-        place = name if bundled else str(options.data / f"{name}.npz")
+        place = name if name in configs.BUNDLED_TASKS else str(options.data / f"{name}.npz")
         task = data.open_task(place, data_dir=configs.default_config().data_dir)
-        head = models.zero_shot_head(clip, task.class_names, task.templates)
-        right = count = 0
-        for batch in data.load(task, split, batch_size=256, preprocessing=clip.preprocessing):
-            guesses = jnp.argmax(head_logits(encode(clip.params["image"], batch.image), head), axis=-1)
-            right += int(jnp.sum((guesses == batch.label) & batch.mask))
-            count += int(batch.mask.sum())
-        found[name] = right / count
+        found[name] = evaluate.accuracy(encoder, encoder.params, task, split)
     return found
 
 

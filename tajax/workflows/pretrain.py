@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from tajax import checkpoints, interrupts, optim, parallel, progress, tracking
+from tajax import checkpoints, interrupts, models, optim, parallel, progress, tracking
 from tajax.config import config_hash
 from tajax.data import captions, mixture
 from tajax.data.fingerprint import of_captions
@@ -144,6 +145,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     tracking.check(config.track.wandb)
     placement = _placement(config)
     with progress.stage("setup"):
+        before = _initial_model(settings) if settings.initial_model else None
         sources = [captions.load_scenes("train", data_dir=config.data_dir, size=settings.scenes)]
         rows, left_out = [settings.batch_size], []
         if settings.natural and settings.natural_fraction > 0:
@@ -162,11 +164,12 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
             rows = [settings.batch_size - natural_rows, *shared]
         claim(config, workdir, overwrite=overwrite)
         made_from = {f"{number}_{source.name}": of_captions(source) for number, source in enumerate(sources)}
-        inputs.keep(workdir, {"tasks": {}, "facts": made_from})
+        known = {"initial model": _sha256(before)} if before else {}
+        inputs.keep(workdir, {"tasks": {}, "facts": made_from | known})
         vocabulary = mixture.vocabulary(sources)
         phrases = vocabulary.phrases
         sentences = [template.format(phrase) for phrase in phrases for template in mixture.TEMPLATES]
-        words = tokenizer.train_bpe(sentences, vocab_size=settings.vocab_size, context_length=settings.context_length)
+        words = before.tokenizer if before else _learnt_tokenizer(sentences, settings)
     tokens = words.tokenize(sentences).reshape(len(phrases), len(mixture.TEMPLATES), -1)
     # The tower is causal and pools at the end of the text: columns behind the longest text change nothing.
     tokens = tokens[..., : int((tokens != tokens[0, 0, -1]).any((0, 1)).nonzero()[0].max()) + 2]
@@ -176,7 +179,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     model = clip.CLIP(geometry, unroll=settings.layers)
     key = jax.random.key(config.seed)
     blank = jnp.zeros((1, settings.image_size, settings.image_size, 3))
-    params = model.init(key, blank, jnp.asarray(tokens[:1, 0]))["params"]
+    params = before.params if before else model.init(key, blank, jnp.asarray(tokens[:1, 0]))["params"]
     schedule = optim.make_schedule(
         learning_rate=settings.learning_rate, num_steps=settings.steps, warmup_steps=settings.warmup_steps
     )
@@ -251,6 +254,34 @@ def _placement(config: ConfigDict) -> parallel.Placement:
             f"{len(devices)}, or --config.devices={fewer}."
         )
     return parallel.PLACEMENTS[config.placement](devices)
+
+
+def _sha256(model: models.LoadedClip) -> str:
+    return f"{model.image_sha256[:16]} {model.text_sha256[:16]}"
+
+
+def _learnt_tokenizer(sentences: Sequence[str], settings: ConfigDict) -> tokenizer.ClipTokenizer:
+    return tokenizer.train_bpe(sentences, vocab_size=settings.vocab_size, context_length=settings.context_length)
+
+
+def _initial_model(settings: ConfigDict) -> models.LoadedClip:
+    """The model that training goes on from, which has to have the geometry that the config describes.
+
+    Raises:
+        FileNotFoundError, ValueError: as `models.load`; or a field has another value, and is named.
+    """
+    model = models.load(settings.initial_model)
+    words = model.tokenizer
+    wanted = model_config(settings, vocab_size=words.vocab_size, eos=words.eos_token_id, bos=words.bos_token_id)
+    for tower in ("vision", "text"):
+        asked, given = (dataclasses.asdict(getattr(config, tower)) for config in (wanted, model.config))
+        for field, value in asked.items():
+            if given[field] != value:
+                raise ValueError(
+                    f"pretrain.initial_model {model.name} has {field} {given[field]!r} in its {tower} tower, and the "
+                    f"config describes {value!r}. Give the pretrain fields that it was made with."
+                )
+    return model
 
 
 def model_config(settings: ConfigDict, *, vocab_size: int, bos: int, eos: int) -> clip.ClipConfig:

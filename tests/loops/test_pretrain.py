@@ -234,6 +234,13 @@ def test_pretrained_model_opens_and_a_resumed_run_gives_the_same(run, tmp_path):
     for path, leaf in trees.flatten_paths(models.load(workdir / "model").params).items():
         np.testing.assert_array_equal(leaf, want[path], err_msg=path)
 
+    on = {"initial_model": workdir / "model", "steps": 1, "warmup_steps": 0, "learning_rate": 1e-30}
+    assert run(tmp_path / "on", **on)[0] == 0  # a step that moves nothing leaves the model that it went on from
+    for path, leaf in trees.flatten_paths(models.load(tmp_path / "on" / "model").params).items():
+        np.testing.assert_array_equal(leaf, want[path], err_msg=path)
+    code, message = run(tmp_path / "wider", **on, width=16)
+    assert (code, "has hidden_size 8 in its vision tower, and the config describes 16" in message) == (2, True)
+    assert not (tmp_path / "wider" / "results.jsonl").exists()
     code, message = run(workdir, learning_rate=0.5)
     assert (code, "pretrain.learning_rate: 0.001 → 0.5" in message) == (2, True)
     code, message = run(workdir, "--overwrite", natural_fraction=0.5, natural="nothing.npz")
