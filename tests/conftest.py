@@ -11,6 +11,15 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+SLOW = {"loops", "notebooks", "survival", "typing"}  # rooms that spend their time in whole runs and other programs
+
+
+def pytest_collection_modifyitems(items):
+    """Marks what is left out by `pytest -m "not slow"`."""
+    for item in items:
+        if SLOW & {folder.name for folder in item.path.relative_to(Path(__file__).parents[1]).parents}:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture
 def key() -> jax.Array:

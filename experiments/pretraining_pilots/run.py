@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -69,6 +69,7 @@ def pilot(name: str, options: argparse.Namespace) -> Record:
         run_config(config, directory)
     records = results.find(results.read(kept), config_hash=made_by)
     origin, steps = results.find(records, stage="run")[0], results.find(records, stage="pretrain")
+    pace = min((b["elapsed_seconds"] - a["elapsed_seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(steps))
     return {
         "stage": "pilot",
         "pilot": name,
@@ -76,17 +77,11 @@ def pilot(name: str, options: argparse.Namespace) -> Record:
         "config_hash": made_by,
         "steps": config.pretrain.steps,
         "pairs": config.pretrain.steps * config.pretrain.batch_size,
-        "minutes": seconds_a_step(steps) * config.pretrain.steps / 60,
+        "minutes": pace * config.pretrain.steps / 60,
         **{key: origin[key] for key in ("versions", "git_revision") if key in origin},
         "losses": {step["step"]: step["loss"] for step in steps},
         **_known(directory / "model", options),
     }
-
-
-def seconds_a_step(steps: Sequence[Record]) -> float:
-    """The pace between those records of a pre-training between which it was fastest, of one process."""
-    pairs = [(a, b) for a, b in pairwise(steps) if b["elapsed_seconds"] > a["elapsed_seconds"]]
-    return min((b["elapsed_seconds"] - a["elapsed_seconds"]) / (b["step"] - a["step"]) for a, b in pairs)
 
 
 def bundled(options: argparse.Namespace) -> Record:

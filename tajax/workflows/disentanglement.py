@@ -29,7 +29,8 @@ from tajax.disentanglement import (
 from tajax.progress import Stage
 from tajax.results import Record
 from tajax.types import Batch, Params
-from tajax.workflows.experiment import Experiment, on_tasks
+from tajax.workflows.experiment import Experiment
+from tajax.workflows.setup import on_tasks
 from tajax.workflows.single_task import finetune_all
 from tajax.workflows.stages import on_vectors
 from tajax.workflows.workflow import Workflow

@@ -11,7 +11,8 @@ from tajax import progress, trees
 from tajax.progress import Stage
 from tajax.task_vectors import cosine_matrix, gram_by_module
 from tajax.types import Params
-from tajax.workflows.experiment import Experiment, on_tasks
+from tajax.workflows.experiment import Experiment
+from tajax.workflows.setup import on_tasks
 from tajax.workflows.single_task import finetune_all
 from tajax.workflows.stages import on_vectors
 from tajax.workflows.workflow import Workflow

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +14,7 @@ from safetensors.numpy import save
 
 from tajax import atomic, data, models, parallel, processes, progress
 from tajax.types import Batch, Head
-
-if TYPE_CHECKING:  # an experiment makes its heads by this module
-    from tajax.workflows.experiment import Experiment
+from tajax.workflows.experiment import Experiment
 
 FOLDER = "heads"
 IMAGES, IMAGES_A_CLASS = 4000, 16  # of train that a head is fitted to: so many, or so many a class if that is more

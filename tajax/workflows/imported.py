@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,9 +16,7 @@ from tajax.config import REGIMES, config_hash
 from tajax.encoders.encoder import Encoder
 from tajax.models.hub import locate, split_choice
 from tajax.types import JsonObject, Mask, Params
-
-if TYPE_CHECKING:
-    from tajax.workflows.experiment import Experiment
+from tajax.workflows.experiment import Experiment
 
 FAR = 0.5
 """‖τ‖/‖θ₀‖ from which an encoder is not taken for a fine-tuned copy of the base: fine-tuning moves weights by a few

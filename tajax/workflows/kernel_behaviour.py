@@ -23,7 +23,8 @@ from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.progress import Stage
 from tajax.types import Batch, Head, Params
-from tajax.workflows.experiment import Experiment, on_tasks
+from tajax.workflows.experiment import Experiment
+from tajax.workflows.setup import on_tasks
 from tajax.workflows.single_task import finetune_all
 from tajax.workflows.stages import on_vectors
 from tajax.workflows.workflow import Workflow

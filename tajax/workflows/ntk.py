@@ -32,7 +32,8 @@ from tajax.ntk import (
 )
 from tajax.progress import Stage
 from tajax.types import ApplyFn
-from tajax.workflows.experiment import Experiment, on_tasks
+from tajax.workflows.experiment import Experiment
+from tajax.workflows.setup import on_tasks
 from tajax.workflows.stages import begin
 from tajax.workflows.workflow import Memory, Workflow
 

@@ -22,8 +22,9 @@ from tajax.parametrization import Parametrization, masked
 from tajax.penalties import regularization
 from tajax.progress import Stage
 from tajax.types import Params
-from tajax.workflows.experiment import Experiment, on_tasks
+from tajax.workflows.experiment import Experiment
 from tajax.workflows.imported import vector_path
+from tajax.workflows.setup import on_tasks
 from tajax.workflows.stages import ZERO_SHOT, begin, own_kind, vectors, warn
 from tajax.workflows.workdir import read_by_first
 from tajax.workflows.workflow import Workflow

@@ -25,8 +25,9 @@ from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.task_vectors import task_vector
 from tajax.types import Params
 from tajax.workflows import single_task
-from tajax.workflows.experiment import SPLITS, Experiment, on_tasks
+from tajax.workflows.experiment import SPLITS, Experiment
 from tajax.workflows.predictions import record_predictions
+from tajax.workflows.setup import on_tasks
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
 from tajax.workflows.stages import own_kind
 from tajax.workflows.workflow import Workflow

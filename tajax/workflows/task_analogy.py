@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from tajax.progress import Stage
 from tajax.types import Params
 from tajax.workflows import single_task
-from tajax.workflows.experiment import SPLITS, Experiment, on_tasks
+from tajax.workflows.experiment import SPLITS, Experiment
+from tajax.workflows.setup import on_tasks
 from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
 from tajax.workflows.workflow import Workflow
 

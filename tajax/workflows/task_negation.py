@@ -19,7 +19,8 @@ from tajax.report.negation import unlimited
 from tajax.scaling import Negation, exact_negation_coef, select_negation_coef
 from tajax.types import Params
 from tajax.workflows.control import measure_control
-from tajax.workflows.experiment import Experiment, on_tasks
+from tajax.workflows.experiment import Experiment
+from tajax.workflows.setup import on_tasks
 from tajax.workflows.single_task import finetune_all, measure_zero_shot
 from tajax.workflows.stages import FORWARD, ZERO_SHOT, begin, vectors
 from tajax.workflows.workflow import Workflow

@@ -11,7 +11,7 @@ from tajax import data, models, progress, results
 from tajax.config import default_config
 from tajax.data.preprocess import normalize
 from tajax.workflows import heads
-from tajax.workflows.experiment import setup
+from tajax.workflows.setup import setup
 from tests.loops.conftest import TASKS
 
 PROBED = {"heads": "linear_probe", "workflow": "single_task"}

@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import tajax
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,17 @@ def test_every_module_can_be_imported_without_an_extra():
         for name in set(imported_at_once(path)) - sys.stdlib_module_names:
             found = {re.sub(r"[-_.]+", "-", one).lower() for one in brought_by.get(name, ())}
             assert found & allowed, f"{path.relative_to(ROOT)} imports {name}, which is no dependency"
+
+
+def test_no_module_is_imported_in_a_circle_not_even_for_its_types():
+    """Beside the two that name for type checkers what they import on demand, no `TYPE_CHECKING` hides a circle."""
+    grimp = pytest.importorskip("grimp", reason="needs grimp: pip install -e '.[dev]'")
+    graph = grimp.build_graph("tajax", exclude_type_checking_imports=False)
+    on_demand = {"tajax", "tajax.encoders"}
+    imports = {name: graph.find_modules_directly_imported_by(name) - on_demand for name in graph.modules - on_demand}
+    while leaves := {name for name, wanted in imports.items() if not wanted}:
+        imports = {name: wanted - leaves for name, wanted in imports.items() if name not in leaves}
+    assert not imports, "each of these imports another of them: " + ", ".join(sorted(imports))
 
 
 def names_read(path):

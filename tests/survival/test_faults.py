@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 import tensorflow_datasets as tfds
 
-from tajax import checkpoints, config, data, evaluate, finetune, vector_files
+from tajax import checkpoints, config, data, evaluate, finetune, models, vector_files
 from tajax.data import builders
 from tajax.models import files
 from tajax.report import page
@@ -320,9 +320,9 @@ def strike(patch, module, name, *, number=1, after=False):
 
 
 PHASES = {  # what is called then
-    "loading the model": (experiment.models, "load", 1),
+    "loading the model": (models, "load", 1),
     "opening the data": (experiment.data, "open_tasks", 1),
-    "making heads": (experiment.models, "zero_shot_head", 1),
+    "making heads": (models, "zero_shot_head", 1),
     "compiling evaluation": (evaluate, "head_logits", 1),
     "evaluating": (experiment.metrics, "compute_each", 2),
     "compiling training": (finetune, "cross_entropy", 1),
