@@ -150,6 +150,7 @@ _RANGES: dict[str, Range] = {  # by the last part of a field's name
     "control_threshold": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     "control": (bool, "a task: a name, a folder or an .npz file"),
     "variant": (re.compile(r"\w[\w.-]*|").fullmatch, "a name, which becomes part of a directory's"),
+    "penalty_strength": (lambda v: 0 <= v < math.inf, "a finite number, 0 or more"),
     "natural_fraction": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     "share_power": (lambda v: 0 <= v <= 1, "a power between 0, every source as often, and 1, every image as often"),
     "wandb": (lambda v: re.fullmatch(r"([\w.-]+/)?[\w.-]+", v), "PROJECT or ENTITY/PROJECT of Weights & Biases"),

@@ -154,10 +154,8 @@ def _task_vector(experiment: Experiment, task: data.Task, training: _Training) -
     path = vector_path(experiment.workdir, task.name)
     kept = experiment.workdir / "checkpoints" / task.name
     if processes.broadcast_json(path.exists):
-        base, blank = (
-            experiment.encoder.identity.sha256,
-            tajax.task_vector(experiment.pretrained, experiment.pretrained),
-        )
+        base = experiment.encoder.identity.sha256
+        blank = tajax.task_vector(experiment.pretrained, experiment.pretrained)
         tau = read_by_first(
             lambda: vector_files.load_task_vector(path, experiment.pretrained, base_sha256=base)[0], blank
         )
