@@ -21,7 +21,7 @@ from tajax.models.torch_files import open_torch_file
 from tests.hostile.conftest import attack, little_memory
 from tests.hostile.inputs import DEEP, JSON, NAMES, NUMBERS, changed, encoded, meddled
 from tests.loops.conftest import save_clip
-from tests.models.test_pickled import archive, dictionary, legacy, tensor
+from tests.models.pickles import archive, dictionary, legacy, tensor
 
 DTYPES = st.sampled_from(["F32", "F16", "BF16", "F64", "I64", "U8", "BOOL", "F8_E4M3", "C64", "F4", "f32", "", 7, None])
 

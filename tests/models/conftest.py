@@ -1,4 +1,4 @@
-"""A small CLIP: geometry, tokenizer, parameters, and the directory it is saved in."""
+"""A small CLIP: geometry, tokenizer, parameters, the directory it is saved in, and a fine-tuned copy of it."""
 
 import importlib.util
 import shutil
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tajax.models import ClipConfig, TextConfig, VisionConfig, save_pretrained, train_bpe
+from tajax.models import ClipConfig, TextConfig, VisionConfig, load, save_pretrained, train_bpe
 from tajax.models.clip import abstract_params
+from tajax.models.convert import tensors_from_params
 from tajax.trees import flatten_paths, unflatten_paths
 from tajax.types import Preprocessing
 
@@ -75,3 +76,43 @@ def saved(tmp_path_factory, config, params, tokenizer, preprocessing):
 def copy(saved, tmp_path):
     """A copy of the saved model, to be damaged."""
     return shutil.copytree(saved, tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def torch():
+    return pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
+
+
+@pytest.fixture(scope="module")
+def base(saved):
+    return load(saved)
+
+
+@pytest.fixture(scope="module")
+def tuned(base):
+    """The base, moved a little, as somebody's fine-tuning would."""
+    random = np.random.default_rng(5)
+    image = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(random.normal(scale=0.02, size=leaf.shape), leaf.dtype), base.params["image"]
+    )
+    return base.params | {"image": image}
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(6).normal(size=(3, 16, 16, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def encode(base):
+    return jax.jit(base.encode_image)
+
+
+def equal(ours, wanted):
+    assert jax.tree.structure(ours) == jax.tree.structure(wanted)
+    for path, leaf in flatten_paths(wanted).items():
+        np.testing.assert_array_equal(flatten_paths(ours)[path], leaf, err_msg=path)
+
+
+def named(tuned, base, naming):
+    return tensors_from_params(tuned, base.config, naming=naming)

@@ -13,7 +13,7 @@ from tajax.models import load, load_finetuned
 from tajax.models.convert import tensors_from_params
 from tajax.models.state_dicts import find_model
 from tajax.trees import flatten_paths
-from tests.models.test_pickled import archive, dictionary, named, storage, tensor, text
+from tests.models.pickles import archive, dictionary, named, storage, tensor, text
 
 
 @pytest.fixture(scope="module")

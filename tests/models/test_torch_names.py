@@ -101,11 +101,6 @@ def inputs(clip):
     return images, clip.tokenizer.tokenize(["a red square", "a photo of a dark blue circle.", "green"])
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[parity]'")
-
-
 def as_torch(torch, images):
     return torch.tensor(images.transpose(0, 3, 1, 2).copy())
 
