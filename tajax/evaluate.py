@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,6 +28,10 @@ SweepStep = Callable[[Params, Sequence[Moved], Array, Head, Batch], Tally]
 AffineStep = Callable[[Params, Sequence[Moved], Head, Batch], tuple[Array, Array, Array]]
 FeaturesStep = Callable[[Params, Sequence[Moved], ArrayLike, Batch], Array]
 ResponsesStep = Callable[[Params, Sequence[Moved], Batch], Array]
+
+_STEPS: weakref.WeakKeyDictionary[Encoder, dict[tuple[bool, Placement | None], SweepStep]] = (
+    weakref.WeakKeyDictionary()  # of `accuracy`: they go with the encoder, whose parameters they hold
+)
 
 
 class AffineSplit(NamedTuple):
@@ -221,7 +225,7 @@ def accuracy(
     """Top-1 accuracy of a model on a split of a task, in one call.
 
     Args:
-        encoder: from `tajax.encoders.load`; compiled once for all calls with it.
+        encoder: from `tajax.encoders.load`; compiled once for as long as it is kept.
         params: where to evaluate it, a tree like `encoder.params`.
         task: from `tajax.data.open_task`.
         split: 'train', 'val' or 'test'.
@@ -244,15 +248,13 @@ def accuracy(
     batches = data.load(task, split, batch_size=batch_size, preprocessing=encoder.inputs)
     taus: tuple[Params, ...] = (task_vector(encoder.params, params),) if linearized else ()
     coefs = np.ones((1, len(taus)), np.float32)
-    step = _accuracy_step(encoder, linearized, placement)
+    steps = _STEPS.setdefault(encoder, {})
+    if (linearized, placement) not in steps:
+        encode = encoder.apply_for_responses if linearized else encoder.apply
+        steps[linearized, placement] = make_sweep_step(encode, linearized=linearized, placement=placement)
+    step = steps[linearized, placement]
     found = sweep(step, encoder.params if taus else params, taus, coefs, head, batches, placement=placement)
     return metrics.compute_each(found)[0]["top1"]
-
-
-@functools.lru_cache(maxsize=8)
-def _accuracy_step(encoder: Encoder, linearized: bool, placement: Placement | None) -> SweepStep:
-    encode = encoder.apply_for_responses if linearized else encoder.apply
-    return make_sweep_step(encode, linearized=linearized, placement=placement)
 
 
 def affine_split(

@@ -11,13 +11,14 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-SLOW = {"loops", "notebooks", "survival", "typing"}  # rooms that spend their time in whole runs and other programs
+SLOW = ("loops", "notebooks", "survival", "typing")  # rooms that spend their time in whole runs and other programs
 
 
 def pytest_collection_modifyitems(items):
     """Marks what is left out by `pytest -m "not slow"`."""
+    rooms = [Path(__file__).parent / room for room in SLOW]
     for item in items:
-        if SLOW & {folder.name for folder in item.path.relative_to(Path(__file__).parents[1]).parents}:
+        if any(item.path.is_relative_to(room) for room in rooms):
             item.add_marker(pytest.mark.slow)
 
 

@@ -18,16 +18,16 @@ def check_names(config: ConfigDict) -> None:
         ValueError: the name, the nearest ones, the choices, and what else can be given.
     """
     from tajax import data
-    from tajax.encoders import family
+    from tajax.encoders import family_named
 
     if not configuration.reads(config.workflow, "tasks"):
         return
-    kind = family(config.family)
-    kind.check_name(config.model)
+    family = family_named(config.family)
+    family.check_name(config.model)
     control = (config.control,) if config.control and configuration.reads(config.workflow, "control") else ()
     for entry in (*config.tasks, *control):
         data.check_entry(entry, data_dir=Path(config.data_dir).expanduser())
-    trees.param_mask(kind.outline(), configuration.regime(config).trainable, rules=kind.rules)
+    trees.param_mask(family.outline(), configuration.regime(config).trainable, rules=family.rules)
     run = None if config.task_vectors is None else Path(config.task_vectors).expanduser()
     if run is not None and not (run / "task_vectors").is_dir():
         raise FileNotFoundError(

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from tajax.encoders.encoder import Encoder, Family
 
 FAMILIES: Mapping[str, str] = {"clip": "tajax.encoders.clip"}
-"""Families by the names of `config.family`. A module is imported when a model of it is asked for, for a config needs no
-neural network; `tajax.models` is the documented door to CLIP."""
+"""Families by the names of `config.family`. Names, because a config is checked before any neural network is
+imported. `tajax.models` is the documented door to CLIP."""
 
 
-def family(name: str) -> Family:
-    """The family of a name in `FAMILIES`."""
+def family_named(name: str) -> Family:
+    """The family of a name in `FAMILIES`, its module imported."""
     found: Family = importlib.import_module(FAMILIES[name]).FAMILY
     return found
 
@@ -36,9 +36,7 @@ def load(name: str, *, family: str = "clip", remat: bool = False, random_seed: i
         >>> load("tiny").feature_dim
         128
     """
-    return _family(family).load(name, remat=remat, random_seed=random_seed)
+    return family_named(family).load(name, remat=remat, random_seed=random_seed)
 
 
-_family = family  # of which `load` has an argument of the same name
-
-__all__ = ["FAMILIES", "family", "load"]
+__all__ = ["FAMILIES", "family_named", "load"]

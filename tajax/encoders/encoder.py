@@ -77,18 +77,6 @@ class Encoder:
     check_format: Callable[[str], None]
 
 
-class Family(NamedTuple):
-    """A kind of model that can be edited: what is known of all of its models, and how one is loaded."""
-
-    load: LoadEncoder
-    check_name: Callable[[str], None]
-    """Raises ValueError, with the nearest names, for a model that there cannot be; loads and fetches nothing."""
-    outline: Callable[[], Params]
-    """A tree with the paths that all its models have, by which patterns are checked before one is loaded."""
-    rules: Mapping[str, str]
-    """Named rules of what is trained: patterns over these paths."""
-
-
 class LoadEncoder(Protocol):
     """How a family loads one of its models."""
 
@@ -103,3 +91,15 @@ class LoadEncoder(Protocol):
         Raises:
             FileNotFoundError, ValueError: as `tajax.models.load`.
         """
+
+
+class Family(NamedTuple):
+    """A kind of model that can be edited: what is known of all of its models, and how one is loaded."""
+
+    load: LoadEncoder
+    check_name: Callable[[str], None]
+    """Raises ValueError, with the nearest names, for a model that there cannot be; loads and fetches nothing."""
+    outline: Callable[[], Params]
+    """A tree with the paths that all its models have, by which patterns are checked before one is loaded."""
+    rules: Mapping[str, str]
+    """Named rules of what is trained: patterns over these paths."""

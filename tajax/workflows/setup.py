@@ -12,7 +12,7 @@ from tajax import data, models, parallel, processes, progress, tracking, trees
 from tajax.config import config_hash
 from tajax.config import regime as regime_of
 from tajax.data import fingerprint
-from tajax.encoders import family
+from tajax.encoders import family_named
 from tajax.encoders.encoder import Encoder
 from tajax.questions import QUESTIONS
 from tajax.report import runs
@@ -54,7 +54,7 @@ def setup(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> Expe
         vectors = source_of_vectors(config)
         for section in ("finetune", "evaluate") if vectors == "trained" else ("evaluate",):
             placement.check_batch_size(config[section].batch_size, what=f"config.{section}.batch_size")
-        encoder = family(config.family).load(
+        encoder = family_named(config.family).load(
             config.model,
             remat=vectors == "trained" and config.finetune.remat,
             random_seed=config.seed if config.initialization == "random" else None,

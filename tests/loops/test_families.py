@@ -1,5 +1,8 @@
 """Families of models and regimes with penalties that tajax does not know: a row and a module each, in whole runs."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,8 +71,12 @@ def test_accuracy_of_a_clip_is_that_of_its_features_under_its_zero_shot_head(wor
     guesses = np.argmax(clip.encode_image(params, images) @ head.weights, axis=1)
     assert evaluate.accuracy(encoder, params, task, "train", batch_size=7) == np.mean(guesses == file["train_labels"])
     assert 0 < np.mean(guesses == file["train_labels"]) < 1
+    gone = weakref.ref(encoder)
     with pytest.raises(ValueError, match="'ln_post/scale'"):
         evaluate.accuracy(encoder, {**params, "ln_post": {"bias": params["ln_post"]["bias"]}}, task)
+    del encoder
+    gc.collect()
+    assert gone() is None  # what was compiled for it keeps neither it nor its parameters
 
 
 def test_a_regime_with_a_penalty_is_a_row_and_a_module(run, tmp_path, monkeypatch):
