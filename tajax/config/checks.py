@@ -309,6 +309,13 @@ def _check_finetune(config: ConfigDict) -> None:
     if steps is not None:
         warmup_steps(config, steps)
     _check_divides(config, "finetune.accumulation_steps", "finetune.batch_size")
+    strength, name = config.finetune.penalty_strength, config.regime
+    if strength != default_config().finetune.penalty_strength and not REGIMES[name].penalty:
+        having = ", ".join(other for other, row in REGIMES.items() if row.penalty) or "none so far"
+        raise ValueError(
+            f"finetune.penalty_strength is {strength}, but regime {name!r} has no penalty that it would weigh. "
+            f"Leave it out; regimes with one: {having}."
+        )
 
 
 def _check_pretrain(config: ConfigDict) -> None:

@@ -158,7 +158,7 @@ def default_config() -> ConfigDict:
     track.wandb = config_dict.placeholder(str)  # PROJECT or ENTITY/PROJECT of Weights & Biases; None: not sent
 
     config.pretrain = pretrain = ConfigDict()  # read by workflows.pretrain alone
-    pretrain.initial_model = config_dict.placeholder(str)  # of this geometry, to go on from; None: drawn from the seed
+    pretrain.initial_model = config_dict.placeholder(str)  # of this geometry, with its tokenizer; None: from the seed
     pretrain.steps = 4000  # optimiser steps
     pretrain.batch_size = 256  # image-caption pairs a step
     pretrain.learning_rate = 1e-3  # peak of the cosine schedule

@@ -175,7 +175,8 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     tokens = tokens[..., : int((tokens != tokens[0, 0, -1]).any((0, 1)).nonzero()[0].max()) + 2]
 
     geometry = model_config(settings, vocab_size=words.vocab_size, eos=words.eos_token_id, bos=words.bos_token_id)
-    preprocessing = Preprocessing(settings.image_size, OPENAI_MEAN, OPENAI_STD)
+    default = Preprocessing(settings.image_size, OPENAI_MEAN, OPENAI_STD)
+    preprocessing = before.preprocessing if before else default
     model = clip.CLIP(geometry, unroll=settings.layers)
     key = jax.random.key(config.seed)
     blank = jnp.zeros((1, settings.image_size, settings.image_size, 3))

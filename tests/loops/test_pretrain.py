@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import json
 import math
 import shutil
 from pathlib import Path
@@ -234,9 +235,13 @@ def test_pretrained_model_opens_and_a_resumed_run_gives_the_same(run, tmp_path):
     for path, leaf in trees.flatten_paths(models.load(workdir / "model").params).items():
         np.testing.assert_array_equal(leaf, want[path], err_msg=path)
 
-    on = {"initial_model": workdir / "model", "steps": 1, "warmup_steps": 0, "learning_rate": 1e-30}
+    other = shutil.copytree(workdir / "model", tmp_path / "other") / "preprocessor_config.json"
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"image_mean": [0.25, 0.5, 0.75]}))
+    on = {"initial_model": other.parent, "steps": 1, "warmup_steps": 0, "learning_rate": 1e-30}
     assert run(tmp_path / "on", **on)[0] == 0  # a step that moves nothing leaves the model that it went on from
-    for path, leaf in trees.flatten_paths(models.load(tmp_path / "on" / "model").params).items():
+    after = models.load(tmp_path / "on" / "model")
+    assert after.preprocessing.mean == (0.25, 0.5, 0.75)
+    for path, leaf in trees.flatten_paths(after.params).items():
         np.testing.assert_array_equal(leaf, want[path], err_msg=path)
     code, message = run(tmp_path / "wider", **on, width=16)
     assert (code, "has hidden_size 8 in its vision tower, and the config describes 16" in message) == (2, True)

@@ -140,6 +140,7 @@ BAD = {
     "finetune.warmup_steps=-1": "finetune.warmup_steps is -1",
     "finetune.warmup_steps=200": "finetune.warmup_steps is 200, but the run has 150 steps",
     "finetune.penalty_strength=-1": "finetune.penalty_strength is -1.0, want a finite number, 0 or more",
+    "finetune.penalty_strength=2": "finetune.penalty_strength is 2.0, but regime 'attention' has no penalty",
     "finetune.penalty_strength=nan": "finetune.penalty_strength is nan, want a finite number",
     "finetune.epochs=3": "finetune.steps (150) and finetune.epochs (3) are both given",
     "finetune.accumulation_steps=3": "finetune.accumulation_steps (3) does not divide finetune.batch_size (64)",
