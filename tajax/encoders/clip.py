@@ -65,7 +65,7 @@ def of_clip(clip: models.LoadedClip) -> Encoder:
         feature_dim=clip.config.vision.projection_dim,
         inputs=clip.preprocessing,
         rules=RULES,
-        zero_shot=ZeroShot(lambda *texts: models.zero_shot_head(clip, *texts), made_from),
+        zero_shot=ZeroShot(lambda names, templates: models.zero_shot_head(clip, names, templates), made_from),
         load_finetuned=functools.partial(models.load_finetuned, base=clip),
         save=save,
         check_format=check_format,
