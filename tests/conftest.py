@@ -7,11 +7,18 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-SLOW = ("loops", "notebooks", "survival", "typing")  # rooms that spend their time in whole runs and other programs
+SLOW = (
+    "notebooks",
+    "parallel",
+    "survival",
+    "typing",
+    "workflows",
+)  # rooms that spend their time in whole runs and other programs
 
 
 def pytest_collection_modifyitems(items):
@@ -26,6 +33,12 @@ def pytest_collection_modifyitems(items):
 def key() -> jax.Array:
     """The key from which a test draws; split it, never seed another."""
     return jax.random.key(20230522)
+
+
+@pytest.fixture(scope="session")
+def rng():
+    """A function `number -> numpy generator`; every use has a number of its own."""
+    return lambda number: np.random.default_rng([20230522, number])
 
 
 @pytest.fixture

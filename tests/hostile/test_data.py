@@ -16,8 +16,8 @@ from tajax import data
 from tajax.data import manifests
 from tajax.data.archives import fer2013, gtsrb, stores
 from tajax.types import Preprocessing
-from tests.data_pipeline.conftest import encoded as drawn
-from tests.data_pipeline.conftest import picture
+from tests.data.conftest import encoded as drawn
+from tests.data.conftest import picture
 from tests.hostile.conftest import attack, little_memory
 from tests.hostile.inputs import DEEP, JSON, NAMES, encoded, meddled
 

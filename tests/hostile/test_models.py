@@ -20,8 +20,8 @@ from tajax.models.hub import hub_name, locate
 from tajax.models.torch_files import open_torch_file
 from tests.hostile.conftest import attack, little_memory
 from tests.hostile.inputs import DEEP, JSON, NAMES, NUMBERS, changed, encoded, meddled
-from tests.loops.conftest import save_clip
 from tests.models.pickles import archive, dictionary, legacy, tensor
+from tests.workflows.conftest import save_clip
 
 DTYPES = st.sampled_from(["F32", "F16", "BF16", "F64", "I64", "U8", "BOOL", "F8_E4M3", "C64", "F4", "f32", "", 7, None])
 

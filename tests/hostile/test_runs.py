@@ -13,9 +13,9 @@ from tajax.report import __main__ as report_command
 from tajax.workflows import workdir as workdirs
 from tests.hostile.conftest import attack
 from tests.hostile.inputs import DEEP, JSON, NAMES, NUMBERS, changed, encoded, meddled
-from tests.loops.conftest import CONFIGS
-from tests.shell.test_report import TASKS
-from tests.shell.test_report_html import every_kind
+from tests.report.test_report import TASKS
+from tests.report.test_report_html import every_kind
+from tests.workflows.conftest import CONFIGS
 
 DEFAULT = config.flatten(config.default_config())
 VALUES = st.one_of(

@@ -22,8 +22,8 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def goldens_script():
-    """tests/data/make_goldens.py as a module."""
-    path = Path(__file__).parents[1] / "data" / "make_goldens.py"
+    """tests/models/goldens/make_goldens.py as a module."""
+    path = Path(__file__).parent / "goldens" / "make_goldens.py"
     spec = importlib.util.spec_from_file_location("make_goldens", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

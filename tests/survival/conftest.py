@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from tajax import results, tracking
 from tajax.config import flatten
-from tests.loops.conftest import CONFIGS, GRID, TASKS, programs, rng, world  # noqa: F401
+from tests.workflows.conftest import CONFIGS, GRID, TASKS, programs, world  # noqa: F401
 
 HERE = Path(__file__).parent
 KILLED = -9

@@ -17,9 +17,9 @@ from tajax.data import builders
 from tajax.models import files
 from tajax.report import page
 from tajax.workflows import experiment, faults, task_addition
-from tests.data_pipeline.conftest import PipelineSample, encoded, picture
-from tests.loops.conftest import CONFIGS, TASKS, programs, rng, run, world  # noqa: F401
+from tests.data.conftest import PipelineSample, encoded, picture
 from tests.survival.conftest import assert_part, assert_same, measured
+from tests.workflows.conftest import CONFIGS, TASKS, programs, run, world  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork", "ignore::pytest.PytestUnraisableExceptionWarning")
 KIB, DISK = 1 << 10, 4 << 20  # a run takes one MiB, nine tenths of it for the report

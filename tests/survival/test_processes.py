@@ -64,7 +64,7 @@ def test_two_processes_do_what_one_does(both, start, command, tmp_path):
 
     AdamW divides each gradient by its own size: where it is nothing but rounding, as in the key biases, to which
     attention is blind, another order of sums gives steps of full size in another direction. So vectors are compared
-    as a whole here, and element by element under plain descent in tests/loops/test_parallel.py.
+    as a whole here, and element by element under plain descent in tests/parallel/test_parallel.py.
     """
     alone, together, other = (tmp_path / name for name in ("alone", "together", "other"))
     assert_done(both([command("standard", place, workflow="task_addition") for place in (together, other)]))
