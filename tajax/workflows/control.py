@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from tajax import data
-from tajax.workflows.experiment import SPLITS, Experiment
+from tajax.workflows.evaluator import Evaluator
+from tajax.workflows.journal import SPLITS, Journal
 from tajax.workflows.single_task import below_chance
 
 
-def measure_control(experiment: Experiment, control: data.Task) -> dict[str, float]:
+def measure_control(journal: Journal, evaluator: Evaluator, control: data.Task) -> dict[str, float]:
     """Records the pre-trained model's accuracy on the control, validation and test; returns it by split."""
-    step = experiment.sweep_steps[False]
 
     def top1() -> dict[str, float]:
-        return {record["split"]: record["top1"] for record in experiment.find(stage="control")}
+        return {record["split"]: record["top1"] for record in journal.find("control")}
 
-    for split, (key,) in experiment.journal.each(
+    for split, (key,) in journal.each(
         "control",
         SPLITS,
         lambda split: {"task": control.name, "split": split},
@@ -22,6 +22,6 @@ def measure_control(experiment: Experiment, control: data.Task) -> dict[str, flo
         name=str,
         note=lambda: f"{control.name} test top1 {top1()['test']:.3f}",
     ):
-        (values,) = experiment.evaluate(step, control, split, (), [[]])
-        experiment.record("control", **key, **values, **below_chance(control, split, values["top1"]))
+        (values,) = evaluator.evaluate(control, split)
+        journal.record("control", **key, **values, **below_chance(control, split, values["top1"]))
     return top1()

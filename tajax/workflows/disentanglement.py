@@ -28,11 +28,12 @@ from tajax.disentanglement import (
 )
 from tajax.progress import Stage
 from tajax.results import Record
-from tajax.types import Batch, Params
-from tajax.workflows.experiment import Experiment
-from tajax.workflows.setup import on_tasks
-from tajax.workflows.single_task import finetune_all
+from tajax.types import Batch, Head, Params
+from tajax.workflows.evaluator import Evaluator
+from tajax.workflows.setup import Setup
 from tajax.workflows.stages import on_vectors
+from tajax.workflows.start import on_tasks
+from tajax.workflows.vectors import task_vectors
 from tajax.workflows.workflow import Workflow
 
 STAGE = "disentanglement"
@@ -52,21 +53,21 @@ class Disturbance(NamedTuple):
     own: np.ndarray
 
 
-def answer(experiment: Experiment) -> None:
+def answer(setup: Setup, evaluator: Evaluator) -> None:
     """The maps of all pairs of `config.disentanglement`, from vectors trained here or, better, by another run."""
-    config = experiment.config.disentanglement
-    pairs = pairs_of(experiment)
+    config = setup.config.disentanglement
+    pairs = pairs_of(setup)
     mean_over_square(np.zeros((2, *2 * (len(config.coefs),))), config.coefs)
-    measure_pairs(experiment, finetune_all(experiment), pairs)
+    measure_pairs(setup, evaluator.heads, task_vectors(setup, evaluator.heads), pairs)
 
 
-def pairs_of(experiment: Experiment) -> list[tuple[str, str]]:
+def pairs_of(setup: Setup) -> list[tuple[str, str]]:
     """The pairs of names to measure: as given, or all of them.
 
     Raises:
         ValueError: a name is none of the tasks, or there is no pair.
     """
-    names, given = [task.name for task in experiment.tasks], experiment.config.disentanglement.pairs
+    names, given = [task.name for task in setup.tasks], setup.config.disentanglement.pairs
     if given is None:
         pairs = list(itertools.combinations(names, 2))
     else:
@@ -76,14 +77,16 @@ def pairs_of(experiment: Experiment) -> list[tuple[str, str]]:
     return pairs
 
 
-def measure_pairs(experiment: Experiment, taus: Mapping[str, Params], pairs: list[tuple[str, str]]) -> None:
+def measure_pairs(
+    setup: Setup, heads: Mapping[str, Head], taus: Mapping[str, Params], pairs: list[tuple[str, str]]
+) -> None:
     """Records the map of each pair and distance that has none yet.
 
     A record holds both terms of ξ on the grid, [2, A, A] with α₁ along the first axis A; `summary`, the mean of ξ / 2
     over [−1, 1]²; how far each task's own vector moves its own outputs, `own` [2] at α = 1 and `own_curve` [2, A] at
     each α; and `relative`, the same mean of `relative_terms`, which is None where a task's own vector moves nothing.
     """
-    settings, journal = experiment.config.disentanglement, experiment.journal
+    settings, journal = setup.config.disentanglement, setup.journal
 
     def key_of(pair: tuple[str, str]) -> Record:
         return {"tasks": list(pair), "split": settings.split, "distance": tuple(MODULES)}
@@ -92,9 +95,9 @@ def measure_pairs(experiment: Experiment, taus: Mapping[str, Params], pairs: lis
     def to_measure() -> tuple[dict[str, list[Batch]], Callable[[str, str], Disturbance]]:
         """The images of all pairs that are left, and how to disturb them."""
         left = {name for pair in pairs if journal.missing(STAGE, key_of(pair)) for name in pair}
-        images = {task.name: _images(experiment, task) for task in experiment.tasks if task.name in left}
-        make = _tangent_disturbances if experiment.regime.evaluate_linearized else _model_disturbances
-        return images, make(experiment, images, {name: taus[name] for name in images})
+        images = {task.name: _images(setup, task) for task in setup.tasks if task.name in left}
+        make = _tangent_disturbances if setup.regime.evaluate_linearized else _model_disturbances
+        return images, make(setup, heads, images, {name: taus[name] for name in images})
 
     for (a, b), missing in journal.each(STAGE, pairs, key_of, name=" and ".join):
         images, disturbance = to_measure()
@@ -112,7 +115,7 @@ def measure_pairs(experiment: Experiment, taus: Mapping[str, Params], pairs: lis
             map_, curves = measured[key["distance"]]
             whole = curves[:, -1]
             ratio = relative_terms(map_, whole, degree=DEGREES[key["distance"]]) if whole.all() else None
-            experiment.record(
+            journal.record(
                 STAGE,
                 **key,
                 summary=mean_over_square(map_, settings.coefs),
@@ -126,9 +129,9 @@ def measure_pairs(experiment: Experiment, taus: Mapping[str, Params], pairs: lis
         progress.note({"ξ/2": mean_over_square(terms[0], settings.coefs)})
 
 
-def _images(experiment: Experiment, task: data.Task) -> list[Batch]:
+def _images(setup: Setup, task: data.Task) -> list[Batch]:
     """Batches of the task's images, on the host; fewer than all are evenly spread, for some sources sort by class."""
-    settings = experiment.config.disentanglement
+    settings = setup.config.disentanglement
     source = task.split(settings.split)
     count = len(source) if settings.images is None else min(settings.images, len(source))
     rows = np.arange(count) * len(source) // count
@@ -136,20 +139,20 @@ def _images(experiment: Experiment, task: data.Task) -> list[Batch]:
     batches = data.load(
         some,
         settings.split,
-        batch_size=min(experiment.config.evaluate.batch_size, count),
-        preprocessing=experiment.encoder.inputs,
-        workers=experiment.config.data_workers,
+        batch_size=min(setup.config.evaluate.batch_size, count),
+        preprocessing=setup.encoder.inputs,
+        workers=setup.config.data_workers,
     )
-    return [experiment.placement.pad(batch) for batch in batches]
+    return [setup.placement.pad(batch) for batch in batches]
 
 
 def _model_disturbances(
-    experiment: Experiment, images: Mapping[str, list[Batch]], taus: Mapping[str, Params]
+    setup: Setup, heads: Mapping[str, Head], images: Mapping[str, list[Batch]], taus: Mapping[str, Params]
 ) -> Callable[[str, str], Disturbance]:
     """`(task, other task) -> Disturbance` of a model that is not affine: a forward pass for each point of the grid."""
-    grid, placement = np.array(experiment.config.disentanglement.coefs), experiment.placement
-    step = evaluate.make_features_step(experiment.encoder.apply, placement=placement)
-    pretrained = placement.params(experiment.pretrained)
+    grid, placement = np.array(setup.config.disentanglement.coefs), setup.placement
+    step = evaluate.make_features_step(setup.encoder.apply, placement=placement)
+    pretrained = placement.params(setup.pretrained)
     carried = dict(zip(taus, trees.moved_leaves(list(taus.values())), strict=True))
 
     def encoder(task: str, other: str, batch: Batch) -> Callable[[tuple[float, float]], jax.Array]:
@@ -164,7 +167,7 @@ def _model_disturbances(
         for batch in images[task]:
             outputs = encoder(task, task, batch)  # the second coefficient is 0: the same program as for two vectors
             origin, *features = (np.asarray(outputs((alpha, 0.0))) for alpha in (0.0, *grid, 1.0))
-            constants = batch.mask, experiment.heads[task]
+            constants = batch.mask, heads[task]
             moved = [summed_distances(DISTANCES, origin, edited, *constants) for edited in features]
             found.append((features[:-1], np.stack(moved, axis=1)))
         return found
@@ -172,7 +175,7 @@ def _model_disturbances(
     def disturbance(task: str, other: str) -> Disturbance:
         term, own = np.zeros((len(DISTANCES), len(grid), len(grid))), np.zeros((len(DISTANCES), len(grid) + 1))
         for batch, (features, moved) in zip(images[task], alone(task), strict=True):
-            constants = batch.mask, experiment.heads[task]
+            constants = batch.mask, heads[task]
             term += pointwise_sums(DISTANCES, grid, features, encoder(task, other, batch), *constants)
             own += moved
         count = sum(batch.mask.sum() for batch in images[task])
@@ -182,14 +185,14 @@ def _model_disturbances(
 
 
 def _tangent_disturbances(
-    experiment: Experiment, images: Mapping[str, list[Batch]], taus: Mapping[str, Params]
+    setup: Setup, heads: Mapping[str, Head], images: Mapping[str, list[Batch]], taus: Mapping[str, Params]
 ) -> Callable[[str, str], Disturbance]:
     """The same of a linearised model: one pass over the images of a task serves all of its pairs and the whole grid."""
-    placement, positions = experiment.placement, {name: t for t, name in enumerate(taus, start=1)}
-    step = evaluate.make_responses_step(experiment.encoder.apply_for_responses, placement=placement)
+    placement, positions = setup.placement, {name: t for t, name in enumerate(taus, start=1)}
+    step = evaluate.make_responses_step(setup.encoder.apply_for_responses, placement=placement)
     carried = tuple(trees.moved_leaves(list(taus.values())))
-    pretrained, vectors = placement.params((experiment.pretrained, carried))
-    grid = np.array(experiment.config.disentanglement.coefs, np.float32)
+    pretrained, vectors = placement.params((setup.pretrained, carried))
+    grid = np.array(setup.config.disentanglement.coefs, np.float32)
 
     @functools.cache
     def responses(task: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -198,7 +201,7 @@ def _tangent_disturbances(
         for batch in images[task]:
             rows = np.asarray(step(pretrained, vectors, placement.shares(batch)))
             origin, own = rows[:, 0], rows[:, positions[task]]
-            constants = batch.mask, experiment.heads[task]
+            constants = batch.mask, heads[task]
             moved = [summed_distances(DISTANCES, origin, origin + alpha * own, *constants) for alpha in (*grid, 1.0)]
             found.append((rows, np.stack(moved, axis=1)))
         return found
@@ -207,7 +210,7 @@ def _tangent_disturbances(
         term, own = np.zeros((len(DISTANCES), len(grid), len(grid))), np.zeros((len(DISTANCES), len(grid) + 1))
         for batch, (rows, moved) in zip(images[task], responses(task), strict=True):
             vectors_of_both = (rows[:, t] for t in (0, positions[task], positions[other]))
-            term += affine_sums(DISTANCES, grid, *vectors_of_both, batch.mask, experiment.heads[task])
+            term += affine_sums(DISTANCES, grid, *vectors_of_both, batch.mask, heads[task])
             own += moved
         count = sum(batch.mask.sum() for batch in images[task])
         return Disturbance(term / count, own / count)

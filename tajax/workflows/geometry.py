@@ -11,40 +11,41 @@ from tajax import progress, trees
 from tajax.progress import Stage
 from tajax.task_vectors import cosine_matrix, gram_by_module
 from tajax.types import Params
-from tajax.workflows.experiment import Experiment
-from tajax.workflows.setup import on_tasks
-from tajax.workflows.single_task import finetune_all
+from tajax.workflows.evaluator import Evaluator
+from tajax.workflows.setup import Setup
 from tajax.workflows.stages import on_vectors
+from tajax.workflows.start import on_tasks
+from tajax.workflows.vectors import task_vectors
 from tajax.workflows.workflow import Workflow
 
 STAGE = "geometry"
 WHOLE, LAYERS = "all", "blocks"  # beside the modules: the whole vector, and each layer as a whole
 
 
-def answer(experiment: Experiment) -> None:
+def answer(setup: Setup, evaluator: Evaluator) -> None:
     """Cosines and norms of the vectors of a config, whole, by layer and by module; no image is looked at."""
-    taus = finetune_all(experiment)
+    taus = task_vectors(setup, evaluator.heads)
     with progress.stage(STAGE):
-        measure_geometry(experiment, taus)
+        measure_geometry(setup, taus)
 
 
-def measure_geometry(experiment: Experiment, taus: Mapping[str, Params]) -> None:
+def measure_geometry(setup: Setup, taus: Mapping[str, Params]) -> None:
     """Records the geometry of the whole vectors, of the layers and of every module that moved, where not recorded yet.
 
     `norms` [T] and `pretrained_norm`, ‖τ_t‖ and ‖θ₀‖ there; `parameters`, how many numbers that is; `cosines` [T, T],
     with None where a vector is zero; and where layers are stacked, `layer_norms` [T, L], `layer_pretrained_norms` [L]
     and `layer_cosines` [L], the mean over pairs, with None where a vector is zero.
     """
-    names = [task.name for task in experiment.tasks]
+    names = [task.name for task in setup.tasks]
     grams = _with_sums({m: np.asarray(g) for m, g in gram_by_module([taus[name] for name in names]).items()})
-    origin = _with_sums({m: np.asarray(g) for m, g in gram_by_module([experiment.pretrained]).items()})
+    origin = _with_sums({m: np.asarray(g) for m, g in gram_by_module([setup.pretrained]).items()})
     sizes: dict[str, int] = {}
-    for path, leaf in trees.flatten_paths(experiment.pretrained).items():
+    for path, leaf in trees.flatten_paths(setup.pretrained).items():
         within = {path.rpartition("/")[0] or path, WHOLE} | ({LAYERS} if path.startswith(f"{LAYERS}/") else set())
         for module in within:
             sizes[module] = sizes.get(module, 0) + np.size(leaf)
     moved = tuple(module for module, gram in grams.items() if gram.any())
-    for module in (key["module"] for key in experiment.journal.missing(STAGE, {"module": moved})):
+    for module in (key["module"] for key in setup.journal.missing(STAGE, {"module": moved})):
         gram = grams[module]
         whole, base = (_summed_layers(g) for g in (gram, origin[module]))
         fields: dict[str, object] = {
@@ -59,7 +60,7 @@ def measure_geometry(experiment: Experiment, taus: Mapping[str, Params]) -> None
                 "layer_pretrained_norms": _norms(origin[module])[0].tolist(),
                 "layer_cosines": _or_none(means),
             }
-        experiment.record(STAGE, module=module, tasks=names, parameters=sizes[module], **fields)
+        setup.journal.record(STAGE, module=module, tasks=names, parameters=sizes[module], **fields)
 
 
 def _with_sums(grams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

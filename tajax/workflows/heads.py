@@ -1,27 +1,63 @@
-"""Linear-probe heads of a run: fitted once for a model and a task, kept beside the task vectors trained under them."""
+"""The heads of a run: from class names, or linear probes.
+
+A probe is fitted once for a model and a task, and kept beside the task vectors trained under it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 from safetensors.numpy import save
 
 from tajax import atomic, data, models, parallel, processes, progress
-from tajax.types import Batch, Head
-from tajax.workflows.experiment import Experiment
+from tajax.types import Batch, Head, Params
+from tajax.workflows.setup import Setup
+
+FeaturesStep = Callable[[Params, Batch], jax.Array]
 
 FOLDER = "heads"
 IMAGES, IMAGES_A_CLASS = 4000, 16  # of train that a head is fitted to: so many, or so many a class if that is more
 ORDER_SEED = 0  # of the draw of these images: one head for all seeds and regimes
 
 
-def linear_probe_head(experiment: Experiment, task: data.Task) -> Head:
+def make_heads(setup: Setup, step: FeaturesStep) -> dict[str, Head]:
+    """The frozen head of each task and of the control; those of the tasks are padded to the same number of classes.
+
+    Args:
+        setup: the run; `config.heads` says of which kind they are. A fitted one is kept and recorded.
+        step: `(parameters, batch of Placement.shares) -> features [B, E]`.
+
+    Raises:
+        ValueError: heads from class names, and a family that makes none; or as `linear_probe_head`.
+        FileExistsError: as `linear_probe_head`.
+    """
+    every, heads = (*setup.tasks, *setup.controls), {}
+    classes = {task.name: len(task.class_names) for task in setup.tasks}
+    with progress.stage("heads", {task.name: 1 for task in every}) as running:
+        for task in running.each(every):
+            fitted = setup.config.heads == "linear_probe"
+            head = linear_probe_head(setup, task, step) if fitted else _zero_shot_head(setup, task)
+            heads[task.name] = models.pad_head(head, max(classes.values())) if task.name in classes else head
+    return heads
+
+
+def _zero_shot_head(setup: Setup, task: data.Task) -> Head:
+    if setup.encoder.zero_shot is None:
+        raise ValueError(
+            f"{setup.config.model} is of the family {setup.encoder.family!r}, which makes no heads from "
+            "class names. Give --config.heads=linear_probe."
+        )
+    return setup.encoder.zero_shot.head(task.class_names, task.templates)
+
+
+def linear_probe_head(setup: Setup, task: data.Task, step: FeaturesStep) -> Head:
     """The head fitted to the pre-trained features of a task's train split, with λ chosen on its validation split.
 
     It is read from this run or from the run of `config.task_vectors`, whose vectors were trained under it, and fitted
@@ -31,34 +67,34 @@ def linear_probe_head(experiment: Experiment, task: data.Task) -> Head:
         ValueError: the file of the head is damaged or belongs to another model or other classes.
         FileExistsError: it was fitted to other images.
     """
-    kept = experiment.workdir / FOLDER / f"{task.name}.safetensors"
-    source = experiment.config.task_vectors
+    kept = setup.workdir / FOLDER / f"{task.name}.safetensors"
+    source = setup.config.task_vectors
     theirs = [Path(os.path.expanduser(source)) / FOLDER / kept.name] if source is not None else []
     found = processes.broadcast_json(lambda: next((str(path) for path in (kept, *theirs) if path.exists()), None))
     if found is None:
-        head, facts = _fit(experiment, task)
+        head, facts = _fit(setup, task, step)
     elif processes.is_first():
-        head, facts = _read(Path(found), experiment, task)
+        head, facts = _read(Path(found), setup, task)
     else:
-        head, facts = Head(jnp.zeros(_shape(experiment, task)), jnp.int32(0)), {}
+        head, facts = Head(jnp.zeros(_shape(setup, task)), jnp.int32(0)), {}
     head, facts = parallel.from_first(head), processes.broadcast_json(lambda: facts)
     if processes.is_first() and found != str(kept):
         _write(kept, head, facts)
-    if not experiment.find(stage="head", task=task.name):
-        experiment.record("head", task=task.name, **facts)
+    if not setup.journal.find("head", task=task.name):
+        setup.journal.record("head", task=task.name, **facts)
     return head
 
 
-def _fit(experiment: Experiment, task: data.Task) -> tuple[Head, dict[str, object]]:
+def _fit(setup: Setup, task: data.Task, step: FeaturesStep) -> tuple[Head, dict[str, object]]:
     classes, stored = len(task.class_names), len(task.split("train"))
     images = min(stored, max(IMAGES, IMAGES_A_CLASS * classes))
-    train = _features(experiment, _shuffled(experiment, task), images)
-    val = _features(experiment, experiment.batches(task, "val"), len(task.split("val")))
+    train = _features(setup, step, _shuffled(setup, task), images)
+    val = _features(setup, step, setup.batches(task, "val"), len(task.split("val")))
     probe = models.linear_probe(*train, *val, num_classes=classes)
     facts = {
         "kind": "linear_probe",
-        "base_sha256": experiment.encoder.identity.sha256,
-        "made_from": _made_from(experiment, task),
+        "base_sha256": setup.encoder.identity.sha256,
+        "made_from": _made_from(setup, task),
         "images": images,
         "regularization": probe.regularization,
         "train_top1": probe.train_top1,
@@ -70,29 +106,29 @@ def _fit(experiment: Experiment, task: data.Task) -> tuple[Head, dict[str, objec
     return probe.head, facts
 
 
-def _shuffled(experiment: Experiment, task: data.Task) -> Iterator[Batch]:
+def _shuffled(setup: Setup, task: data.Task) -> Iterator[Batch]:
     """Training images in an order that mixes the classes, each once before any comes again."""
     return iter(
         data.load(
             task,
             "train",
-            batch_size=experiment.config.evaluate.batch_size,
-            preprocessing=experiment.encoder.inputs,
+            batch_size=setup.config.evaluate.batch_size,
+            preprocessing=setup.encoder.inputs,
             seed=ORDER_SEED,
             epochs=None,
-            workers=experiment.config.data_workers,
+            workers=setup.config.data_workers,
             share=processes.share(),
         )
     )
 
 
-def _features(experiment: Experiment, batches: Iterable[Batch], count: int) -> tuple[np.ndarray, np.ndarray]:
+def _features(setup: Setup, step: FeaturesStep, batches: Iterable[Batch], count: int) -> tuple[np.ndarray, np.ndarray]:
     """Pre-trained features [count, E] of the first images, and their labels."""
-    placement = experiment.placement
-    pretrained = placement.params(experiment.pretrained)
+    placement = setup.placement
+    pretrained = placement.params(setup.pretrained)
     features, labels = [], []
     for batch in batches:
-        rows = np.asarray(experiment.features_step(pretrained, placement.shares(batch)))
+        rows = np.asarray(step(pretrained, placement.shares(batch)))
         label, mask = parallel.rows_of_all((batch.label, batch.mask))
         features.append(rows[: len(mask)][mask])
         labels.append(label[mask])
@@ -101,8 +137,8 @@ def _features(experiment: Experiment, batches: Iterable[Batch], count: int) -> t
     return np.concatenate(features)[:count], np.concatenate(labels)[:count]
 
 
-def _shape(experiment: Experiment, task: data.Task) -> tuple[int, int]:
-    return experiment.encoder.feature_dim, len(task.class_names)
+def _shape(setup: Setup, task: data.Task) -> tuple[int, int]:
+    return setup.encoder.feature_dim, len(task.class_names)
 
 
 def _write(path: Path, head: Head, facts: dict[str, object]) -> None:
@@ -110,34 +146,34 @@ def _write(path: Path, head: Head, facts: dict[str, object]) -> None:
     atomic.write(path, save({"weights": np.asarray(head.weights)}, metadata=metadata))
 
 
-def _read(path: Path, experiment: Experiment, task: data.Task) -> tuple[Head, dict[str, object]]:
+def _read(path: Path, setup: Setup, task: data.Task) -> tuple[Head, dict[str, object]]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
             weights = file.get_tensor("weights")
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is no head of tajax ({error}). Delete it to fit it anew.") from error
-    shape = _shape(experiment, task)
-    base = experiment.encoder.identity.sha256
+    shape = _shape(setup, task)
+    base = setup.encoder.identity.sha256
     if facts.get("base_sha256") != base or weights.shape != shape:
         raise ValueError(
             f"{path} is a head {list(weights.shape)} on features of the image tower {facts.get('base_sha256')}; task "
-            f"{task.name!r} on {experiment.config.model} wants {list(shape)} and {base}. Delete it to fit it anew."
+            f"{task.name!r} on {setup.config.model} wants {list(shape)} and {base}. Delete it to fit it anew."
         )
-    present = _made_from(experiment, task)
+    present = _made_from(setup, task)
     changed = [part for part, value in facts.get("made_from", present).items() if value != present[part]]
     if changed:
         raise FileExistsError(
             f"{path} was fitted to other data: {', '.join(changed)} of task {task.name!r} changed since. Give them "
             "as they were, or delete the file to fit it anew; task vectors that were trained under it no longer fit."
         )
-    if "made_from" not in facts and path.parent.parent != experiment.workdir:
+    if "made_from" not in facts and path.parent.parent != setup.workdir:
         progress.say(f"{path} does not tell what it was fitted to: whether the data are the same is not known.")
     return Head(jnp.asarray(weights), jnp.int32(shape[1])), facts
 
 
-def _made_from(experiment: Experiment, task: data.Task) -> dict[str, object]:
+def _made_from(setup: Setup, task: data.Task) -> dict[str, object]:
     """What a head is fitted to, beside the weights: digests of the images, preprocessing and geometry, as JSON."""
-    encoder, parts = experiment.encoder, experiment.journal.facts["data"][task.name]
+    encoder, parts = setup.encoder, setup.journal.facts["data"][task.name]
     model = {"preprocessing": encoder.inputs._asdict(), "image tower": encoder.identity.geometry}
     return json.loads(json.dumps({"train": parts["train"], "val": parts["val"]} | model))

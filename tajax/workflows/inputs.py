@@ -19,13 +19,14 @@ from tajax.data import fingerprint
 from tajax.encoders.encoder import Encoder
 from tajax.models.hub import split_choice
 from tajax.types import JsonObject
-from tajax.workflows.imported import places, vector_path
+from tajax.workflows.vectors import places
+from tajax.workflows.workdir import vector_path
 
 FILE = "inputs.json"
 _MADE = ("results.jsonl", "heads", "task_vectors", "checkpoints")  # what a run takes for done when it goes on
 
 
-def of_experiment(config: ConfigDict, encoder: Encoder, tasks: Sequence[data.Task]) -> JsonObject:
+def of_tasks(config: ConfigDict, encoder: Encoder, tasks: Sequence[data.Task]) -> JsonObject:
     """The inputs of a run on tasks, in the form of `keep`.
 
     Args:

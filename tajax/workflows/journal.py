@@ -7,22 +7,26 @@ already: `Journal.each` is that loop, so that a run that goes on does what is le
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from ml_collections import ConfigDict
 
-from tajax import interrupts, processes, progress, results, tracking
+from tajax import data, interrupts, processes, progress, results, tracking
 from tajax.config import flatten
 from tajax.results import Record
 from tajax.workflows.stages import stages
 from tajax.workflows.workdir import at_end, kept_config
 
 Item = TypeVar("Item")
+
+SPLITS = ("val", "test")
 
 
 @dataclass
@@ -138,3 +142,45 @@ class Journal:
                 tracker(record)
         self.records.append(record)
         self.known.setdefault(stage, []).append(record)
+
+
+def measure_splits(
+    journal: Journal,
+    stage: str,
+    tasks: Sequence[data.Task],
+    measure: Callable[[data.Task, str], Mapping[str, float]],
+    *,
+    doubts: Callable[[data.Task, str, float], Mapping[str, object]] = lambda task, split, top1: {},
+    more: Mapping[str, int] = MappingProxyType({}),
+    note: str = "",
+) -> None:
+    """Records `measure(task, split)` under a stage, for every task and split that has no such record yet.
+
+    Args:
+        journal: of the run.
+        stage: of the records.
+        tasks: which are measured, on validation and test.
+        measure: gives what is recorded, `top1` among it.
+        doubts: more fields of a record, for the `top1` of a task and split.
+        more: images that are looked at beside those of the split, by "task split".
+        note: said of the stage when it is done, before the mean accuracy.
+    """
+
+    def named(pair: tuple[data.Task, str]) -> str:
+        return f"{pair[0].name} {pair[1]}"
+
+    def mean() -> str:
+        reached = [record["top1"] for record in journal.find(stage, split="test")]
+        return f"{note}mean test top1 {statistics.fmean(reached):.3f}"
+
+    for (task, split), (key,) in journal.each(
+        stage,
+        itertools.product(tasks, SPLITS),
+        lambda pair: {"task": pair[0].name, "split": pair[1]},
+        units=lambda pair: len(pair[0].split(pair[1])) + more.get(named(pair), 0),
+        name=named,
+        note=mean,
+    ):
+        measured = measure(task, split)
+        journal.record(stage, **key, **measured, **doubts(task, split, measured["top1"]))
+        progress.note({"top1": measured["top1"]})

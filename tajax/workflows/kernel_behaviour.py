@@ -23,10 +23,11 @@ from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.progress import Stage
 from tajax.types import Batch, Head, Params
-from tajax.workflows.experiment import Experiment
-from tajax.workflows.setup import on_tasks
-from tajax.workflows.single_task import finetune_all
+from tajax.workflows.evaluator import Evaluator
+from tajax.workflows.setup import Setup
 from tajax.workflows.stages import on_vectors
+from tajax.workflows.start import on_tasks
+from tajax.workflows.vectors import task_vectors
 from tajax.workflows.workflow import Workflow
 
 STAGE, SPLIT = "kernel_behaviour", "test"
@@ -41,31 +42,31 @@ class _Sums(NamedTuple):
     agreeing: Int[Array, " A"]
 
 
-def answer(experiment: Experiment) -> None:
+def answer(setup: Setup, evaluator: Evaluator) -> None:
     """Feature gap and both accuracies of every task on its test images, over the grid of coefficients."""
-    measure_kernel_behaviour(experiment, finetune_all(experiment))
+    measure_kernel_behaviour(setup, evaluator.heads, task_vectors(setup, evaluator.heads))
 
 
-def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params]) -> None:
+def measure_kernel_behaviour(setup: Setup, heads: Mapping[str, Head], taus: Mapping[str, Params]) -> None:
     """Records both kinds of model at each coefficient α of each task that has no record yet.
 
     `norm`, α‖τ‖; `relative_gap`, as in `tajax.relative_feature_gap`; `relative_movement`, ‖f(θ₀+ατ) − f(θ₀)‖ / ‖f(θ₀)‖
     over all images; `top1` of the encoder and `linearized_top1` of its expansion; and `agreement`, the share of images
     for which both predict the same class.
     """
-    grid = experiment.config.evaluate.scaling_coefs
+    grid = setup.config.evaluate.scaling_coefs
     steps = (
-        evaluate.make_features_step(experiment.encoder.apply, placement=experiment.placement),
-        evaluate.make_responses_step(experiment.encoder.apply_for_responses, placement=experiment.placement),
+        evaluate.make_features_step(setup.encoder.apply, placement=setup.placement),
+        evaluate.make_responses_step(setup.encoder.apply_for_responses, placement=setup.placement),
     )
-    for task, missing in experiment.journal.each(
+    for task, missing in setup.journal.each(
         STAGE,
-        experiment.tasks,
+        setup.tasks,
         lambda task: {"task": task.name, "split": SPLIT, "scaling_coef": grid},
         units=lambda task: len(task.split(SPLIT)),
     ):
         norm = float(tajax.norm(taus[task.name]))
-        sums = _measure(experiment, steps, task, taus[task.name])
+        sums = _measure(setup, steps, task, heads[task.name], taus[task.name])
         gaps = relative_gap(sums.gap)
         movements = np.sqrt(sums.gap.movement / sums.gap.origin)
         if not np.isfinite(gaps).all():
@@ -77,7 +78,7 @@ def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params])
         models, linearized = metrics.compute_each(sums.model), metrics.compute_each(sums.linearized)
         for key in missing:
             index = grid.index(key["scaling_coef"])
-            experiment.record(
+            setup.journal.record(
                 STAGE,
                 **key,
                 norm=grid[index] * norm,
@@ -92,23 +93,27 @@ def measure_kernel_behaviour(experiment: Experiment, taus: Mapping[str, Params])
 
 
 def _measure(
-    experiment: Experiment, steps: tuple[evaluate.FeaturesStep, evaluate.ResponsesStep], task: data.Task, tau: Params
+    setup: Setup,
+    steps: tuple[evaluate.FeaturesStep, evaluate.ResponsesStep],
+    task: data.Task,
+    head: Head,
+    tau: Params,
 ) -> _Sums:
-    grid, placement = np.array(experiment.config.evaluate.scaling_coefs, np.float32), experiment.placement
-    pretrained, taus = placement.params((experiment.pretrained, tuple(trees.moved_leaves([tau]))))
+    grid, placement = np.array(setup.config.evaluate.scaling_coefs, np.float32), setup.placement
+    pretrained, taus = placement.params((setup.pretrained, tuple(trees.moved_leaves([tau]))))
 
     def of_batch(batch: Batch) -> _Sums:
         padded = placement.pad(batch)
         placed = placement.shares(padded)
         rows = np.asarray(steps[1](pretrained, taus, placed))
         moved = np.stack([np.asarray(steps[0](pretrained, taus, grid[k : k + 1], placed)) for k in range(len(grid))])
-        sums = _sums(moved, rows[:, 0], rows[:, 1], grid, experiment.heads[task.name], padded.label, padded.mask)
+        sums = _sums(moved, rows[:, 0], rows[:, 1], grid, head, padded.label, padded.mask)
         wide: _Sums = jax.tree.map(
             lambda leaf: np.asarray(leaf, np.float64 if trees.is_float(leaf) else np.int64), sums
         )
         return wide
 
-    of_batches = map(of_batch, experiment.batches(task, SPLIT))
+    of_batches = map(of_batch, setup.batches(task, SPLIT))
     return functools.reduce(lambda total, more: jax.tree.map(np.add, total, more), of_batches)
 
 

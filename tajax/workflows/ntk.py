@@ -32,28 +32,29 @@ from tajax.ntk import (
 )
 from tajax.progress import Stage
 from tajax.types import ApplyFn
-from tajax.workflows.experiment import Experiment
-from tajax.workflows.setup import on_tasks
+from tajax.workflows.evaluator import Evaluator
+from tajax.workflows.setup import Setup
 from tajax.workflows.stages import begin
+from tajax.workflows.start import on_tasks
 from tajax.workflows.workflow import Memory, Workflow
 
 STAGE = "ntk"
 
 
-def answer(experiment: Experiment) -> None:
+def answer(setup: Setup, evaluator: Evaluator) -> None:
     """Spectra and local energies of every task of a config against its control."""
-    (control,) = experiment.controls
-    localize(experiment, control, check_images(experiment, control))
+    (control,) = setup.controls
+    localize(setup, control, check_images(setup, control))
 
 
-def check_images(experiment: Experiment, control: data.Task) -> int:
+def check_images(setup: Setup, control: data.Task) -> int:
     """n, the images of each task and of the control: as asked for, or those of the smallest split among them.
 
     Raises:
         ValueError: these are fewer than two for each eigenfunction.
     """
-    settings = experiment.config.ntk
-    sizes = {task.name: len(task.split(settings.split)) for task in (*experiment.tasks, control)}
+    settings = setup.config.ntk
+    sizes = {task.name: len(task.split(settings.split)) for task in (*setup.tasks, control)}
     smallest = min(sizes, key=sizes.__getitem__)
     count = min(settings.images, sizes[smallest])
     if 2 * settings.eigenfunctions > count:
@@ -64,7 +65,7 @@ def check_images(experiment: Experiment, control: data.Task) -> int:
     return count
 
 
-def localize(experiment: Experiment, control: data.Task, count: int) -> None:
+def localize(setup: Setup, control: data.Task, count: int) -> None:
     """Records of each task, and of each kernel of `_operators`, the numbers of both readings.
 
     Names that begin with `energy_` are local energies Σ_ρ φ_ρ(x)² of single images. Nyström: of the eigenfunctions of
@@ -80,28 +81,28 @@ def localize(experiment: Experiment, control: data.Task, count: int) -> None:
     Mixture: `shares` are the p_ρ, `share` their mean; `contrast`, `chance` and `excess` are means over ρ as in
     `tajax.ntk.Mixture`.
     """
-    settings = experiment.config.ntk
+    settings = setup.config.ntk
     kernels = ("plain",) if settings.output == "full" else ("plain", "cosine")
-    others = functools.cache(lambda: sample(experiment, control, count))
-    operators = functools.cache(lambda: make_operators(experiment, count))
+    others = functools.cache(lambda: sample(setup, control, count))
+    operators = functools.cache(lambda: make_operators(setup, count))
     own, elsewhere = np.arange(count), np.arange(count, 2 * count)
-    for task, missing in experiment.journal.each(
+    for task, missing in setup.journal.each(
         STAGE,
-        experiment.tasks,
+        setup.tasks,
         lambda task: {"task": task.name, "control": control.name, "reading": tuple(READINGS), "kernel": kernels},
     ):
         shown: dict[str, float] = {}
-        of_kernel = operators()(np.concatenate([sample(experiment, task, count), others()]))
+        of_kernel = operators()(np.concatenate([sample(setup, task, count), others()]))
         for key in missing:
             reading, kernel = key["reading"], key["kernel"]
             each = [READINGS[reading](k, own, elsewhere, settings.eigenfunctions) for k in of_kernel[kernel]]
             values = _mean(each)
-            experiment.record(
+            setup.journal.record(
                 STAGE,
                 **key,
                 output=settings.output,
                 directions=settings.directions,
-                initialization=experiment.config.initialization,
+                initialization=setup.config.initialization,
                 images=count,
                 split=settings.split,
                 **values,
@@ -110,9 +111,9 @@ def localize(experiment: Experiment, control: data.Task, count: int) -> None:
         progress.note(shown)
 
 
-def sample(experiment: Experiment, task: data.Task, count: int) -> np.ndarray:
+def sample(setup: Setup, task: data.Task, count: int) -> np.ndarray:
     """`count` images of a task, uint8, drawn with the seed: the same for every model and mask."""
-    config = experiment.config
+    config = setup.config
     source = task.split(config.ntk.split)
     rows = draws.permutation(len(source), seed=config.seed, purpose=draws.ORDER)[:count]
     splits = {**task.splits, config.ntk.split: rows_of(source, rows)}
@@ -120,20 +121,20 @@ def sample(experiment: Experiment, task: data.Task, count: int) -> np.ndarray:
         dataclasses.replace(task, splits=splits),
         config.ntk.split,
         batch_size=count,
-        preprocessing=experiment.encoder.inputs,
+        preprocessing=setup.encoder.inputs,
     )
     return np.asarray(batch.inputs)
 
 
-def make_operators(experiment: Experiment, count: int) -> Callable[[np.ndarray], dict[str, list[Operator]]]:
+def make_operators(setup: Setup, count: int) -> Callable[[np.ndarray], dict[str, list[Operator]]]:
     """`images -> {kernel: operators}`, compiled once: the kernels of a set of images by name.
 
     `"plain"` is k, `"cosine"` is k(x, x′) / √(k(x, x) k(x′, x′)). There is one operator for the trace over features;
     one for each feature where they are apart, and the mean of their numbers counts; and for E×E matrices one that
     multiplies by the kernel, plain alone.
     """
-    settings, theta0, mask = experiment.config.ntk, experiment.pretrained, experiment.mask
-    encode = _directed(experiment.encoder.apply_for_responses, experiment)
+    settings, theta0, mask = setup.config.ntk, setup.pretrained, setup.mask
+    encode = _directed(setup.encoder.apply_for_responses, setup)
     if settings.output == "full":
         half = max(1, count // 2)  # what is asked for comes in halves of the images, for even numbers of them
         matrices = make_ntk_operator(encode, theta0, mask=mask, batch_size=min(settings.batch_size, half))
@@ -152,12 +153,12 @@ def make_operators(experiment: Experiment, count: int) -> Callable[[np.ndarray],
     return operators
 
 
-def _directed(encode: ApplyFn, experiment: Experiment) -> ApplyFn:
+def _directed(encode: ApplyFn, setup: Setup) -> ApplyFn:
     """The encoder, or its projection on as many random directions as the config asks for."""
-    directions, width = experiment.config.ntk.directions, experiment.encoder.feature_dim
+    directions, width = setup.config.ntk.directions, setup.encoder.feature_dim
     if directions is None:
         return encode
-    return project_outputs(encode, width, directions, jax.random.key(experiment.config.seed))
+    return project_outputs(encode, width, directions, jax.random.key(setup.config.seed))
 
 
 def _nystrom_numbers(operator: Operator, own: np.ndarray, control: np.ndarray, count: int) -> dict[str, np.ndarray]:

@@ -19,7 +19,8 @@ from tajax.losses import head_logits
 from tajax.results import Record
 from tajax.task_vectors import apply_task_vector
 from tajax.types import Batch, Params
-from tajax.workflows.experiment import Experiment
+from tajax.workflows.evaluator import Evaluator
+from tajax.workflows.setup import Setup
 
 ThreeModels = Callable[[Batch], Sequence[jax.Array]]
 
@@ -49,45 +50,48 @@ class Predictions(NamedTuple):
     examples: tuple[tuple[int, str, UInt8[np.ndarray, "H W 3"]], ...]
 
 
-def record_predictions(experiment: Experiment, taus: Mapping[str, Params], tau: Params, scaling_coef: float) -> None:
+def record_predictions(
+    setup: Setup, evaluator: Evaluator, taus: Mapping[str, Params], tau: Params, scaling_coef: float
+) -> None:
     """Records for each task how the three models' predictions on test agree, and keeps example images.
 
     One pass over test with three forward passes a batch; in the linearised regimes with one linearisation and two
     tangent passes. Tasks that have their record are skipped.
 
     Args:
-        experiment: with the merged model chosen.
+        setup: the run, its merged model chosen.
+        evaluator: of its models.
         taus: the task vector of each task.
         tau: the merged one.
         scaling_coef: λ; the merged model is θ₀ + λτ.
     """
-    models_at = functools.cache(lambda: _models(experiment, tau, scaling_coef))
-    for task, (key,) in experiment.journal.each(
+    models_at = functools.cache(lambda: _models(evaluator, tau, scaling_coef))
+    for task, (key,) in setup.journal.each(
         "predictions",
-        experiment.tasks,
+        setup.tasks,
         lambda task: {"task": task.name, "split": "test"},
         units=lambda task: len(task.split("test")),
     ):
-        found = predict(experiment, task, models_at()(taus[task.name]))
+        found = predict(evaluator, task, models_at()(taus[task.name]))
         classes = list(task.class_names)
         fields = summary(found.labels, found.predicted, len(classes))
-        examples = _keep(experiment, task, found)
-        experiment.record("predictions", **key, classes=classes, examples=examples, **fields)
+        examples = _keep(setup, task, found)
+        setup.journal.record("predictions", **key, classes=classes, examples=examples, **fields)
         progress.note({"merged top1": fields["top1"]["merged"]})
 
 
-def predict(experiment: Experiment, task: data.Task, features: ThreeModels) -> Predictions:
+def predict(evaluator: Evaluator, task: data.Task, features: ThreeModels) -> Predictions:
     """The classes that three models predict on the test split of a task.
 
     Args:
-        experiment: heads and placement.
-        task: one of its tasks.
+        evaluator: heads and placement.
+        task: one of the tasks.
         features: `batch of `Placement.shares` -> features [B, E]` of each of `MODELS`.
     """
-    head, placement = experiment.heads[task.name], experiment.placement
+    head, placement = evaluator.heads[task.name], evaluator.placement
     labels, predicted, examples, start = [], [], [], 0
     wanted = {kind: count for kind, (_, count) in KINDS.items()}
-    for batch in experiment.batches(task, "test"):
+    for batch in evaluator.batches(task, "test"):
         rows = features(placement.shares(batch))
         batch = parallel.rows_of_all(batch)
         seen = np.stack([np.asarray(jnp.argmax(head_logits(one, head), axis=-1)) for one in rows])
@@ -159,9 +163,9 @@ def thumbnail(image: UInt8[np.ndarray, "H W 3"], side: int = SIDE) -> bytes:
     return file.getvalue()
 
 
-def _keep(experiment: Experiment, task: data.Task, found: Predictions) -> list[Record]:
+def _keep(setup: Setup, task: data.Task, found: Predictions) -> list[Record]:
     """Writes the examples of a task, all of them or none, and gives what is recorded of each."""
-    folder = experiment.workdir / FOLDER / task.name
+    folder = setup.workdir / FOLDER / task.name
     kept = []
     with atomic.directory(folder) if processes.is_first() else contextlib.nullcontext() as partial:
         for number, (row, kind, image) in enumerate(found.examples):
@@ -173,12 +177,12 @@ def _keep(experiment: Experiment, task: data.Task, found: Predictions) -> list[R
     return kept
 
 
-def _models(experiment: Experiment, tau: Params, scaling_coef: float) -> Callable[[Params], ThreeModels]:
+def _models(evaluator: Evaluator, tau: Params, scaling_coef: float) -> Callable[[Params], ThreeModels]:
     """`τ_t -> features`: of θ₀, θ₀ + τ_t and θ₀ + λτ, linearised where the regime is; compiled once for all tasks."""
-    placement, pretrained = experiment.placement, experiment.pretrained
+    placement, pretrained = evaluator.placement, evaluator.encoder.params
     origin = placement.params(pretrained)
-    if experiment.regime.evaluate_linearized:
-        responses = evaluate.make_responses_step(experiment.encoder.apply_for_responses, placement=placement)
+    if evaluator.linearized:
+        responses = evaluate.make_responses_step(evaluator.encoder.apply_for_responses, placement=placement)
 
         def tangent(own: Params) -> ThreeModels:
             vectors = placement.params(tuple(trees.moved_leaves([own, tau])))
@@ -190,7 +194,7 @@ def _models(experiment: Experiment, tau: Params, scaling_coef: float) -> Callabl
             return features
 
         return tangent
-    step, edit = experiment.features_step, jax.jit(apply_task_vector)
+    step, edit = evaluator.features_step, jax.jit(apply_task_vector)
     merged = placement.params(edit(pretrained, tau, scaling_coef))
 
     def model(own: Params) -> ThreeModels:

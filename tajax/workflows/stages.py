@@ -48,26 +48,14 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     return named(config.workflow).stages(config)
 
 
-def source_of_vectors(config: ConfigDict) -> str:
-    """Where a run has its task vectors from: `imported`, `reused`, `trained`, or `none` where it takes no vectors.
-
-    Example:
-        >>> from tajax.config import default_config
-        >>> source_of_vectors(default_config())
-        'trained'
-    """
-    sources = {"checkpoints": "imported", "vectors": "reused", "finetune": "trained"}
-    return next((sources[stage.name] for stage in stages(config) if stage.name in sources), "none")
-
-
 def begin(config: ConfigDict) -> tuple[Stage, ...]:
-    """The stages of `setup`."""
+    """The stages of `start`."""
     read = (Stage("checkpoints", "read checkpoints", each=True),) if config.checkpoints else ()
     return Stage("setup", "set up", work=0), *read, Stage("heads", each=config.heads == "linear_probe")
 
 
 def vectors(config: ConfigDict) -> tuple[Stage, ...]:
-    """The one of `finetune_all`; none where `setup` has read checkpoints."""
+    """The one of `task_vectors`; none where `start` has read checkpoints."""
     if config.checkpoints:
         return ()
     if config.task_vectors is not None:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from tajax import data, merging, metrics, processes, progress
 from tajax.affine import correct_intervals, tally_at
-from tajax.evaluate import AffineSplit, affine_split, make_affine_step
+from tajax.evaluate import AffineSplit
 from tajax.metrics import normalized_accuracy
 from tajax.progress import Stage
 from tajax.report.accuracy import without_ratio
@@ -25,35 +25,38 @@ from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.task_vectors import task_vector
 from tajax.types import Params
 from tajax.workflows import single_task
-from tajax.workflows.experiment import SPLITS, Experiment
+from tajax.workflows.evaluator import Evaluator
+from tajax.workflows.journal import SPLITS, Journal, measure_splits
 from tajax.workflows.predictions import record_predictions
-from tajax.workflows.setup import on_tasks
-from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
+from tajax.workflows.setup import Setup
+from tajax.workflows.single_task import measure_single_task, measure_zero_shot
 from tajax.workflows.stages import own_kind
+from tajax.workflows.start import on_tasks
+from tajax.workflows.vectors import task_vectors
 from tajax.workflows.workflow import Workflow
 
 Merged = Callable[[Sequence[float]], Iterator[tuple[Params, Sequence[float]]]]
 """The merged models at coefficients α, as `merge` gives them."""
 
 
-def answer(experiment: Experiment) -> None:
+def answer(setup: Setup, evaluator: Evaluator) -> None:
     """Everything from the pre-trained model to the merged one: fine-tuning, single tasks, tuned addition."""
-    save = experiment.config.save
+    save = setup.config.save
     if save.open_clip:  # a geometry that open_clip has not is refused now, not when all is done
-        experiment.encoder.check_format("open_clip")
-    measure_zero_shot(experiment)
-    taus = finetune_all(experiment)
-    measure_single_task(experiment, taus)
-    merged = merge(experiment, taus)
-    scaling_coef = add_tasks(experiment, merged)
+        setup.encoder.check_format("open_clip")
+    measure_zero_shot(setup, evaluator)
+    taus = task_vectors(setup, evaluator.heads)
+    measure_single_task(setup, evaluator, taus)
+    merged = merge(setup, taus)
+    scaling_coef = add_tasks(setup, evaluator, merged)
     [(tau, [along])] = merged([scaling_coef])
     if save.examples:
-        record_predictions(experiment, taus, tau, along)
+        record_predictions(setup, evaluator, taus, tau, along)
     if save.merged or save.open_clip:
-        save_merged(experiment, tau, along)
+        save_merged(setup, tau, along)
 
 
-def merge(experiment: Experiment, taus: Mapping[str, Params]) -> Merged:
+def merge(setup: Setup, taus: Mapping[str, Params]) -> Merged:
     """The models that a method makes of all vectors, each as θ₀ moved along one.
 
     One vector serves every α of an affine method, whose model is θ₀ + αg: g, its model around zero, in the precision of
@@ -61,23 +64,23 @@ def merge(experiment: Experiment, taus: Mapping[str, Params]) -> Merged:
     and its vector is what that changed, to be gone whole.
 
     Args:
-        experiment: its `config.merging` names the method and has its options.
+        setup: its `config.merging` names the method and has its options.
         taus: the task vector of each task.
 
     Returns:
         `coefficients α [G] -> pairs (τ, c), one a pass over images`: all c together are G long, and the models at α are
         θ₀ + cτ. Vectors are float32 or wider, and made as they are asked for.
     """
-    settings = experiment.config.merging
+    settings = setup.config.merging
     method = merging.METHODS[settings.method]
     options = {keyword: settings[option.field or keyword] for keyword, option in method.options.items()}
-    drawn = {"key": jax.random.key(experiment.config.seed)} if method.random else {}
+    drawn = {"key": jax.random.key(setup.config.seed)} if method.random else {}
     compiled = merging.compiled(method, **options)
-    vectors = [taus[task.name] for task in experiment.tasks]
+    vectors = [taus[task.name] for task in setup.tasks]
     if method.affine:
         tau = compiled(jax.tree.map(jnp.zeros_like, vectors[0]), vectors, **drawn)
         return lambda coefs: iter([(tau, coefs)])
-    pretrained = experiment.pretrained
+    pretrained = setup.pretrained
 
     @functools.lru_cache(maxsize=1)  # the one that is chosen serves all tasks
     def moved(coef: float) -> Params:
@@ -87,11 +90,12 @@ def merge(experiment: Experiment, taus: Mapping[str, Params]) -> Merged:
     return lambda coefs: ((moved(coef), (1.0,)) for coef in coefs)
 
 
-def add_tasks(experiment: Experiment, merged: Merged) -> float:
+def add_tasks(setup: Setup, evaluator: Evaluator, merged: Merged) -> float:
     """Records the merged model's accuracy over the grid of α on validation, and at the best α on test.
 
     Args:
-        experiment: with single-task accuracies recorded.
+        setup: the run, with single-task accuracies recorded.
+        evaluator: of its models.
         merged: from `merge`.
 
     Returns:
@@ -103,31 +107,31 @@ def add_tasks(experiment: Experiment, merged: Merged) -> float:
     Raises:
         ValueError: the run was measured at another α by an earlier version, which tuned one for every method.
     """
-    single = {split: _top1(experiment, "single_task", split) for split in SPLITS}
-    method = experiment.config.merging.method
+    journal = setup.journal
+    single = {split: _single_task(journal, split) for split in SPLITS}
+    method = setup.config.merging.method
     tuned = merging.METHODS[method].scaled
-    _tell_without_ratio(experiment, tuned=tuned)
-    step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
+    _tell_without_ratio(journal, tuned=tuned)
     origin = {"method": method} | ({} if tuned else {"tuned": False})
 
     def at(task: data.Task, split: str, coefs: Sequence[float]) -> list[dict[str, float]]:
         passes = ((tau, np.array(along)[:, None]) for tau, along in merged(coefs))
-        return [values for tau, rows in passes for values in experiment.evaluate(step, task, split, (tau,), rows)]
+        return [values for tau, rows in passes for values in evaluator.evaluate(task, split, [tau], rows)]
 
     if not tuned:
         scaling_coef = 1.0
-    elif experiment.config.evaluate.exact:
-        scaling_coef = _best_of_all(experiment, merged, single["val"])
+    elif setup.config.evaluate.exact:
+        scaling_coef = _best_of_all(setup, evaluator, merged, single["val"])
     else:
-        _sweep(experiment, lambda task: at(task, "val", experiment.config.evaluate.scaling_coefs))
-        scaling_coef = _best_of_grid(experiment, single["val"])
-    earlier = {r["scaling_coef"] for r in experiment.find(stage="task_addition")}
+        _sweep(setup, lambda task: at(task, "val", setup.config.evaluate.scaling_coefs))
+        scaling_coef = _best_of_grid(setup, single["val"])
+    earlier = {r["scaling_coef"] for r in journal.find("task_addition")}
     if earlier - {scaling_coef}:
         raise ValueError(
-            f"{experiment.workdir} holds the accuracy of {method} at α = {earlier.pop():g}, and this version measures "
+            f"{setup.workdir} holds the accuracy of {method} at α = {earlier.pop():g}, and this version measures "
             f"it at {scaling_coef:g}. Choose another --workdir, or pass --overwrite to replace that run."
         )
-    sweeps = _recorded_sweeps(experiment)
+    sweeps = _recorded_sweeps(journal)
 
     def measure(task: data.Task, split: str) -> dict[str, float]:
         known = sweeps.get((task.name, scaling_coef)) if split == "val" else None
@@ -137,79 +141,77 @@ def add_tasks(experiment: Experiment, merged: Merged) -> float:
         ratio = None if np.isnan(normalized) else float(normalized)
         return {"scaling_coef": scaling_coef, "normalized_top1": ratio, **origin, **values}
 
-    experiment.measure("task_addition", measure, note=f"α = {scaling_coef:.3g}, ")
+    measure_splits(journal, "task_addition", setup.tasks, measure, note=f"α = {scaling_coef:.3g}, ")
     return scaling_coef
 
 
-def _tell_without_ratio(experiment: Experiment, *, tuned: bool) -> None:
+def _tell_without_ratio(journal: Journal, *, tuned: bool) -> None:
     """Says of which tasks the merged model's accuracy cannot be normalised."""
-    for line in without_ratio(experiment.find(stage="single_task"), tuned=tuned) if processes.is_first() else ():
+    for line in without_ratio(journal.find("single_task"), tuned=tuned) if processes.is_first() else ():
         print(f"warning: {line}", file=sys.stderr)
 
 
-def _sweep(experiment: Experiment, measure: Callable[[data.Task], list[dict[str, float]]]) -> None:
+def _sweep(setup: Setup, measure: Callable[[data.Task], list[dict[str, float]]]) -> None:
     """Records what `measure` gives for each task at every α of the grid, where that is not recorded yet."""
-    grid = experiment.config.evaluate.scaling_coefs
-    passes = 1 if merging.METHODS[experiment.config.merging.method].affine else len(grid)
-    for task, missing in experiment.journal.each(
+    grid = setup.config.evaluate.scaling_coefs
+    passes = 1 if merging.METHODS[setup.config.merging.method].affine else len(grid)
+    for task, missing in setup.journal.each(
         "sweep",
-        experiment.tasks,
+        setup.tasks,
         lambda task: {"task": task.name, "split": "val", "scaling_coef": grid},
         units=lambda task: passes * len(task.split("val")),
     ):
         measured = dict(zip(grid, measure(task), strict=True))
         for key in missing:
-            experiment.record("sweep", **key, **measured[key["scaling_coef"]])
+            setup.journal.record("sweep", **key, **measured[key["scaling_coef"]])
         progress.note({"best top1": max(values["top1"] for values in measured.values())})
 
 
-def _recorded_sweeps(experiment: Experiment) -> dict[tuple[str, float], dict]:
-    return {(r["task"], r["scaling_coef"]): r for r in experiment.find(stage="sweep", split="val")}
+def _recorded_sweeps(journal: Journal) -> dict[tuple[str, float], dict]:
+    return {(r["task"], r["scaling_coef"]): r for r in journal.find("sweep", split="val")}
 
 
-def _best_of_grid(experiment: Experiment, single: Mapping[str, float]) -> float:
-    grid, names = experiment.config.evaluate.scaling_coefs, [task.name for task in experiment.tasks]
-    sweeps = _recorded_sweeps(experiment)
+def _best_of_grid(setup: Setup, single: Mapping[str, float]) -> float:
+    grid, names = setup.config.evaluate.scaling_coefs, [task.name for task in setup.tasks]
+    sweeps = _recorded_sweeps(setup.journal)
     accuracies = np.array([[sweeps[name, coef]["top1"] for coef in grid] for name in names])
     return grid[select_scaling_coef(grid, accuracies, np.array([single[name] for name in names]))]
 
 
-def _best_of_all(experiment: Experiment, merged: Merged, single: Mapping[str, float]) -> float:
+def _best_of_all(setup: Setup, evaluator: Evaluator, merged: Merged, single: Mapping[str, float]) -> float:
     """Records the grid and the exact optimum, both from one pass over each task's images."""
-    grid = np.array(experiment.config.evaluate.scaling_coefs)
-    [(tau, _)] = merged(experiment.config.evaluate.scaling_coefs)
-    step = make_affine_step(experiment.encoder.apply_for_responses, placement=experiment.placement)
+    grid = np.array(setup.config.evaluate.scaling_coefs)
+    [(tau, _)] = merged(setup.config.evaluate.scaling_coefs)
 
     @functools.cache
     def seen(task: data.Task) -> AffineSplit:
-        constants = experiment.pretrained, (tau,), experiment.heads[task.name]
-        return affine_split(step, *constants, experiment.batches(task, "val"), placement=experiment.placement)
+        return evaluator.affine_split(task, "val", [tau])
 
     def at_grid(task: data.Task) -> list[dict[str, float]]:
         rows, labels = seen(task)
         return metrics.compute_each(tally_at(rows, labels, np.ones(len(labels), bool), grid[:, None]))
 
-    _sweep(experiment, at_grid)
-    if recorded := experiment.find(stage="exact_scaling_coef"):
+    _sweep(setup, at_grid)
+    if recorded := setup.journal.find("exact_scaling_coef"):
         return recorded[0]["scaling_coef"]
     best = exact_scaling_coef(
-        [correct_intervals(*seen(task), np.ones(1)) for task in experiment.tasks],
-        [single[task.name] for task in experiment.tasks],
+        [correct_intervals(*seen(task), np.ones(1)) for task in setup.tasks],
+        [single[task.name] for task in setup.tasks],
         bounds=(grid[0], grid[-1]),
     )
-    experiment.record("exact_scaling_coef", split="val", **best._asdict())
+    setup.journal.record("exact_scaling_coef", split="val", **best._asdict())
     return best.scaling_coef
 
 
-def save_merged(experiment: Experiment, tau: Params, scaling_coef: float) -> None:
+def save_merged(setup: Setup, tau: Params, scaling_coef: float) -> None:
     """Writes θ₀ + λτ with the untouched text tower, in the formats that `config.save` names.
 
     `workdir/merged` is Hugging Face's, `workdir/merged_open_clip` open_clip's. In the linearised regimes these are
     the parameters of the expansion; a reader that evaluates them with the ordinary forward pass gets another function.
     """
-    save = experiment.config.save
+    save = setup.config.save
     formats = {"merged": ("huggingface", save.merged), "merged_open_clip": ("open_clip", save.open_clip)}
-    missing = [name for name, (_, wanted) in formats.items() if wanted and not (experiment.workdir / name).exists()]
+    missing = [name for name, (_, wanted) in formats.items() if wanted and not (setup.workdir / name).exists()]
     if not processes.is_first():
         return
     with progress.stage("save", dict.fromkeys(missing, 1)) as running:
@@ -217,13 +219,13 @@ def save_merged(experiment: Experiment, tau: Params, scaling_coef: float) -> Non
             return
         # The last to read θ₀, so the merged model takes its memory.
         move = merging.compiled(merging.task_arithmetic, donate=True)
-        merged = move(experiment.pretrained, [tau], scaling_coef=scaling_coef)
+        merged = move(setup.pretrained, [tau], scaling_coef=scaling_coef)
         for name in running.each(missing, str):
-            experiment.encoder.save(experiment.workdir / name, merged, format=formats[name][0])
+            setup.encoder.save(setup.workdir / name, merged, format=formats[name][0])
 
 
-def _top1(experiment: Experiment, stage: str, split: str) -> dict[str, float]:
-    return {r["task"]: r["top1"] for r in experiment.find(stage=stage, split=split)}
+def _single_task(journal: Journal, split: str) -> dict[str, float]:
+    return {r["task"]: r["top1"] for r in journal.find("single_task", split=split)}
 
 
 def stages(config: ConfigDict) -> tuple[Stage, ...]:

@@ -15,9 +15,12 @@ from ml_collections import ConfigDict
 from tajax.progress import Stage
 from tajax.types import Params
 from tajax.workflows import single_task
-from tajax.workflows.experiment import SPLITS, Experiment
-from tajax.workflows.setup import on_tasks
-from tajax.workflows.single_task import finetune_all, measure_single_task, measure_zero_shot
+from tajax.workflows.evaluator import Evaluator
+from tajax.workflows.journal import SPLITS
+from tajax.workflows.setup import Setup
+from tajax.workflows.single_task import measure_single_task, measure_zero_shot
+from tajax.workflows.start import on_tasks
+from tajax.workflows.vectors import task_vectors
 from tajax.workflows.workflow import Workflow
 
 VECTORS = {"analogy": (-1.0, 1.0, 1.0), "c_alone": (0.0, 0.0, 1.0)}
@@ -31,45 +34,46 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     on_tasks(answer)(config, workdir, overwrite=overwrite)
 
 
-def answer(experiment: Experiment) -> None:
+def answer(setup: Setup, evaluator: Evaluator) -> None:
     """Fine-tuning on A, B, C and D, then the accuracy on D of what A, B and C give, beside that of τ_D."""
-    measure_zero_shot(experiment)
-    taus = finetune_all(experiment)
-    measure_single_task(experiment, taus)
-    add_analogy(experiment, tuple(taus[task.name] for task in experiment.tasks[:3]))
+    measure_zero_shot(setup, evaluator)
+    taus = task_vectors(setup, evaluator.heads)
+    measure_single_task(setup, evaluator, taus)
+    a, b, c = (taus[task.name] for task in setup.tasks[:3])
+    add_analogy(setup, evaluator, (a, b, c))
 
 
-def add_analogy(experiment: Experiment, taus: tuple[Params, Params, Params]) -> dict[str, float]:
+def add_analogy(setup: Setup, evaluator: Evaluator, taus: tuple[Params, Params, Params]) -> dict[str, float]:
     """Records accuracy on D along each of `VECTORS`: over the grid of α on validation, at the best α on both splits.
 
     Args:
-        experiment: its tasks are A, B, C and D.
+        setup: its tasks are A, B, C and D.
+        evaluator: of its models.
         taus: the task vectors of A, B and C.
 
     Returns:
         α for each of `VECTORS`: the best on D's validation images, of equals the smallest in size.
     """
-    task, grid = experiment.tasks[3], experiment.config.evaluate.scaling_coefs
-    step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
-    for _, missing in experiment.journal.each(
+    task, grid, journal = setup.tasks[3], setup.config.evaluate.scaling_coefs, setup.journal
+    for _, missing in journal.each(
         "analogy_sweep",
         [task],
         lambda task: {"vector": tuple(VECTORS), "task": task.name, "split": "val", "scaling_coef": grid},
         units=lambda task: len(task.split("val")),
     ):
         rows = np.concatenate([np.outer(grid, vector) for vector in VECTORS.values()])
-        measured = experiment.evaluate(step, task, "val", taus, rows)
+        measured = evaluator.evaluate(task, "val", taus, rows)
         values = dict(zip(itertools.product(VECTORS, grid), measured, strict=True))
         for key in missing:
-            experiment.record("analogy_sweep", **key, **values[key["vector"], key["scaling_coef"]])
-    sweeps = {(r["vector"], r["scaling_coef"]): r["top1"] for r in experiment.find(stage="analogy_sweep")}
+            journal.record("analogy_sweep", **key, **values[key["vector"], key["scaling_coef"]])
+    sweeps = {(r["vector"], r["scaling_coef"]): r["top1"] for r in journal.find("analogy_sweep")}
     best = {name: _best({coef: sweeps[name, coef] for coef in grid}) for name in VECTORS}
 
     def reached() -> str:
-        (top1,) = (r["top1"] for r in experiment.find(stage="task_analogy", vector="analogy", split="test"))
+        (top1,) = (r["top1"] for r in journal.find("task_analogy", vector="analogy", split="test"))
         return f"{task.name} test top1 {top1:.3f}"
 
-    for split, missing in experiment.journal.each(
+    for split, missing in journal.each(
         "task_analogy",
         SPLITS,
         lambda split: {"vector": tuple(VECTORS), "task": task.name, "split": split},
@@ -78,8 +82,8 @@ def add_analogy(experiment: Experiment, taus: tuple[Params, Params, Params]) -> 
         note=reached,
     ):
         moved = [best[key["vector"]] * np.array(VECTORS[key["vector"]]) for key in missing]
-        for key, of_vector in zip(missing, experiment.evaluate(step, task, split, taus, moved), strict=True):
-            experiment.record("task_analogy", **key, scaling_coef=best[key["vector"]], **of_vector)
+        for key, of_vector in zip(missing, evaluator.evaluate(task, split, taus, moved), strict=True):
+            journal.record("task_analogy", **key, scaling_coef=best[key["vector"]], **of_vector)
     return best
 
 

@@ -5,24 +5,27 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from tajax import data, evaluate, metrics, processes
+from tajax import data, metrics, processes
 from tajax.affine import correct_intervals, tally_at
-from tajax.evaluate import AffineSplit, affine_split, make_affine_step
+from tajax.evaluate import AffineSplit
 from tajax.progress import Stage
 from tajax.report.negation import unlimited
 from tajax.scaling import Negation, exact_negation_coef, select_negation_coef
 from tajax.types import Params
 from tajax.workflows.control import measure_control
-from tajax.workflows.experiment import Experiment
-from tajax.workflows.setup import on_tasks
-from tajax.workflows.single_task import finetune_all, measure_zero_shot
+from tajax.workflows.evaluator import Evaluator
+from tajax.workflows.journal import Journal, measure_splits
+from tajax.workflows.setup import Setup
+from tajax.workflows.single_task import measure_zero_shot
 from tajax.workflows.stages import FORWARD, ZERO_SHOT, begin, vectors
+from tajax.workflows.start import on_tasks
+from tajax.workflows.vectors import task_vectors
 from tajax.workflows.workflow import Workflow
 
 Vectors = Mapping[str, Params]  # by task
@@ -30,24 +33,28 @@ Values = Mapping[str, float]  # top1, loss and count
 Measure = Callable[[data.Task, Vectors, Float[np.ndarray, "G T"]], Sequence[Values]]
 
 
-def answer(experiment: Experiment) -> None:
+def answer(setup: Setup, evaluator: Evaluator) -> None:
     """Fine-tuning, then for each task α tuned on validation, and its accuracy and the control's at that."""
-    (control,) = experiment.controls
-    measure_zero_shot(experiment)
-    required = experiment.config.evaluate.control_threshold * measure_control(experiment, control)["val"]
-    for line in unlimited(experiment.find(stage="control")) if processes.is_first() else ():
+    (control,) = setup.controls
+    measure_zero_shot(setup, evaluator)
+    pretrained = measure_control(setup.journal, evaluator, control)
+    required = setup.config.evaluate.control_threshold * pretrained["val"]
+    for line in unlimited(setup.journal.find("control")) if processes.is_first() else ():
         print(f"warning: {line}", file=sys.stderr)
-    negate_tasks(experiment, control, finetune_all(experiment), required=required)
+    negate_tasks(setup, evaluator, control, task_vectors(setup, evaluator.heads), required=required)
 
 
-def negate_tasks(experiment: Experiment, control: data.Task, taus: Vectors, *, required: float) -> dict[str, Negation]:
+def negate_tasks(
+    setup: Setup, evaluator: Evaluator, control: data.Task, taus: Vectors, *, required: float
+) -> dict[str, Negation]:
     """Records both accuracies over the grid of α on validation, and at the best α of each task on both splits.
 
     The control's images are many and the same for every task, so one pass over them serves all vectors, which are
     on the devices together meanwhile.
 
     Args:
-        experiment: with the control's head, and the accuracies of the pre-trained model recorded.
+        setup: the run, with the accuracies of the pre-trained model recorded.
+        evaluator: of its models, with the control's head.
         control: the control task.
         taus: the task vector of each task.
         required: the least control accuracy on validation.
@@ -56,23 +63,26 @@ def negate_tasks(experiment: Experiment, control: data.Task, taus: Vectors, *, r
         The choice for each task: of the grid, or with `config.evaluate.exact` of all α between its ends. Where none
         keeps the control, it is recorded with `satisfied` False, and the accuracies are those of the nearest miss.
     """
-    if experiment.config.evaluate.exact:
-        chosen = _best_of_all(experiment, control, taus, required)
+    if setup.config.evaluate.exact:
+        chosen = _best_of_all(setup, evaluator, control, taus, required)
     else:
-        step = experiment.sweep_steps[experiment.regime.evaluate_linearized]
-        _record_sweeps(experiment, control, taus, functools.partial(_evaluate, experiment, step, "val"))
-        chosen = _best_of_grid(experiment, control, required)
-    _record_choices(experiment, control, taus, chosen, required)
+
+        def at_grid(on: data.Task, edited: Vectors, rows: Float[np.ndarray, "G T"]) -> Sequence[Values]:
+            return evaluator.evaluate(on, "val", tuple(edited.values()), rows)
+
+        _record_sweeps(setup, control, taus, at_grid)
+        chosen = _best_of_grid(setup, control, required)
+    _record_choices(setup, evaluator, control, taus, chosen, required)
     return chosen
 
 
-def _record_sweeps(experiment: Experiment, control: data.Task, taus: Vectors, measure: Measure) -> None:
+def _record_sweeps(setup: Setup, control: data.Task, taus: Vectors, measure: Measure) -> None:
     """Records what `measure` gives on the control and on each task at every α, where that is not recorded yet."""
-    grid = experiment.config.evaluate.scaling_coefs
+    grid = setup.config.evaluate.scaling_coefs
     moved = [coef for coef in grid if coef]
-    every = (control, *experiment.tasks)
+    every = (control, *setup.tasks)
     vectors = {on.name: taus if on is control else {on.name: taus[on.name]} for on in every}
-    for on, missing in experiment.journal.each(
+    for on, missing in setup.journal.each(
         "negation_sweep",
         every,
         lambda on: {"task": tuple(vectors[on.name]), "measured_on": on.name, "split": "val", "scaling_coef": grid},
@@ -81,100 +91,93 @@ def _record_sweeps(experiment: Experiment, control: data.Task, taus: Vectors, me
         edited = vectors[on.name]
         rows = np.kron(np.eye(len(edited)), -np.array(moved)[:, None])
         measured = zip(itertools.product(edited, moved), measure(on, edited, rows) if moved else (), strict=True)
-        values = dict(measured) | {(name, 0.0): _unedited(experiment, on, "val") for name in edited}
+        values = dict(measured) | {(name, 0.0): _unedited(setup.journal, on, "val") for name in edited}
         for key in missing:
-            experiment.record("negation_sweep", **key, **values[key["task"], key["scaling_coef"]])
+            setup.journal.record("negation_sweep", **key, **values[key["task"], key["scaling_coef"]])
 
 
-def _best_of_grid(experiment: Experiment, control: data.Task, required: float) -> dict[str, Negation]:
-    grid, sweeps = experiment.config.evaluate.scaling_coefs, _recorded_sweeps(experiment)
+def _best_of_grid(setup: Setup, control: data.Task, required: float) -> dict[str, Negation]:
+    grid, sweeps = setup.config.evaluate.scaling_coefs, _recorded_sweeps(setup.journal)
     chosen = {}
-    for task in experiment.tasks:
+    for task in setup.tasks:
         on_task, on_control = ([sweeps[task.name, on, c]["top1"] for c in grid] for on in (task.name, control.name))
         chosen[task.name] = select_negation_coef(grid, on_task, on_control, required=required)
     return chosen
 
 
-def _best_of_all(experiment: Experiment, control: data.Task, taus: Vectors, required: float) -> dict[str, Negation]:
+def _best_of_all(
+    setup: Setup, evaluator: Evaluator, control: data.Task, taus: Vectors, required: float
+) -> dict[str, Negation]:
     """Records the grid and the exact optima, all of them from one pass over each task's images."""
-    step = make_affine_step(experiment.encoder.apply_for_responses, placement=experiment.placement)
 
     @functools.cache
     def seen(on: data.Task) -> AffineSplit:
-        edited = tuple(taus.values()) if on is control else (taus[on.name],)
-        constants = experiment.pretrained, edited, experiment.heads[on.name]
-        return affine_split(step, *constants, experiment.batches(on, "val"), placement=experiment.placement)
+        return evaluator.affine_split(on, "val", tuple(taus.values()) if on is control else (taus[on.name],))
 
     def at_grid(on: data.Task, _: Vectors, rows: Float[np.ndarray, "G T"]) -> Sequence[Values]:
         images, labels = seen(on)
         return metrics.compute_each(tally_at(images, labels, np.ones(len(labels), bool), rows))
 
-    _record_sweeps(experiment, control, taus, at_grid)
-    recorded = {r["task"]: r for r in experiment.find(stage="exact_negation_coef")}
+    _record_sweeps(setup, control, taus, at_grid)
+    recorded = {r["task"]: r for r in setup.journal.find("exact_negation_coef")}
     if recorded.keys() == taus.keys():
         return {name: Negation(*(record[field] for field in Negation._fields)) for name, record in recorded.items()}
-    grid, chosen = experiment.config.evaluate.scaling_coefs, {}
-    for task, direction in zip(experiment.tasks, -np.eye(len(taus)), strict=True):
+    grid, chosen = setup.config.evaluate.scaling_coefs, {}
+    for task, direction in zip(setup.tasks, -np.eye(len(taus)), strict=True):
         intervals = correct_intervals(*seen(task), -np.ones(1)), correct_intervals(*seen(control), direction)
         best = exact_negation_coef(*intervals, required=required, bounds=(grid[0], grid[-1]))
         if task.name not in recorded:
-            experiment.record("exact_negation_coef", task=task.name, split="val", **best._asdict())
+            setup.journal.record("exact_negation_coef", task=task.name, split="val", **best._asdict())
         chosen[task.name] = best
     return chosen
 
 
 def _record_choices(
-    experiment: Experiment, control: data.Task, taus: Vectors, chosen: Mapping[str, Negation], required: float
+    setup: Setup,
+    evaluator: Evaluator,
+    control: data.Task,
+    taus: Vectors,
+    chosen: Mapping[str, Negation],
+    required: float,
 ) -> None:
-    step, sweeps = experiment.sweep_steps[experiment.regime.evaluate_linearized], _recorded_sweeps(experiment)
+    sweeps = _recorded_sweeps(setup.journal)
     coefs = {name: choice.scaling_coef for name, choice in chosen.items()}
 
     @functools.cache
     def on_control(split: str) -> Mapping[str, Values]:
         edited = {name: tau for name, tau in taus.items() if coefs[name]}
         rows = -np.diag([coefs[name] for name in edited])
-        measured = _evaluate(experiment, step, split, control, edited, rows) if edited else ()
+        measured = evaluator.evaluate(control, split, tuple(edited.values()), rows) if edited else ()
         return dict(zip(edited, measured, strict=True))
 
     def at_choice(name: str, on: data.Task, split: str) -> Values:
         if not coefs[name]:
-            return _unedited(experiment, on, split)
+            return _unedited(setup.journal, on, split)
         if split == "val" and (name, on.name, coefs[name]) in sweeps:
             return sweeps[name, on.name, coefs[name]]
         if on is control:
             return on_control(split)[name]
-        return experiment.evaluate(step, on, split, (taus[name],), [[-coefs[name]]])[0]
+        return evaluator.evaluate(on, split, [taus[name]], [[-coefs[name]]])[0]
 
     def measure(task: data.Task, split: str) -> dict[str, float]:
         kept = {key: at_choice(task.name, task, split)[key] for key in ("top1", "loss", "count")}
         kept |= {f"control_{key}": at_choice(task.name, control, split)[key] for key in kept}
         return {"control": control.name, "control_required": required, **chosen[task.name]._asdict(), **kept}
 
-    first = {f"{experiment.tasks[0].name} test": len(control.split("test"))}  # once, for the vectors of all tasks
-    experiment.measure("task_negation", measure, more=first)
+    first = {f"{setup.tasks[0].name} test": len(control.split("test"))}  # once, for the vectors of all tasks
+    measure_splits(setup.journal, "task_negation", setup.tasks, measure, more=first)
 
 
-def _recorded_sweeps(experiment: Experiment) -> dict[tuple[str, str, float], Values]:
+def _recorded_sweeps(journal: Journal) -> dict[tuple[str, str, float], Values]:
     """By task whose vector is subtracted, task that is measured, and α."""
-    records = experiment.find(stage="negation_sweep")
+    records = journal.find("negation_sweep")
     return {(r["task"], r["measured_on"], r["scaling_coef"]): r for r in records}
 
 
-def _unedited(experiment: Experiment, on: data.Task, split: str) -> Values:
+def _unedited(journal: Journal, on: data.Task, split: str) -> Values:
     """What is recorded of the pre-trained model."""
-    (record,) = (
-        r for stage in ("zero_shot", "control") for r in experiment.find(stage=stage, task=on.name, split=split)
-    )
+    (record,) = (r for stage in ("zero_shot", "control") for r in journal.find(stage, task=on.name, split=split))
     return {key: record[key] for key in ("top1", "loss", "count")}
-
-
-def _evaluate(
-    experiment: Experiment, step: evaluate.SweepStep, split: str, on: data.Task, taus: Vectors, rows: Iterable
-) -> list[dict[str, float]]:
-    constants = experiment.pretrained, tuple(taus.values()), np.asarray(rows), experiment.heads[on.name]
-    return metrics.compute_each(
-        evaluate.sweep(step, *constants, experiment.batches(on, split), placement=experiment.placement)
-    )
 
 
 def stages(config: ConfigDict) -> tuple[Stage, ...]:

@@ -103,6 +103,11 @@ def _remove(made: Sequence[Path]) -> None:
             place.rmdir()
 
 
+def vector_path(workdir: Path, task: str) -> Path:
+    """Where a run keeps the task vector of a task."""
+    return workdir / "task_vectors" / f"{task}.safetensors"
+
+
 def at_end(close: Callable[[], object]) -> None:
     """Has this called when the directory is let go; when the process ends, if it is not held."""
     try:

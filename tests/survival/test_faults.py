@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import pytest
 import tensorflow_datasets as tfds
 
-from tajax import checkpoints, config, data, evaluate, finetune, models, vector_files
+from tajax import checkpoints, config, data, evaluate, finetune, metrics, models, vector_files
 from tajax.data import builders
 from tajax.models import files
 from tajax.report import page
-from tajax.workflows import experiment, faults, task_addition
+from tajax.workflows import faults, task_addition
 from tests.data.conftest import PipelineSample, encoded, picture
 from tests.survival.conftest import assert_part, assert_same, measured
 from tests.workflows.conftest import CONFIGS, TASKS, programs, run, world  # noqa: F401
@@ -321,10 +321,10 @@ def strike(patch, module, name, *, number=1, after=False):
 
 PHASES = {  # what is called then
     "loading the model": (models, "load", 1),
-    "opening the data": (experiment.data, "open_tasks", 1),
+    "opening the data": (data, "open_tasks", 1),
     "making heads": (models, "zero_shot_head", 1),
     "compiling evaluation": (evaluate, "head_logits", 1),
-    "evaluating": (experiment.metrics, "compute_each", 2),
+    "evaluating": (metrics, "compute_each", 2),
     "compiling training": (finetune, "cross_entropy", 1),
     "training": (finetune, "_means", 2),
     "saving a checkpoint": (checkpoints, "_by_path", 2),

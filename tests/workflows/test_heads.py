@@ -11,7 +11,7 @@ from tajax import data, models, progress, results
 from tajax.config import default_config
 from tajax.data.preprocess import normalize
 from tajax.workflows import heads
-from tajax.workflows.setup import setup
+from tajax.workflows.start import start
 from tests.workflows.conftest import TASKS
 
 PROBED = {"heads": "linear_probe", "workflow": "single_task"}
@@ -31,9 +31,12 @@ def test_what_was_compiled_to_fit_the_heads_is_kept_for_what_follows(world, tmp_
     tasks = tuple(str(world / f"{name}.npz") for name in TASKS)
     config.update(model=str(world / "clip"), tasks=tasks, heads="linear_probe")
     with progress.shown(quiet=True):
-        experiment = setup(config, tmp_path)
-    assert set(experiment.heads) == set(TASKS)
-    assert "features_step" in vars(experiment)
+        setup, evaluator = start(config, tmp_path)
+        assert set(evaluator.heads) == set(TASKS)
+        assert evaluator.features_step._cache_size() == 1  # one program for all tasks
+        batch = next(iter(evaluator.batches(setup.tasks[0], "test")))
+    evaluator.features_step(setup.placement.params(setup.pretrained), setup.placement.shares(batch))
+    assert evaluator.features_step._cache_size() == 1
 
 
 def weights(workdir):

@@ -79,8 +79,8 @@ def test_the_models_of_a_run_are_those_of_the_method(name, bent, standard, theta
     config, tasks = default_config(), [SimpleNamespace(name=name) for name in TASKS]
     config.merging.update(method=name, density=0.4, drop_rate=0.3, ties_merge="sum")
     taus = load_vectors(standard, theta0)
-    experiment = SimpleNamespace(config=config, tasks=tasks, pretrained=theta0)
-    merged, coefs = task_addition.merge(experiment, dict(zip(TASKS, taus, strict=True))), (0.0, 0.7)
+    setup = SimpleNamespace(config=config, tasks=tasks, pretrained=theta0)
+    merged, coefs = task_addition.merge(setup, dict(zip(TASKS, taus, strict=True))), (0.0, 0.7)
     coefs = coefs if merging.METHODS[name].scaled else (1.0,)
     passes = list(merged(coefs))
     assert len(passes) == (1 if merging.METHODS[name].affine else len(coefs))

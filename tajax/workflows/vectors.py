@@ -1,4 +1,7 @@
-"""Task vectors of encoders that others fine-tuned: `config.checkpoints` against the base of the run."""
+"""Where the task vectors of a run are from: trained here, reused from another run, or imported.
+
+Imported are those of encoders that others fine-tuned, `config.checkpoints` against the base of the run.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,44 @@ from tajax import data, processes, progress, trees, vector_files
 from tajax.config import REGIMES, config_hash
 from tajax.encoders.encoder import Encoder
 from tajax.models.hub import locate, split_choice
-from tajax.types import JsonObject, Mask, Params
-from tajax.workflows.experiment import Experiment
+from tajax.types import Head, JsonObject, Mask, Params
+from tajax.workflows.setup import Setup
+from tajax.workflows.stages import stages
+from tajax.workflows.training import finetune_all
+from tajax.workflows.workdir import vector_path
 
 FAR = 0.5
 """‖τ‖/‖θ₀‖ from which an encoder is not taken for a fine-tuned copy of the base: fine-tuning moves weights by a few
 percent, and independent trainings end about √2 apart."""
+
+
+def source_of_vectors(config: ConfigDict) -> str:
+    """Where a run has its task vectors from: `imported`, `reused`, `trained`, or `none` where it takes no vectors.
+
+    Example:
+        >>> from tajax.config import default_config
+        >>> source_of_vectors(default_config())
+        'trained'
+    """
+    sources = {"checkpoints": "imported", "vectors": "reused", "finetune": "trained"}
+    return next((sources[stage.name] for stage in stages(config) if stage.name in sources), "none")
+
+
+def task_vectors(setup: Setup, heads: Mapping[str, Head]) -> dict[str, Params]:
+    """The task vector of each task: of `config.checkpoints`, of the run `config.task_vectors`, or trained here."""
+    match source_of_vectors(setup.config):
+        case "imported":
+            return dict(setup.imported)
+        case "reused":
+            with progress.stage("vectors", {task.name: 1 for task in setup.tasks}) as running:
+                return {task.name: _reused_vector(setup, task) for task in running.each(setup.tasks)}
+        case _:
+            return finetune_all(setup, heads)
+
+
+def _reused_vector(setup: Setup, task: data.Task) -> Params:
+    path = vector_path(Path(setup.config.task_vectors).expanduser(), task.name)
+    return vector_files.load_task_vector(path, setup.pretrained, base_sha256=setup.encoder.identity.sha256)[0]
 
 
 class Imported(NamedTuple):
@@ -74,21 +109,21 @@ def read_vectors(
     return vectors
 
 
-def keep_vectors(experiment: Experiment, vectors: Mapping[str, Imported]) -> None:
+def keep_vectors(setup: Setup, vectors: Mapping[str, Imported]) -> None:
     """Writes and records those vectors that `workdir/task_vectors` lacks, without the leaves that did not move."""
-    for task, place in places(experiment.config, experiment.tasks).items():
+    for task, place in places(setup.config, setup.tasks).items():
         tau, about = vectors[task]
-        if about and not experiment.find(stage="checkpoint", task=task):
-            experiment.record("checkpoint", task=task, source=place, **about)
-        path = vector_path(experiment.workdir, task)
+        if about and not setup.journal.find("checkpoint", task=task):
+            setup.journal.record("checkpoint", task=task, source=place, **about)
+        path = vector_path(setup.workdir, task)
         if processes.is_first() and not path.exists():
             made = vector_files.vector_metadata(
-                model=experiment.config.model,
-                base_sha256=experiment.encoder.identity.sha256,
-                revision=experiment.encoder.identity.revision,
+                model=setup.config.model,
+                base_sha256=setup.encoder.identity.sha256,
+                revision=setup.encoder.identity.revision,
                 task=task,
-                linearized=experiment.regime.evaluate_linearized,
-                config_hash=config_hash(experiment.config),
+                linearized=setup.regime.evaluate_linearized,
+                config_hash=config_hash(setup.config),
             )
             mask = moved_mask([tau])
             vector_files.save_task_vector(path, tau, made | {"source": place}, mask=mask)
@@ -121,11 +156,6 @@ def reused_mask(config: ConfigDict, encoder: Encoder, tasks: Sequence[data.Task]
     return trees.param_mask(
         encoder.params, rule, layers=(layers[0], layers[1]) if layers else None, rules=encoder.rules
     )
-
-
-def vector_path(workdir: Path, task: str) -> Path:
-    """Where a run keeps the task vector of a task."""
-    return workdir / "task_vectors" / f"{task}.safetensors"
 
 
 def places(config: ConfigDict, tasks: Sequence[data.Task]) -> dict[str, str]:

@@ -1,0 +1,172 @@
+"""The beginning of every run on tasks: model, tasks, heads and directory, or the error that ends it before any work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from tajax import data, parallel, processes, progress, tracking, trees
+from tajax.config import config_hash
+from tajax.config import regime as regime_of
+from tajax.data import fingerprint
+from tajax.encoders import family_named
+from tajax.encoders.encoder import Encoder
+from tajax.questions import QUESTIONS
+from tajax.report import runs
+from tajax.types import Mask
+from tajax.workflows import inputs
+from tajax.workflows.evaluator import Evaluator
+from tajax.workflows.heads import make_heads
+from tajax.workflows.journal import Journal
+from tajax.workflows.setup import Setup
+from tajax.workflows.stages import announce, expect, warn
+from tajax.workflows.vectors import keep_vectors, moved_mask, read_vectors, reused_mask, source_of_vectors
+from tajax.workflows.workdir import claim, write_report
+
+
+def start(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tuple[Setup, Evaluator]:
+    """Loads model and tasks, builds the heads and claims the directory; bad input ends here, before any training.
+
+    Args:
+        config: a validated config.
+        workdir: an existing directory.
+        overwrite: replace an earlier run in it.
+
+    Returns:
+        What the run is, and what evaluates its models.
+
+    Raises:
+        ValueError: bad input; among it a control that has the name of one of the tasks.
+        FileExistsError: the directory holds a run of another config, or on other inputs.
+    """
+    started = time.monotonic()
+    announce(config, workdir)
+    tracking.check(config.track.wandb)
+    with progress.stage("setup"):
+        names = (config.control,) if QUESTIONS[config.workflow].control else ()
+        controls = tuple(data.open_task(name, data_dir=config.data_dir) for name in names)
+        try:
+            placement = parallel.PLACEMENTS[config.placement](parallel.devices_of_all(config.devices))
+        except ValueError as error:
+            raise ValueError(f"{error} That is --config.devices=NUMBER.") from error
+        vectors = source_of_vectors(config)
+        for section in ("finetune", "evaluate") if vectors == "trained" else ("evaluate",):
+            placement.check_batch_size(config[section].batch_size, what=f"config.{section}.batch_size")
+        encoder = family_named(config.family).load(
+            config.model,
+            remat=vectors == "trained" and config.finetune.remat,
+            random_seed=config.seed if config.initialization == "random" else None,
+        )
+        regime = regime_of(config)
+        mask = trees.param_mask(encoder.params, regime.trainable, layers=config.layers, rules=encoder.rules)
+        tasks = tuple(data.open_tasks(config.tasks, data_dir=config.data_dir))
+        if same := {control.name for control in controls} & {task.name for task in tasks}:
+            raise ValueError(
+                f"control {config.control!r} and one of the tasks are both called {same.pop()!r}: their results could "
+                "not be told apart. Rename one of the files or folders."
+            )
+        options = {"on_bad_image": config.on_bad_image, "option": "--config.on_bad_image=skip"}
+        opened = (*tasks, *controls)
+        readable = tuple(data.check_images(task, **options) for task in opened)
+        skipped = _skipped(opened, readable)
+        tasks, controls = readable[: len(tasks)], readable[len(tasks) :]
+        made_from = inputs.of_tasks(config, encoder, readable)
+    expect(config, tasks)
+    given = read_vectors(config, workdir, encoder, tasks, overwrite=overwrite) if config.checkpoints else {}
+    imported = {task: vector.tau for task, vector in given.items()}
+    moved: Mask | None = mask
+    if imported:
+        moved = mask = moved_mask(list(imported.values()))
+    elif vectors == "reused":
+        moved = reused_mask(config, encoder, tasks)
+    about_data = {name: fingerprint.brief(found) for name, found in made_from["tasks"].items()}
+    known = {"config_hash": config_hash(config), "base_sha256": encoder.identity.sha256}
+    processes.check_same(**known, **{f"data of {name}": found for name, found in about_data.items()})
+    claim(config, workdir, overwrite=overwrite)
+    journal = _journal(config, workdir, encoder, readable, vectors, moved, started)
+    journal.facts |= {"data": about_data, "skipped_images": skipped}
+    setup = Setup(config, workdir, encoder, tasks, controls, regime, mask, placement, journal, imported)
+    _check_base(setup)
+    inputs.keep(workdir, made_from)
+    journal.track(config)
+    if given:
+        keep_vectors(setup, given)
+    _announce(setup)
+    warn(journal.facts["warnings"])
+    step = placement.rows(lambda params, batch: encoder.apply(params, batch.inputs))
+    heads = make_heads(setup, step)
+    return setup, Evaluator(encoder, placement, regime.evaluate_linearized, setup.batches, step, heads)
+
+
+def on_tasks(answer: Callable[[Setup, Evaluator], object]) -> Callable[..., None]:
+    """The program `run(config, workdir, *, overwrite=False)` that sets up, answers its question and reports.
+
+    What is finished in the directory is skipped; `overwrite` replaces an earlier run in it.
+    """
+
+    def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
+        answer(*start(config, workdir, overwrite=overwrite))
+        write_report(workdir)
+
+    return run
+
+
+def _journal(
+    config: ConfigDict,
+    workdir: Path,
+    encoder: Encoder,
+    tasks: tuple[data.Task, ...],
+    vectors: str,
+    moved: Mask | None,
+    started: float,
+) -> Journal:
+    origin = {"regime": config.regime, "model": config.model, "seed": config.seed, "config_hash": config_hash(config)}
+    facts = {
+        "base_sha256": encoder.identity.sha256,
+        "revision": encoder.identity.revision,
+        **encoder.identity.facts,
+        "vectors": vectors,
+        "trained_parameters": None if moved is None else trees.count_params(encoder.params, moved),
+        "total_parameters": trees.count_params(encoder.params),
+        "heads": config.heads,
+        "manifests": {task.name: task.manifest for task in tasks if task.manifest},
+        "cuts": {task.name: cuts for task in tasks if (cuts := _cuts(task))},
+        "warnings": [line for task in tasks for line in task.warnings],
+        "processes": processes.share()[1],
+    }
+    return Journal(workdir / "results.jsonl", origin, facts, started)
+
+
+def _cuts(task: data.Task) -> dict[str, Mapping[str, int | None]]:
+    """Seed and count of each split of a task that was cut from another."""
+    cuts = {"val": task.validation, "test": task.test_cut}
+    return {split: cut for split, cut in cuts.items() if cut and cut["seed"] is not None}
+
+
+def _skipped(opened: Sequence[data.Task], readable: Sequence[data.Task]) -> dict[str, dict[str, int]]:
+    """The images that were left out, by task and split where there are any."""
+    skipped = {}
+    for before, after in zip(opened, readable, strict=True):
+        counts = {split: len(source) - len(after.splits[split]) for split, source in before.splits.items()}
+        if any(counts.values()):
+            skipped[before.name] = {split: count for split, count in counts.items() if count}
+    return skipped
+
+
+def _check_base(setup: Setup) -> None:
+    """Raises `ValueError` if the run was begun with another image tower under the same name."""
+    earlier, present = setup.journal.find("run"), setup.encoder.identity.sha256
+    if earlier and (base := earlier[0].get("base_sha256", present)) != present:
+        raise ValueError(
+            f"{setup.workdir} was begun with a model of sha256 {base}, but {setup.config.model} now "
+            f"has {present}. Choose another --workdir, or pass --overwrite to replace that run."
+        )
+
+
+def _announce(setup: Setup) -> None:
+    facts = setup.journal.facts
+    of_processes = f" of {facts['processes']} processes" if processes.joined() else ""
+    progress.say(f"{': '.join(runs.parameters(facts))}, on {setup.placement}{of_processes}")
