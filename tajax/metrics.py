@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +52,16 @@ def add(a: Tally, b: Tally) -> Tally:
     return Tally(*(x + y for x, y in zip(a, b, strict=True)))
 
 
-def compute(sums: Tally) -> dict[str, float | int]:
+class Means(TypedDict):
+    """What a tally comes to."""
+
+    top1: float
+    loss: float
+    count: int
+    """Of examples."""
+
+
+def compute(sums: Tally) -> Means:
     """Means from sums: `top1` in [0, 1], mean `loss`, and the `count` they are over. Waits for the device.
 
     Raises:
@@ -68,7 +77,7 @@ def compute(sums: Tally) -> dict[str, float | int]:
     return {"top1": int(sums.correct) / count, "loss": float(sums.loss_sum) / count, "count": count}
 
 
-def compute_each(sums: Tally) -> list[dict[str, float | int]]:
+def compute_each(sums: Tally) -> list[Means]:
     """`compute` of every entry of a tally whose leaves have a leading axis, such as a sweep's."""
     return [compute(Tally(*leaves)) for leaves in zip(*sums, strict=True)]
 

@@ -26,14 +26,16 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 
 import tajax
+from tajax.records import stage_of
 from tajax.types import JsonObject
 
 Record: TypeAlias = JsonObject
+R = TypeVar("R", bound=Mapping[str, Any])  # a type of `tajax.records`, or `Record`
 
 REQUIRED = ("stage", "config_hash")  # a number without them cannot be traced to what made it
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -98,15 +100,31 @@ def read(path: str | Path) -> list[Record]:
     return records
 
 
-def find(records: Iterable[Record], **fields: object) -> list[Record]:
+@overload
+def find(records: Iterable[Record], kind: type[R], /, **fields: object) -> list[R]: ...
+
+
+@overload
+def find(records: Iterable[R], /, **fields: object) -> list[R]: ...
+
+
+def find(records: Iterable[Any], kind: type | None = None, /, **fields: object) -> list[Any]:
     """The records that have all these fields with these values.
+
+    Args:
+        records: of any stages, or of one.
+        kind: the type in `tajax.records` of those that are looked for, which says their stage.
+        **fields: values by name.
 
     Example:
         >>> find([{"task": "digits", "top1": 0.9}, {"task": "signs"}], task="digits")
         [{'task': 'digits', 'top1': 0.9}]
+        >>> from tajax.records import Sweep
+        >>> find([{"stage": "sweep", "top1": 0.9}, {"stage": "control", "top1": 0.8}], Sweep)
+        [{'stage': 'sweep', 'top1': 0.9}]
     """
-    absent = object()
-    return [r for r in records if all(r.get(name, absent) == value for name, value in fields.items())]
+    wanted, absent = fields if kind is None else {"stage": stage_of(kind), **fields}, object()
+    return [r for r in records if all(r.get(name, absent) == value for name, value in wanted.items())]
 
 
 def by_config(records: Iterable[Record]) -> dict[object, list[Record]]:

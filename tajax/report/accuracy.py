@@ -8,8 +8,21 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from tajax.records import (
+    Accuracy,
+    ExactScalingCoef,
+    Pretrain,
+    SingleTask,
+    Sweep,
+    TaskAddition,
+    ZeroShot,
+    stage_of,
+)
+from tajax.records import (
+    Run as RunRecord,
+)
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
 from tajax.report.runs import Run, Series, deviations, origin, parameters
@@ -17,19 +30,30 @@ from tajax.report.style import Figure
 from tajax.report.tables import MISSING, Number, Table, mean_of_all, number, percent, spread
 from tajax.results import Record, by_config, find, seconds
 
-# Column title, stage of the record, and metric.
-MEASURES = (
-    ("zero-shot", "zero_shot", "top1"),
-    ("fine-tuned", "single_task", "top1"),
-    ("merged", "task_addition", "top1"),
-    ("normalised", "task_addition", "normalized_top1"),
-)
+Measure = Callable[[Sequence[Record], str], dict[str, float | None]]
+"""`(records, split) -> numbers by task`."""
+
+
+def _top1(kind: type[Accuracy]) -> Measure:
+    return lambda records, split: {r["task"]: r["top1"] for r in find(records, kind, split=split)}
+
+
+def _normalized(records: Sequence[Record], split: str) -> dict[str, float | None]:
+    return {r["task"]: r["normalized_top1"] for r in find(records, TaskAddition, split=split)}
+
+
+MEASURES: Mapping[str, Measure] = {  # by title of the column
+    "zero-shot": _top1(ZeroShot),
+    "fine-tuned": _top1(SingleTask),
+    "merged": _top1(TaskAddition),
+    "normalised": _normalized,
+}
 SPLITS = ("test", "val")
 CURVE_ROWS = 12
 MEANINGS = {
-    "zero_shot": "zero-shot: the pre-trained model",
-    "single_task": "fine-tuned: on that task alone",
-    "task_addition": "merged: one model for all tasks; normalised: merged / fine-tuned",
+    stage_of(ZeroShot): "zero-shot: the pre-trained model",
+    stage_of(SingleTask): "fine-tuned: on that task alone",
+    stage_of(TaskAddition): "merged: one model for all tasks; normalised: merged / fine-tuned",
 }
 
 
@@ -40,18 +64,18 @@ def accuracy_tables(records: Sequence[Record], *, provenance: bool = True) -> li
         records: of one config.
         provenance: whether its notes say by what it was made.
     """
-    tasks = list(dict.fromkeys(r["task"] for r in records if r["stage"] in ("zero_shot", "single_task")))
+    own = stage_of(ZeroShot), stage_of(SingleTask)
+    tasks = list(dict.fromkeys(str(r["task"]) for r in records if r["stage"] in own))
     columns: list[str] = []
     values: list[list[float | None]] = []
     for split in SPLITS:
-        for title, stage, metric in MEASURES:
-            measured = {r["task"]: r[metric] for r in find(records, stage=stage, split=split)}
-            if measured:
+        for title, measure in MEASURES.items():
+            if measured := measure(records, split):
                 columns.append(f"{split} {title}")
                 values.append([measured.get(task) for task in tasks])
     if not columns:
         return []
-    rows = [(str(task), *map(percent, row)) for task, row in zip(tasks, zip(*values, strict=True), strict=True)]
+    rows = [(task, *map(percent, row)) for task, row in zip(tasks, zip(*values, strict=True), strict=True)]
     means = ("mean", *(percent(mean_of_all(column)) for column in values))
     notes = (*_notes(records), *(_provenance(records) if provenance else ()))
     return [Table("Accuracy on each task, %", ("task", *columns), (*rows, means), notes, 1, origin(records))]
@@ -60,9 +84,9 @@ def accuracy_tables(records: Sequence[Record], *, provenance: bool = True) -> li
 def curve_tables(records: Sequence[Record]) -> list[Table]:
     """Accuracy over the grid of coefficients, and the loss of a pre-training, where recorded."""
     tables = []
-    single = {r["task"]: r["top1"] for r in find(records, stage="single_task", split="val")}
-    grid: dict[float, list[Record]] = {}
-    for record in find(records, stage="sweep", split="val"):
+    single = {r["task"]: r["top1"] for r in find(records, SingleTask, split="val")}
+    grid: dict[float, list[Sweep]] = {}
+    for record in find(records, Sweep, split="val"):
         grid.setdefault(record["scaling_coef"], []).append(record)
     if grid:
         rows = []
@@ -73,7 +97,7 @@ def curve_tables(records: Sequence[Record]) -> list[Table]:
         titles = ("α", "val merged", "val normalised")
         title = "Accuracy at each scaling coefficient α, mean over tasks, %"
         tables.append(Table(title, titles, tuple(rows), of=origin(records)))
-    steps = find(records, stage="pretrain")
+    steps = find(records, Pretrain)
     if steps:
         stride = max(1, -(-len(steps) // CURVE_ROWS))
         kept = [*steps[:-1:stride], steps[-1]]
@@ -98,7 +122,7 @@ def comparison(records: Iterable[Record]) -> Table:
     seeds: dict[tuple[str, tuple[str, ...]], list[object]] = {}
     together: dict[tuple[str, tuple[str, ...]], list[Sequence[Record]]] = {}
     for group in by_config(records).values():
-        addition = find(group, stage="task_addition", split="test")
+        addition = find(group, TaskAddition, split="test")
         if not addition:
             continue
         tasks = tuple(sorted(str(r["task"]) for r in addition))
@@ -116,7 +140,7 @@ def comparison(records: Iterable[Record]) -> Table:
 def compared(series: Series) -> list[Table]:
     """The same of runs that are put together already; nothing if none of them got as far as task addition."""
     reached = [
-        (label, [run.records for run in runs if find(run.records, stage="task_addition", split="test")])
+        (label, [run.records for run in runs if find(run.records, TaskAddition, split="test")])
         for label, runs in series.items()
     ]
     reached = [(label, groups) for label, groups in reached if groups]
@@ -128,13 +152,14 @@ def _side_by_side(named: Sequence[tuple[str, Sequence[Sequence[Record]]]]) -> Ta
     for name, groups in named:
         runs = []
         for group in groups:
-            coef = float(find(group, stage="task_addition", split="test")[0]["scaling_coef"])
-            runs.append((*(_mean(group, stage, "test", metric) for _, stage, metric in MEASURES), coef))
+            coef = float(find(group, TaskAddition, split="test")[0]["scaling_coef"])
+            means = (mean_of_all(measure(group, "test").values()) for measure in MEASURES.values())
+            runs.append((*means, coef))
         *accuracies, coefs = zip(*runs, strict=True)
         numbers = [MISSING if None in column else spread([100 * a for a in column], 1) for column in accuracies]
-        tasks = {str(r["task"]) for r in find(groups[0], stage="task_addition", split="test")}
+        tasks = {str(r["task"]) for r in find(groups[0], TaskAddition, split="test")}
         body.append((name, *numbers, spread(list(coefs), 2), str(len(tasks)), str(len(runs))))
-    titles = ("regime", *(title for title, _, _ in MEASURES), "α", "tasks", "seeds")
+    titles = ("regime", *MEASURES, "α", "tasks", "seeds")
     untuned = "" if all(_tuned(group) for _, groups in named for group in groups) else ", and 1 where a method has none"
     notes = [f"{_meaning(MEANINGS)}; α is tuned on validation, one for all tasks{untuned}."]
     notes += ["± is one sample standard deviation over seeds."] if any(row[-1] != "1" for row in body) else []
@@ -144,11 +169,11 @@ def _side_by_side(named: Sequence[tuple[str, Sequence[Sequence[Record]]]]) -> Ta
 def by_task(series: Series) -> list[Table]:
     """Of every regime the merged accuracy of each task, absolute and normalised: a row for each regime."""
     made = []
-    for title, metric in (
-        ("Test accuracy of the merged model on each task, %", "top1"),
-        ("Normalised test accuracy of the merged model on each task, % of the fine-tuned one's", "normalized_top1"),
+    for title, measure in (
+        ("Test accuracy of the merged model on each task, %", "merged"),
+        ("Normalised test accuracy of the merged model on each task, % of the fine-tuned one's", "normalised"),
     ):
-        measured = {label: _of_tasks(runs, "task_addition", "test", metric, 100) for label, runs in series.items()}
+        measured = {label: _of_tasks(runs, MEASURES[measure]) for label, runs in series.items()}
         measured = {label: tasks for label, tasks in measured.items() if tasks}
         names = list(dict.fromkeys(task for tasks in measured.values() for task in tasks))
         rows = []
@@ -168,33 +193,31 @@ def figures(series: Series) -> list[Figure]:
 
 
 def _of_every_task(series: Series) -> Iterable[Figure]:
-    kinds = (("zero-shot", "zero_shot"), ("merged", "task_addition"), ("fine-tuned", "single_task"))
+    kinds = {"zero-shot": ZeroShot, "merged": TaskAddition, "fine-tuned": SingleTask}
     measured = {
-        label: {name: found for name, stage in kinds if (found := _of_tasks(runs, stage, "test", "top1", 100))}
+        label: {name: found for name in kinds if (found := _of_tasks(runs, MEASURES[name]))}
         for label, runs in series.items()
     }
-    panels = {label: kinds for label, kinds in measured.items() if len(kinds) > 1}
+    panels = {label: found for label, found in measured.items() if len(found) > 1}
     if panels:
         every = {name for of_label in panels.values() for name in of_label}
         few, means = (
             len(panels) == 1,
-            [statistics.fmean(v) for kinds in panels.values() for m in kinds.values() for v in m.values()],
+            [statistics.fmean(v) for found in panels.values() for m in found.values() for v in m.values()],
         )
         ends = 10 * math.floor(min(means) / 10), 10 * math.ceil(max(means) / 10)
         drawn = [
-            charts.dots(kinds, Axis("test accuracy, %", PERCENT), ends=ends, title="" if few else label)
-            for label, kinds in panels.items()
+            charts.dots(found, Axis("test accuracy, %", PERCENT), ends=ends, title="" if few else label)
+            for label, found in panels.items()
         ]
         yield Figure(
             "accuracy_by_task",
             "Accuracy of every task",
-            f"Test accuracy in %. {_meaning(stage for n, stage in kinds if n in every)}."
+            f"Test accuracy in %. {_meaning(stage_of(kind) for name, kind in kinds.items() if name in every)}."
             + deviations("Whiskers", series),
             tuple(drawn),
         )
-    normalized = {
-        label: _of_tasks(runs, "task_addition", "test", "normalized_top1", 100) for label, runs in series.items()
-    }
+    normalized = {label: _of_tasks(runs, _normalized) for label, runs in series.items()}
     normalized = {label: found for label, found in normalized.items() if found}
     if len(normalized) > 1:
         yield Figure(
@@ -212,7 +235,7 @@ def _over_alpha(series: Series) -> Iterable[Figure]:
     for label, runs in series.items():
         for run in runs:
             points: dict[float, list[float]] = {}
-            for record in find(run.records, stage="sweep", split="val"):
+            for record in find(run.records, Sweep, split="val"):
                 coef, reached = float(record["scaling_coef"]), 100 * float(record["top1"])
                 points.setdefault(coef, []).append(reached)
                 tasks.setdefault(str(record["task"]), {}).setdefault(coef, []).append(reached)
@@ -221,9 +244,7 @@ def _over_alpha(series: Series) -> Iterable[Figure]:
     alpha, top1 = Axis("scaling coefficient α", zero=True), Axis("validation accuracy, %", PERCENT)
     if means:
         chosen = {
-            label: sorted(
-                {float(r["scaling_coef"]) for run in series[label] for r in find(run.records, stage="task_addition")}
-            )
+            label: sorted({float(r["scaling_coef"]) for run in series[label] for r in find(run.records, TaskAddition)})
             for label in means
         }
         yield Figure(
@@ -243,29 +264,29 @@ def _over_alpha(series: Series) -> Iterable[Figure]:
         )
 
 
-def _of_tasks(runs: Iterable[Run], stage: str, split: str, metric: str, times: float = 1) -> dict[str, list[float]]:
-    """Of each task the values of all runs, one of each seed: several workflows measure the same at first."""
+def _of_tasks(runs: Iterable[Run], measure: Measure) -> dict[str, list[float]]:
+    """Of each task the test values of all runs in %, one of each seed: several workflows measure the same at first."""
     values: dict[str, dict[object, float]] = {}
     for run in runs:
-        for record in find(run.records, stage=stage, split=split):
-            if record.get(metric) is not None:
-                values.setdefault(str(record["task"]), {})[run.field("seed")] = times * float(record[metric])
+        for task, value in measure(run.records, "test").items():
+            if value is not None:
+                values.setdefault(task, {})[run.field("seed")] = 100 * value
     return {task: [*of_seed.values()] for task, of_seed in values.items()}
 
 
 def _notes(records: Sequence[Record]) -> Iterable[str]:
     yield f"{_meaning(r['stage'] for r in records)}."
-    addition = find(records, stage="task_addition")
+    addition = find(records, TaskAddition)
     if addition:
-        exact = find(records, stage="exact_scaling_coef")
+        exact = find(records, ExactScalingCoef)
         among = f": the best there is, as is all of {exact[0]['lower']:g}–{exact[0]['upper']:g}" if exact else ""
         by = f" of {method}" if (method := _method(addition)) else ""
         how = f"tuned on validation, one for all tasks{among}" if _tuned(records) else "which has none to tune"
         yield f"α = {addition[0]['scaling_coef']:g}{by}, {how}."
-        yield from without_ratio(find(records, stage="single_task"), tuned=_tuned(records))
+        yield from without_ratio(find(records, SingleTask), tuned=_tuned(records))
 
 
-def without_ratio(single: Sequence[Record], *, tuned: bool = True) -> Iterator[str]:
+def without_ratio(single: Sequence[SingleTask], *, tuned: bool = True) -> Iterator[str]:
     """Of which tasks no accuracy can be normalised, a line each, and what that means for α.
 
     Args:
@@ -292,26 +313,22 @@ def _meaning(stages: Iterable[object]) -> str:
 
 
 def _provenance(records: Sequence[Record]) -> Iterable[str]:
-    for run in find(records, stage="run")[:1]:
+    for run in find(records, RunRecord)[:1]:
         if "trained_parameters" in run:
             yield f"{': '.join(parameters(run, records)).capitalize()}."
         if "versions" in run:
-            versions: Mapping[str, str] = run["versions"]
+            versions = run["versions"]
             revision = f" at {run['git_revision']}" if "git_revision" in run else ""
             devices = f"{run['device_count']} × {run['device_kind']}"
             yield f"tajax {versions.get('tajax')}{revision}, JAX {versions.get('jax')}, {devices}."
     yield f"Config {records[0]['config_hash']}, {seconds(records):.0f} s."
 
 
-def _method(addition: Sequence[Record]) -> str:
+def _method(addition: Sequence[TaskAddition]) -> str:
     """How the vectors were merged; empty for their sum."""
     return str(addition[0].get("method", "task_arithmetic")).replace("task_arithmetic", "")
 
 
 def _tuned(records: Sequence[Record]) -> bool:
     """Whether α was chosen on validation images, as it is for every method that has one."""
-    return all(record.get("tuned", True) for record in find(records, stage="task_addition"))
-
-
-def _mean(records: Sequence[Record], stage: str, split: str, metric: str) -> float | None:
-    return mean_of_all(r[metric] for r in find(records, stage=stage, split=split))
+    return all(record.get("tuned", True) for record in find(records, TaskAddition))

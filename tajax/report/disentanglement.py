@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tajax.disentanglement import relative_terms
+from tajax.records import Disentanglement
 from tajax.report import charts
 from tajax.report.charts import Axis
 from tajax.report.runs import Series, deviations, origin
@@ -29,7 +30,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """
     made = []
     for distance, title, times, digits in DISTANCES:
-        if measured := find(records, stage="disentanglement", distance=distance):
+        if measured := find(records, Disentanglement, distance=distance):
             made.append(_matrix(measured, title, times, digits))
     return made
 
@@ -40,12 +41,14 @@ def compared(series: Series) -> list[Table]:
     for label, runs in series.items():
         cells, most = [], 0
         for distance, _, times, digits in DISTANCES:
-            for key, factor, written in (("summary", times, digits), ("relative", 1, 2)):
-                groups = (find(run.records, stage="disentanglement", distance=distance) for run in runs)
-                means = [mean_of_all(record[key] for record in group) for group in groups if group]
+            groups = [g for run in runs if (g := find(run.records, Disentanglement, distance=distance))]
+            most = max(most, len(groups))
+            for means, factor, written in (
+                ([mean_of_all(r["summary"] for r in group) for group in groups], times, digits),
+                ([mean_of_all(r["relative"] for r in group) for group in groups], 1, 2),
+            ):
                 there = [factor * mean for mean in means if mean is not None]
                 cells.append(spread(there, written) if there and len(there) == len(means) else MISSING)
-                most = max(most, len(means))
         if most:
             body.append((label, str(most), *cells))
     if not body:
@@ -71,7 +74,7 @@ def _maps(series: Series, distance: str, *, points: int) -> Iterator[Figure]:
     title, caption, value = MAPS[distance]
     maps: dict[tuple[tuple[str, str], str, tuple[float, ...]], list[np.ndarray]] = {}
     for label, runs in series.items():
-        for record in (r for run in runs for r in find(run.records, stage="disentanglement", distance=distance)):
+        for record in (r for run in runs for r in find(run.records, Disentanglement, distance=distance)):
             if len(record["coefs"]) >= points and (distance == "prediction" or min(record["own"]) > 0):
                 a, b = map(str, record["tasks"])
                 maps.setdefault(((a, b), label, tuple(record["coefs"])), []).append(_map(record))
@@ -96,7 +99,7 @@ def _matrices(series: Series, distance: str) -> Iterator[Figure]:
     """Of each regime the mean ξ/2 of every pair, over seeds; where there are so many pairs that a table is tiring."""
     matrices = {}
     for label, runs in series.items():
-        found = [r for run in runs for r in find(run.records, stage="disentanglement", distance=distance)]
+        found = [r for run in runs for r in find(run.records, Disentanglement, distance=distance)]
         names = list(dict.fromkeys(str(name) for r in found for name in r["tasks"]))
         pairs: dict[frozenset[int], list[float]] = {}
         for record in found:
@@ -144,37 +147,30 @@ MAPS = {
 }
 
 
-def _map(record: Record) -> np.ndarray:
+def _map(record: Disentanglement) -> np.ndarray:
     """[A, A]: of predictions as it is, of features relative to what the tasks' own vectors do."""
-    terms = np.array(record["terms"])
-    return (terms if record["distance"] == "prediction" else relative_terms(terms, record["own"], degree=2)).mean(
-        axis=0
-    )
+    terms, own = np.array(record["terms"]), np.array(record["own"])
+    return (terms if record["distance"] == "prediction" else relative_terms(terms, own, degree=2)).mean(axis=0)
 
 
-def _matrix(measured: Sequence[Record], title: str, times: int, digits: int) -> Table:
+def _matrix(measured: Sequence[Disentanglement], title: str, times: int, digits: int) -> Table:
     names = list(dict.fromkeys(name for r in measured for name in r["tasks"]))
     summaries = {frozenset(r["tasks"]): r["summary"] for r in measured}
     rows = [(a, *(_times(summaries.get(frozenset((a, b))), times, digits) for b in names)) for a in names]
     of_task = [[r for r in measured if name in r["tasks"]] for name in names]
-    rows.append(("mean", *(_times(_mean(pairs, "summary"), times, digits) for pairs in of_task)))
-    rows.append(("relative", *(number(_mean(pairs, "relative"), 2) for pairs in of_task)))
+    rows.append(("mean", *(_times(mean_of_all(r["summary"] for r in pairs), times, digits) for pairs in of_task)))
+    rows.append(("relative", *(number(mean_of_all(r["relative"] for r in pairs), 2) for pairs in of_task)))
     first, counts = measured[0], sorted(count for r in measured for count in r["images"])
     images = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     notes = (
-        f"Mean over {len(measured)} pairs: "
-        f"{_times(_mean(measured, 'summary'), times, digits)}, relative {number(_mean(measured, 'relative'), 2)}.",
+        f"Mean over {len(measured)} pairs: {_times(mean_of_all(r['summary'] for r in measured), times, digits)}, "
+        f"relative {number(mean_of_all(r['relative'] for r in measured), 2)}.",
         f"ξ/2, mean over |α| ≤ 1 of a {len(first['coefs'])}×{len(first['coefs'])} grid, {images} {first['split']} "
         "images a task; 0: the other task's vector changes nothing.",
         "relative: how far the other vector moves a task's outputs, by how far its own vector at α = 1 does"
         + (" (roots of the divergences)." if first["distance"] == "symmetric_kl" else "."),
     )
     return Table(title, ("task", *names), tuple(rows), notes, 2, origin(measured))
-
-
-def _mean(records: Sequence[Record], key: str) -> float | None:
-    values = [r[key] for r in records]
-    return None if None in values else statistics.fmean(values)
 
 
 def _times(value: float | None, times: int, digits: int) -> str:

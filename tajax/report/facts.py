@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tajax import results
 from tajax.questions import QUESTIONS
+from tajax.records import Run as RunRecord
+from tajax.records import TaskAddition
 from tajax.report.runs import Run, flat, parameters, task_names
 from tajax.report.tables import Number, Table
 from tajax.results import Record
@@ -25,7 +27,7 @@ def of_run(run: Run) -> tuple[tuple[str, str], ...]:
         ("initialisation", str(run.field("initialization", ""))),
         ("task vectors of", str(run.field("task_vectors", None) or "")),
     ]
-    if addition := results.find(records, stage="task_addition"):
+    if addition := results.find(records, TaskAddition):
         facts.append(("merged by", f"{run.method.replace('_', ' ')}, α = {addition[0]['scaling_coef']:g}"))
     if "trained_parameters" in about:
         facts.append(parameters(about, records))
@@ -89,7 +91,7 @@ def _unfinished(run: Run) -> str:
     return f"{stage} has been recorded for {done} of {wanted} {of}" if done < wanted else ""
 
 
-def _machine(about: Record) -> list[tuple[str, str]]:
+def _machine(about: RunRecord) -> list[tuple[str, str]]:
     versions = about.get("versions") or {}
     devices = f"{about['device_count']} × {about['device_kind']}" if "device_kind" in about else ""
     cores = f", {about['cpu_count']} cores" if devices and "cpu_count" in about else ""

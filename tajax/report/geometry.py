@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tajax.records import Geometry, Run
 from tajax.report import charts
 from tajax.report.charts import Axis
 from tajax.report.runs import Series, deviations, origin
@@ -23,10 +24,10 @@ WHOLE, LAYERS = "all", "blocks"
 
 def tables(records: Sequence[Record]) -> list[Table]:
     """Cosines between the whole vectors of one config, and norms and cosines by layer."""
-    found = {str(r["module"]): r for r in find(records, stage="geometry")}
+    found = {str(r["module"]): r for r in find(records, Geometry)}
     made = []
     if whole := found.get(WHOLE):
-        counted = [r["trained_parameters"] for r in find(records, stage="run")]
+        counted = [r["trained_parameters"] for r in find(records, Run)]
         made.append(_cosines(whole, int(next(filter(None, counted), whole["parameters"]))))
     if layers := found.get(LAYERS):
         made.append(_by_layer(layers))
@@ -35,7 +36,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
 
 def modules(records: Sequence[Record]) -> list[Table]:
     """Norms and cosines of each module of one config, the layers together."""
-    found = find(records, stage="geometry")
+    found = find(records, Geometry)
     if not found:
         return []
     (whole,) = find(found, module=WHOLE)
@@ -63,7 +64,7 @@ def compared(series: Series) -> list[Table]:
     """Regimes side by side: length and mean cosine of their vectors, over seeds ± sample standard deviation."""
     body = []
     for label, runs in series.items():
-        found = [whole for run in runs for whole in find(run.records, stage="geometry", module=WHOLE)]
+        found = [whole for run in runs for whole in find(run.records, Geometry, module=WHOLE)]
         if not found:
             continue
         lengths = [statistics.fmean(whole["norms"]) for whole in found]
@@ -83,12 +84,12 @@ def compared(series: Series) -> list[Table]:
 
 def figures(series: Series) -> list[Figure]:
     """The cosine matrix of each regime, mean over seeds, and length and mean cosine by layer."""
-    wholes: dict[str, list[Record]] = {}
+    wholes: dict[str, list[Geometry]] = {}
     lengths: dict[str, dict[float, list[float]]] = {}
     angles: dict[str, dict[float, list[float]]] = {}
     for label, runs in series.items():
         for run in runs:
-            found = {str(r["module"]): r for r in find(run.records, stage="geometry")}
+            found = {str(r["module"]): r for r in find(run.records, Geometry)}
             if whole := found.get(WHOLE):
                 wholes.setdefault(label, []).append(whole)
             if layers := found.get(LAYERS):
@@ -118,7 +119,7 @@ def figures(series: Series) -> list[Figure]:
     return made
 
 
-def _mean_cosines(wholes: Sequence[Record]) -> list[tuple[int, int, float]]:
+def _mean_cosines(wholes: Sequence[Geometry]) -> list[tuple[int, int, float]]:
     """`(row, column, mean over runs)`, tasks numbered as the first run has them; without the diagonal."""
     names = [str(name) for name in wholes[0]["tasks"]]
     values: dict[tuple[int, int], list[float]] = {}
@@ -132,7 +133,7 @@ def _mean_cosines(wholes: Sequence[Record]) -> list[tuple[int, int, float]]:
 
 
 def _cosine_panel(
-    whole: Record, cells: Sequence[tuple[int, int, float]], largest: float, title: str
+    whole: Geometry, cells: Sequence[tuple[int, int, float]], largest: float, title: str
 ) -> altair.LayerChart:
     names = [str(name) for name in whole["tasks"]]
     few = len(names) <= 10
@@ -159,7 +160,7 @@ def mean_cosine(cosines: Sequence[Sequence[float | None]]) -> float | None:
     return mean_of_all(cosines[s][t] for s, t in itertools.combinations(range(len(cosines)), 2))
 
 
-def _cosines(whole: Record, dimensions: int) -> Table:
+def _cosines(whole: Geometry, dimensions: int) -> Table:
     names = [str(name) for name in whole["tasks"]]
     rows = [(name, *(number(cosine, 3) for cosine in row)) for name, row in zip(names, whole["cosines"], strict=True)]
     norms = ("‖τ‖", *(number(norm, 2) for norm in whole["norms"]))
@@ -171,7 +172,7 @@ def _cosines(whole: Record, dimensions: int) -> Table:
     return Table("Cosines between task vectors", ("task", *names), (*rows, norms), notes, 1, origin([whole]))
 
 
-def _by_layer(layers: Record) -> Table:
+def _by_layer(layers: Geometry) -> Table:
     rows = []
     columns = zip(*layers["layer_norms"], strict=True), layers["layer_pretrained_norms"], layers["layer_cosines"]
     for index, (norms, base, cosine) in enumerate(zip(*columns, strict=True)):

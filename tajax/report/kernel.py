@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from tajax.records import KernelBehaviour
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
 from tajax.report.runs import Series, deviations, origin
@@ -12,12 +13,10 @@ from tajax.report.style import Figure
 from tajax.report.tables import Table, number, percent
 from tajax.results import Record, find
 
-STAGE = "kernel_behaviour"
-
 
 def tables(records: Sequence[Record]) -> list[Table]:
     """Each task where its model was fine-tuned to, α = 1, or at the end of the grid; from the records of one config."""
-    found = find(records, stage=STAGE)
+    found = find(records, KernelBehaviour)
     if not found:
         return []
     coefs = sorted({float(r["scaling_coef"]) for r in found})
@@ -36,7 +35,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
 
 def curves(records: Sequence[Record]) -> list[Table]:
     """The means over tasks at each coefficient of the grid."""
-    found = find(records, stage=STAGE)
+    found = find(records, KernelBehaviour)
     if not found:
         return []
     grid = sorted({float(r["scaling_coef"]) for r in found})
@@ -47,27 +46,26 @@ def curves(records: Sequence[Record]) -> list[Table]:
 
 def figures(series: Series) -> list[Figure]:
     """The gap between model and linearisation, and the accuracy of both, along the task vectors."""
-    kinds = {"relative_gap": ("", 1), "top1": ("model", 100), "linearized_top1": ("linearised", 100)}
-    found: dict[str, dict[str, dict[float, list[float]]]] = {key: {} for key in kinds}
+    gap: dict[str, dict[float, list[float]]] = {}
+    both: dict[str, dict[str, dict[float, list[float]]]] = {"model": {}, "linearised": {}}
     for label, runs in series.items():
         for run in runs:
-            records = find(run.records, stage=STAGE)
+            records = find(run.records, KernelBehaviour)
             for coef in sorted({float(r["scaling_coef"]) for r in records}):
                 chosen = find(records, scaling_coef=coef)
-                for key, (_, times) in kinds.items():
-                    mean = times * statistics.fmean(float(r[key]) for r in chosen)
-                    found[key].setdefault(label, {}).setdefault(coef, []).append(mean)
-    gap, *both = found.values()
+                mean, _, *accuracies, _ = _means(chosen)
+                gap.setdefault(label, {}).setdefault(coef, []).append(mean)
+                for points, top1 in zip(both.values(), accuracies, strict=True):
+                    points.setdefault(label, {}).setdefault(coef, []).append(100 * top1)
     if not gap:
         return []
     alpha, accuracy = Axis("coefficient α", zero=True), Axis("test accuracy, %", PERCENT)
     drawn = [charts.curves(gap, alpha, Axis("relative gap", ".3f", zero=True))]
-    names = [name for name, _ in kinds.values() if name]
     if len(gap) == 1:
-        lines = {name: next(iter(points.values())) for name, points in zip(names, both, strict=True)}
+        lines = {name: next(iter(points.values())) for name, points in both.items()}
         drawn.append(charts.curves(lines, alpha, accuracy))
     else:
-        drawn += [charts.curves(p, alpha, accuracy, title=n) for n, p in zip(names, both, strict=True)]
+        drawn += [charts.curves(points, alpha, accuracy, title=name) for name, points in both.items()]
     caption = (
         "First: distance of the encoder from its first-order expansion along θ₀ + ατ, by how far it moves. Then: "
         "accuracy in % of the encoder and of its expansion. Means over tasks." + deviations("Bands", series)
@@ -78,10 +76,14 @@ def figures(series: Series) -> list[Figure]:
 COLUMNS = ("gap", "movement", "model", "linearised", "agreement")
 
 
-def _cells(records: Sequence[Record]) -> tuple[str, ...]:
-    means = {
-        name: statistics.fmean(float(r[name]) for r in records)
-        for name in ("relative_gap", "relative_movement", "top1", "linearized_top1", "agreement")
-    }
-    ratios = (number(means[name], 3) for name in ("relative_gap", "relative_movement"))
-    return *ratios, *(percent(means[name]) for name in ("top1", "linearized_top1", "agreement"))
+def _means(records: Sequence[KernelBehaviour]) -> list[float]:
+    """Of each of `COLUMNS`."""
+    rows = [
+        (r["relative_gap"], r["relative_movement"], r["top1"], r["linearized_top1"], r["agreement"]) for r in records
+    ]
+    return [statistics.fmean(map(float, column)) for column in zip(*rows, strict=True)]
+
+
+def _cells(records: Sequence[KernelBehaviour]) -> tuple[str, ...]:
+    gap, movement, *accuracies = _means(records)
+    return number(gap, 3), number(movement, 3), *map(percent, accuracies)

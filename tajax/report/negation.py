@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
+from tajax.records import (
+    Accuracy,
+    AnalogySweep,
+    Control,
+    NegationSweep,
+    SingleTask,
+    TaskAnalogy,
+    TaskNegation,
+    ZeroShot,
+)
 from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
 from tajax.report.runs import Series, deviations, origin
@@ -17,6 +27,7 @@ SPLITS = ("test", "val")
 BEFORE = (
     "Before: the pre-trained model on the task; after: the negated one on it; control: the negated one on the control."
 )
+Swept = TypeVar("Swept", NegationSweep, AnalogySweep)
 Curves: TypeAlias = dict[str, dict[float, list[float]]]  # of each regime at each coefficient the values of its runs
 
 
@@ -28,7 +39,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
 def curves(records: Sequence[Record]) -> list[Table]:
     """Accuracy over the grid of coefficients of negation and analogies, where recorded."""
     made = []
-    if sweep := find(records, stage="negation_sweep"):
+    if sweep := find(records, NegationSweep):
         on_control = [r for r in sweep if r["measured_on"] != r["task"]]
         on_task = [r for r in sweep if r["measured_on"] == r["task"]]
         rows = _over_grid((on_task, on_control))
@@ -40,8 +51,8 @@ def curves(records: Sequence[Record]) -> list[Table]:
                 of=origin(records),
             )
         )
-    if sweep := find(records, stage="analogy_sweep"):
-        rows = _over_grid([find(sweep, vector=vector) for vector in ("analogy", "c_alone")])
+    if analogies := find(records, AnalogySweep):
+        rows = _over_grid([find(analogies, vector=vector) for vector in ("analogy", "c_alone")])
         columns = ("α", "val c + (b − a)", "val c alone")
         made.append(
             Table("Accuracy of θ₀ + ατ on the fourth task at each coefficient α, %", columns, rows, of=origin(records))
@@ -56,11 +67,11 @@ def figures(series: Series) -> list[Figure]:
     analogies: dict[str, Curves] = {"c + (b − a)": {}, "c alone": {}}
     for label, runs in series.items():
         for run in runs:
-            sweep = find(run.records, stage="negation_sweep")
+            sweep = find(run.records, NegationSweep)
             _add_means(forgetting[task], label, [r for r in sweep if r["measured_on"] == r["task"]])
             _add_means(forgetting[control], label, [r for r in sweep if r["measured_on"] != r["task"]])
             for name, vector in zip(analogies, ("analogy", "c_alone"), strict=True):
-                _add_means(analogies[name], label, find(run.records, stage="analogy_sweep", vector=vector))
+                _add_means(analogies[name], label, find(run.records, AnalogySweep, vector=vector))
     made = []
     if forgetting[task]:
         caption = (
@@ -86,55 +97,56 @@ def _panels(kinds: dict[str, Curves]) -> tuple:
     return tuple(charts.curves(lines, alpha, top1, title=kind) for kind, lines in kinds.items())
 
 
-def _add_means(points: Curves, name: str, group: Sequence[Record]) -> None:
+def _add_means(points: Curves, name: str, group: Sequence[Swept]) -> None:
     """Adds a run's mean accuracy in % at each coefficient."""
     for coef in sorted({float(r["scaling_coef"]) for r in group}):
         mean = statistics.fmean(100 * float(r["top1"]) for r in find(group, scaling_coef=coef))
         points.setdefault(name, {}).setdefault(coef, []).append(mean)
 
 
-def _over_grid(groups: Sequence[Sequence[Record]]) -> tuple[tuple[str, ...], ...]:
+def _over_grid(groups: Sequence[Sequence[Swept]]) -> tuple[tuple[str, ...], ...]:
     grid = sorted({record["scaling_coef"] for record in groups[0]})
     columns = [[_mean(r["top1"] for r in find(group, scaling_coef=coef)) for coef in grid] for group in groups]
     return tuple((f"{coef:g}", *values) for coef, *values in zip(grid, *columns, strict=True))
 
 
 def _negation(records: Sequence[Record]) -> Iterator[Table]:
-    negated = find(records, stage="task_negation")
+    negated = find(records, TaskNegation)
     if not negated:
         return
     tasks = list(dict.fromkeys(str(r["task"]) for r in negated))
     chosen = {str(r["task"]): r for r in negated}
-    columns, values = ["α"], [[chosen[task]["scaling_coef"] for task in tasks]]
+    coefs = [chosen[task]["scaling_coef"] for task in tasks]
+    columns: list[str] = ["α"]
+    values: list[list[float | None]] = []
     for split in SPLITS:
-        before, after = find(records, stage="zero_shot", split=split), find(negated, split=split)
-        for title, group, metric in (
-            ("before", before, "top1"),
-            ("after", after, "top1"),
-            ("control", after, "control_top1"),
+        after = find(negated, split=split)
+        for title, by_task in (
+            ("before", {r["task"]: r["top1"] for r in find(records, ZeroShot, split=split)}),
+            ("after", {r["task"]: r["top1"] for r in after}),
+            ("control", {r["task"]: r["control_top1"] for r in after}),
         ):
-            by_task = {r["task"]: r[metric] for r in group}
             columns.append(f"{split} {title}")
             values.append([by_task.get(task) for task in tasks])
     rows = [
         (task, coefficient(coef, "" if chosen[task]["satisfied"] else " !"), *map(percent, accuracies))
-        for task, coef, *accuracies in zip(tasks, *values, strict=True)
+        for task, coef, *accuracies in zip(tasks, coefs, *values, strict=True)
     ]
-    means = ("mean", number(statistics.fmean(values[0]), 2), *(_mean(column) for column in values[1:]))
+    means = ("mean", number(statistics.fmean(coefs), 2), *map(_mean, values))
     title = "Negation θ₀ − ατ: accuracy on the task to forget and on the control, %"
     notes = (BEFORE, *_notes(records, chosen))
     yield Table(title, ("task", *columns), (*rows, means), notes, 1, origin(negated))
 
 
-def _notes(records: Sequence[Record], chosen: dict[str, Record]) -> Iterator[str]:
-    control = {r["split"]: r["top1"] for r in find(records, stage="control")}
+def _notes(records: Sequence[Record], chosen: dict[str, TaskNegation]) -> Iterator[str]:
+    control = {r["split"]: r["top1"] for r in find(records, Control)}
     first = next(iter(chosen.values()))
     pretrained = ", ".join(f"{split} {percent(control[split])}" for split in SPLITS if split in control)
     yield (
         f"Control {first['control']}: {pretrained} before; α forgets most among those that keep "
         f"{percent(first['control_required'])} of it on val."
     )
-    yield from unlimited(find(records, stage="control"))
+    yield from unlimited(find(records, Control))
     lost = [task for task, r in chosen.items() if not r["satisfied"]]
     if lost:
         yield f"! no α of the grid keeps the control for {', '.join(lost)}: the nearest miss is shown."
@@ -146,7 +158,7 @@ def _notes(records: Sequence[Record], chosen: dict[str, Record]) -> Iterator[str
         yield f"α is 0 for {', '.join(kept)}: no step of the grid forgets anything and keeps the control."
 
 
-def unlimited(control: Sequence[Record]) -> Iterator[str]:
+def unlimited(control: Sequence[Control]) -> Iterator[str]:
     """That nothing limits the forgetting, where the pre-trained model knows nothing of the control.
 
     Args:
@@ -159,12 +171,12 @@ def unlimited(control: Sequence[Record]) -> Iterator[str]:
 
 def compared(series: Series) -> list[Table]:
     """Regimes side by side in each analogy, over seeds ± sample standard deviation."""
-    analogies: dict[tuple[str, ...], dict[str, list[list[list[Record]]]]] = {}
+    analogies: dict[tuple[str, ...], dict[str, list[list[Sequence[Accuracy]]]]] = {}
     for label, runs in series.items():
         for run in runs:
-            if find(run.records, stage="task_analogy"):
+            if find(run.records, TaskAnalogy):
                 tasks, measured = _measured(run.records)
-                analogies.setdefault(tasks, {}).setdefault(label, []).append([group for _, group in measured])
+                analogies.setdefault(tasks, {}).setdefault(label, []).append([group for *_, group in measured])
     made = []
     for (a, b, c, d), regimes in analogies.items():
         rows = []
@@ -180,29 +192,30 @@ def compared(series: Series) -> list[Table]:
     return made
 
 
-def _measured(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[tuple[str, list[Record]], ...]]:
-    """The four tasks, and what was measured on the fourth, with its name."""
-    found = find(records, stage="task_analogy")
-    a, b, c, d = tasks = tuple(dict.fromkeys(str(r["task"]) for r in find(records, stage="zero_shot")))
+def _measured(
+    records: Sequence[Record],
+) -> tuple[tuple[str, ...], tuple[tuple[str, float | None, Sequence[Accuracy]], ...]]:
+    """The four tasks, and what was measured on the fourth, with its name and α."""
+    found = find(records, TaskAnalogy)
+    coefs = {r["vector"]: r["scaling_coef"] for r in found}
+    a, b, c, d = tasks = tuple(dict.fromkeys(str(r["task"]) for r in find(records, ZeroShot)))
     return tasks, (
-        ("zero-shot", find(records, stage="zero_shot", task=d)),
-        (f"{c} alone", find(found, vector="c_alone")),
-        (f"{c} + ({b} − {a})", find(found, vector="analogy")),
-        (f"fine-tuned on {d}", find(records, stage="single_task", task=d)),
+        ("zero-shot", None, find(records, ZeroShot, task=d)),
+        (f"{c} alone", coefs.get("c_alone"), find(found, vector="c_alone")),
+        (f"{c} + ({b} − {a})", coefs.get("analogy"), find(found, vector="analogy")),
+        (f"fine-tuned on {d}", None, find(records, SingleTask, task=d)),
     )
 
 
 def _analogy(records: Sequence[Record]) -> Iterator[Table]:
-    found = find(records, stage="task_analogy")
+    found = find(records, TaskAnalogy)
     if not found:
         return
     (*_, d), measured = _measured(records)
     rows = []
-    for name, group in measured:
-        by_split = {r["split"]: r for r in group}
-        coef = next((r["scaling_coef"] for r in group if "scaling_coef" in r), None)
-        top1 = (percent(by_split.get(split, {}).get("top1")) for split in SPLITS)
-        rows.append((name, coefficient(coef), *top1))
+    for name, coef, group in measured:
+        top1 = {r["split"]: r["top1"] for r in group}
+        rows.append((name, coefficient(coef), *(percent(top1.get(split)) for split in SPLITS)))
     title = f"Accuracy on {d}, %"
     note = f"α is tuned on validation images of {d}; no image of it was trained on but in the last row."
     yield Table(title, ("θ₀ + ατ, τ of", "α", *SPLITS), tuple(rows), (note,), of=origin(found))

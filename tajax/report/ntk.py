@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from tajax.records import Ntk
 from tajax.report import charts
 from tajax.report.charts import Axis
 from tajax.report.runs import Series, deviations, origin
@@ -14,33 +15,29 @@ from tajax.results import Record, find
 
 KERNELS = {"plain": "k(x, x′)", "cosine": "k(x, x′) / √(k(x, x) k(x′, x′))"}
 WEIGHTS = {"pretrained": "Pre-trained", "random": "Random"}
-COLUMNS = (  # title, reading, and key of the record; the mean of lists
-    ("new", "nystrom", "energy_new"),
-    ("control", "nystrom", "energy_new_control"),
-    ("share", "nystrom", "share"),
-    ("reverse", "nystrom", "reverse_share"),
-    ("separation", "nystrom", "separation"),
-    ("mixture share", "mixture", "share"),
-    ("contrast", "mixture", "contrast"),
-    ("chance", "mixture", "chance"),
-    ("excess", "mixture", "excess"),
+COLUMNS: tuple[tuple[str, str, Callable[[Ntk], float | None]], ...] = (  # title, reading, and number of the record
+    ("new", "nystrom", lambda r: statistics.fmean(r["energy_new"])),
+    ("control", "nystrom", lambda r: statistics.fmean(r["energy_new_control"])),
+    ("share", "nystrom", lambda r: r["share"]),
+    ("reverse", "nystrom", lambda r: r.get("reverse_share")),
+    ("separation", "nystrom", lambda r: r.get("separation")),
+    ("mixture share", "mixture", lambda r: r["share"]),
+    ("contrast", "mixture", lambda r: r.get("contrast")),
+    ("chance", "mixture", lambda r: r.get("chance")),
+    ("excess", "mixture", lambda r: r.get("excess")),
 )
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
     """For each kernel the mean local energies and what follows from them, a row for each task, and their mean."""
-    return [
-        _table(found, title)
-        for kernel, title in KERNELS.items()
-        if (found := find(records, stage="ntk", kernel=kernel))
-    ]
+    return [_table(found, title) for kernel, title in KERNELS.items() if (found := find(records, Ntk, kernel=kernel))]
 
 
-def _table(records: Sequence[Record], title: str) -> Table:
+def _table(records: Sequence[Ntk], title: str) -> Table:
     rows = []
     for task in dict.fromkeys(r["task"] for r in records):
         of_reading = {r["reading"]: r for r in records if r["task"] == task}
-        rows.append((task, [_number(of_reading.get(reading, {}).get(key)) for _, reading, key in COLUMNS]))
+        rows.append((task, [number(of_reading[name]) if name in of_reading else None for _, name, number in COLUMNS]))
     measured = [[x for x in column if x is not None] for column in zip(*(row for _, row in rows), strict=True)]
     rows.append(("mean", [statistics.fmean(column) if column else None for column in measured]))
     first = records[0]
@@ -75,7 +72,7 @@ def figures(series: Series) -> list[Figure]:
         counted: dict[str, dict[float, list[float]]] = {}
         for label, runs in series.items():
             for run in runs:
-                found = find(run.records, stage="ntk", kernel=kernel, reading="nystrom")
+                found = find(run.records, Ntk, kernel=kernel, reading="nystrom")
                 for record in found:
                     shares.setdefault(label, {}).setdefault(str(record["task"]), []).append(float(record["share"]))
                 curves = [r["shares"] for r in found if r.get("shares")]
@@ -95,7 +92,3 @@ def figures(series: Series) -> list[Figure]:
         )
         made.append(Figure(f"ntk_{kernel}", f"Locality of the eigenfunctions of {formula}", caption, tuple(drawn)))
     return made
-
-
-def _number(value: float | list[float] | None) -> float | None:
-    return statistics.fmean(value) if isinstance(value, list) else value

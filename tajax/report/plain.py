@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tajax.questions import QUESTIONS
+from tajax.records import Recorded
 from tajax.report.runs import origin
 from tajax.report.tables import Table, number
 from tajax.results import Record, find
-
-_OF_EVERY_RECORD = ("stage", "regime", "model", "seed", "config_hash", "elapsed_seconds")
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -19,7 +18,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
 
 
 def _table(stage: str, found: Sequence[Record]) -> Table:
-    fields = [name for name in found[0] if name not in _OF_EVERY_RECORD and all(name in r for r in found)]
+    fields = [name for name in found[0] if name not in Recorded.__annotations__ and all(name in r for r in found)]
     names = [name for name in fields if all(isinstance(r[name], str) for r in found)]
     numbers = [n for n in fields if all(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in found)]
     whole = {name: all(isinstance(r[name], int) for r in found) for name in numbers}

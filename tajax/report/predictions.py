@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
+from tajax.records import Predictions
 from tajax.report import charts
 from tajax.report.charts import Axis
 from tajax.report.runs import Run, Series, origin
@@ -22,11 +23,9 @@ from tajax.results import Record, find
 if TYPE_CHECKING:
     import altair
 
-STAGE = "predictions"
 COLUMNS = ("both right", "only fine-tuned", "only merged", "neither")
 MOST_CLASSES, MOST_MATRICES = 16, 24
 SIDE, LARGEST_FILE = 128, 1 << 20  # pixels and bytes of an example
-MODELS = (("pre-trained", "pretrained"), ("fine-tuned", "single"), ("merged", "merged"))
 
 
 class Example(NamedTuple):
@@ -47,7 +46,7 @@ class Example(NamedTuple):
 
 def tables(records: Sequence[Record]) -> list[Table]:
     """For each task how many test images the fine-tuned model, the merged one, both or neither gets right."""
-    rows, found = [], find(records, stage=STAGE)
+    rows, found = [], find(records, Predictions)
     for record in found:
         counts = [n for row in record["correctness"] for n in row]
         lost = counts[1] / (counts[0] + counts[1]) if counts[0] + counts[1] else None
@@ -71,9 +70,9 @@ def tables(records: Sequence[Record]) -> list[Table]:
 
 def figures(series: Series) -> list[Figure]:
     """For each task the classes that the merged model predicts where the fine-tuned one predicts others."""
-    found: dict[tuple[str, str, tuple[str, ...]], list[Record]] = {}
+    found: dict[tuple[str, str, tuple[str, ...]], list[Predictions]] = {}
     for label, runs in series.items():
-        for record in (r for run in runs for r in find(run.records, stage=STAGE)):
+        for record in (r for run in runs for r in find(run.records, Predictions)):
             found.setdefault((str(record["task"]), label, tuple(map(str, record["classes"]))), []).append(record)
     if not found:
         return []
@@ -98,26 +97,25 @@ def figures(series: Series) -> list[Figure]:
 
 def has(run: Run) -> bool:
     """Whether a run got as far as single images."""
-    return bool(find(run.records, stage=STAGE))
+    return bool(find(run.records, Predictions))
 
 
 def examples(run: Run) -> dict[str, tuple[Example, ...]]:
     """The example images of each task, read with suspicion: small PNG files in the run's directory and nothing else."""
     made: dict[str, tuple[Example, ...]] = {}
-    for record in find(run.records, stage=STAGE):
+    for record in find(run.records, Predictions):
         classes, shown = record["classes"], record.get("examples", ())
         kinds = list(dict.fromkeys(str(example["kind"]) for example in shown))
         for example in sorted(shown, key=lambda example: (kinds.index(str(example["kind"])), example["row"])):
-            named = tuple(
-                (title, _name(classes, example[key]), example[key] == example["label"]) for title, key in MODELS
-            )
+            seen = {"pre-trained": example["pretrained"], "fine-tuned": example["single"], "merged": example["merged"]}
+            named = tuple((title, _name(classes, index), index == example["label"]) for title, index in seen.items())
             image, label = _picture(run.workdir, str(example["file"])), _name(classes, example["label"])
             task = str(record["task"])
             made[task] = (*made.get(task, ()), Example(str(example["kind"]), image, label, named))
     return made
 
 
-def _confusion(classes: Sequence[str], records: Sequence[Record], title: str) -> altair.LayerChart:
+def _confusion(classes: Sequence[str], records: Sequence[Predictions], title: str) -> altair.LayerChart:
     counts: dict[tuple[int, int], int] = {}
     for single, merged, count in (cell for record in records for cell in record["confusion"]):
         counts[single, merged] = counts.get((single, merged), 0) + count

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from tajax import results, text_files
+from tajax.records import Finetune
+from tajax.records import Run as RunRecord
 from tajax.results import Record
 
 _BREAK = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
@@ -49,9 +51,9 @@ class Run(NamedTuple):
     config: Mapping[str, object]
 
     @property
-    def about(self) -> Record:
+    def about(self) -> RunRecord:
         """The first record of the stage `run`: versions, devices, revision; empty if there is none."""
-        return next(iter(results.find(self.records, stage="run")), {})
+        return next(iter(results.find(self.records, RunRecord)), RunRecord())
 
     def field(self, name: str, default: object = "–") -> object:
         """A field of the config or, where that does not have it, of the records."""
@@ -107,7 +109,7 @@ PARAMETERS = {  # where the vectors are from, and what is said of the parameters
 }
 
 
-def parameters(about: Record, records: Iterable[Record] = ()) -> tuple[str, str]:
+def parameters(about: RunRecord | Record, records: Iterable[Record] = ()) -> tuple[str, str]:
     """What the parameters are that a run counted, and how many of how many: trained, where it trained.
 
     Args:
@@ -118,7 +120,7 @@ def parameters(about: Record, records: Iterable[Record] = ()) -> tuple[str, str]
         >>> parameters({"vectors": "reused", "trained_parameters": 250, "total_parameters": 1000})
         ('moved by reused vectors', '250 of 1,000 parameters of the image tower (25.0%)')
     """
-    known = "trained" if results.find(records, stage="finetune") else ""
+    known = "trained" if results.find(records, Finetune) else ""
     what, count, total = PARAMETERS[about.get("vectors", known)], about["trained_parameters"], about["total_parameters"]
     if count is None:
         return what, "how many of the image tower's parameters, their files do not say"
@@ -194,7 +196,7 @@ def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     return leaves
 
 
-def origin(records: Sequence[Record]) -> str:
+def origin(records: Sequence[Mapping[str, Any]]) -> str:
     """Which run a table is of, in one line: regime, model and seed."""
     first = records[0]
     return f"{first.get('regime')} on {first.get('model')}, seed {first.get('seed')}" if "regime" in first else ""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from tajax import results
+from tajax.records import Pretrain, SingleTask, TaskAddition, TaskNegation, stage_of
 from tajax.report import (
     accuracy,
     disentanglement,
@@ -84,8 +85,8 @@ class _Subject(NamedTuple):
 
 def _accuracies(records: Sequence[Record]) -> list[Table]:
     """Nothing of a run whose accuracy before it changed anything is all there is, and stands in another table."""
-    measured = [r for r in records if r["stage"] in ("single_task", "task_addition")]
-    shown = measured or not results.find(records, stage="task_negation")
+    measured = [r for r in records if r["stage"] in (stage_of(SingleTask), stage_of(TaskAddition))]
+    shown = measured or not results.find(records, TaskNegation)
     return accuracy.accuracy_tables(records, provenance=False) if shown else []
 
 
@@ -94,11 +95,11 @@ def _accuracies_compared(labels: Series) -> list[Table]:
 
 
 def _sweeps(records: Sequence[Record]) -> list[Table]:
-    return accuracy.curve_tables([r for r in records if r["stage"] != "pretrain"])
+    return accuracy.curve_tables([r for r in records if r["stage"] != stage_of(Pretrain)])
 
 
 def _pretraining(records: Sequence[Record]) -> list[Table]:
-    return accuracy.curve_tables(results.find(records, stage="pretrain"))
+    return accuracy.curve_tables(results.find(records, stage=stage_of(Pretrain)))
 
 
 SUBJECTS = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import statistics
 
+from tajax.records import Finetune, Pretrain, Training, stage_of
+from tajax.records import Run as RunRecord
 from tajax.report import charts
 from tajax.report.charts import Axis
 from tajax.report.runs import Run, Series, deviations
@@ -18,28 +20,29 @@ MOST = 400  # points of a curve
 def figures(series: Series) -> list[Figure]:
     """Training losses: of pre-training, and of fine-tuning for each task, or for each of several regimes their mean."""
     made = []
-    for stage, title, caption in (
-        ("finetune", "Fine-tuning", "Training loss (cross-entropy in nats, mean since the point before) over steps."),
-        ("pretrain", "Pre-training", "Contrastive training loss in nats over steps."),
-    ):
+    kinds: tuple[tuple[type[Training], str, str], ...] = (
+        (Finetune, "Fine-tuning", "Training loss (cross-entropy in nats, mean since the point before) over steps."),
+        (Pretrain, "Pre-training", "Contrastive training loss in nats over steps."),
+    )
+    for kind, title, caption in kinds:
         points: dict[str, dict[float, list[float]]] = {}
         for label, runs in series.items():
             for run in runs:
-                found = find(run.records, stage=stage)
+                found = find(run.records, kind)
                 steps = sorted({int(r["step"]) for r in found})
                 for step in steps[:: max(1, -(-len(steps) // MOST))]:
                     at = find(found, step=step)
-                    if len(series) > 1 or stage == "pretrain":
+                    if len(series) > 1 or kind is Pretrain:
                         mean = statistics.fmean(float(r["loss"]) for r in at)
                         points.setdefault(label, {}).setdefault(step, []).append(mean)
                     else:
-                        for record in at:
+                        for record in find(run.records, Finetune, step=step):
                             task = points.setdefault(str(record["task"]), {})
                             task.setdefault(step, []).append(float(record["loss"]))
         if points:
-            of = " Mean over tasks." if len(series) > 1 and stage == "finetune" else ""
+            of = " Mean over tasks." if len(series) > 1 and kind is Finetune else ""
             chart = charts.curves(points, Axis("step", ",d"), Axis("loss, nats", ".3f", zero=True))
-            made.append(Figure(f"{stage}_loss", title, caption + of, (chart,)))
+            made.append(Figure(f"{stage_of(kind)}_loss", title, caption + of, (chart,)))
     return made
 
 
@@ -90,4 +93,4 @@ NOTE = "Up to a stage's record since the record before; work that a killed proce
 
 
 def _words(stage: str) -> str:
-    return {"run": "setup"}.get(stage, stage.replace("_", " "))
+    return {stage_of(RunRecord): "setup"}.get(stage, stage.replace("_", " "))

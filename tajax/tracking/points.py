@@ -17,9 +17,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from tajax.records import Finetune, KernelBehaviour, Pretrain, Run, stage_of
 from tajax.results import Record
 
-_TRAINING = ("finetune", "pretrain")
+_TRAINING = stage_of(Finetune), stage_of(Pretrain)
 _CURVES = ("top1", "linearized_top1", "relative_gap", "relative_movement", "agreement")
 _SCORES = ("top1", "normalized_top1", "control_top1", "val_top1", "summary", "relative", "share")
 _KINDS = ("split", "vector", "distance", "reading", "kernel")  # fields that tell records of one stage and task apart
@@ -65,7 +66,7 @@ class Translation:
     def __call__(self, record: Record) -> list[Point]:
         """The points of one record."""
         stage, elapsed = str(record.get("stage")), _number(record.get("elapsed_seconds")) or 0.0
-        if stage == "run":  # a process introduces itself: its clock and its steps begin anew
+        if stage == stage_of(Run):  # a process introduces itself: its clock and its steps begin anew
             self.timed.clear()
             self.clock_began = _epoch(record.get("time")) - elapsed
             return []
@@ -82,7 +83,7 @@ class Translation:
             rate = self._rate(stage, record, step, elapsed)
             if rate is not None:
                 yield "images_per_second", step, rate
-        elif stage.endswith("sweep") or stage == "kernel_behaviour":
+        elif stage.endswith("sweep") or stage == stage_of(KernelBehaviour):
             step = round(THOUSANDTHS * (_number(record.get("scaling_coef")) or 0.0))
             for name in _CURVES:
                 if (number := _number(record.get(name))) is not None:

@@ -27,6 +27,7 @@ from tajax.disentanglement import (
     summed_distances,
 )
 from tajax.progress import Stage
+from tajax.records import Disentanglement, stage_of
 from tajax.results import Record
 from tajax.types import Batch, Head, Params
 from tajax.workflows.evaluator import Evaluator
@@ -36,7 +37,7 @@ from tajax.workflows.start import on_tasks
 from tajax.workflows.vectors import task_vectors
 from tajax.workflows.workflow import Workflow
 
-STAGE = "disentanglement"
+STAGE = stage_of(Disentanglement)
 DISTANCES = tuple(MODULES.values())  # D of them
 DEGREES = {"prediction": 1, "symmetric_kl": 2}  # how they grow with a small displacement
 
@@ -80,12 +81,7 @@ def pairs_of(setup: Setup) -> list[tuple[str, str]]:
 def measure_pairs(
     setup: Setup, heads: Mapping[str, Head], taus: Mapping[str, Params], pairs: list[tuple[str, str]]
 ) -> None:
-    """Records the map of each pair and distance that has none yet.
-
-    A record holds both terms of ξ on the grid, [2, A, A] with α₁ along the first axis A; `summary`, the mean of ξ / 2
-    over [−1, 1]²; how far each task's own vector moves its own outputs, `own` [2] at α = 1 and `own_curve` [2, A] at
-    each α; and `relative`, the same mean of `relative_terms`, which is None where a task's own vector moves nothing.
-    """
+    """Records the map of each pair and distance that has none yet."""
     settings, journal = setup.config.disentanglement, setup.journal
 
     def key_of(pair: tuple[str, str]) -> Record:
@@ -94,12 +90,12 @@ def measure_pairs(
     @functools.cache
     def to_measure() -> tuple[dict[str, list[Batch]], Callable[[str, str], Disturbance]]:
         """The images of all pairs that are left, and how to disturb them."""
-        left = {name for pair in pairs if journal.missing(STAGE, key_of(pair)) for name in pair}
+        left = {name for pair in pairs if journal.missing(Disentanglement, key_of(pair)) for name in pair}
         images = {task.name: _images(setup, task) for task in setup.tasks if task.name in left}
         make = _tangent_disturbances if setup.regime.evaluate_linearized else _model_disturbances
         return images, make(setup, heads, images, {name: taus[name] for name in images})
 
-    for (a, b), missing in journal.each(STAGE, pairs, key_of, name=" and ".join):
+    for (a, b), missing in journal.each(Disentanglement, pairs, key_of, name=" and ".join):
         images, disturbance = to_measure()
         first, second = disturbance(a, b), disturbance(b, a)
         terms = np.stack([first.term, second.term.swapaxes(1, 2)], axis=1)  # [D, 2, A, A]
@@ -116,7 +112,7 @@ def measure_pairs(
             whole = curves[:, -1]
             ratio = relative_terms(map_, whole, degree=DEGREES[key["distance"]]) if whole.all() else None
             journal.record(
-                STAGE,
+                Disentanglement,
                 **key,
                 summary=mean_over_square(map_, settings.coefs),
                 relative=None if ratio is None else mean_over_square(ratio, settings.coefs),

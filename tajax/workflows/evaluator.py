@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from tajax import data, evaluate, metrics
 from tajax.encoders.encoder import Encoder
 from tajax.evaluate import AffineSplit
+from tajax.metrics import Means
 from tajax.parallel import Placement
 from tajax.types import Batch, Head, Params
 
@@ -50,7 +51,7 @@ class Evaluator:
 
     def evaluate(
         self, task: data.Task, split: str, taus: Sequence[Params] = (), coefs: ArrayLike = ((),)
-    ) -> list[dict[str, float]]:
+    ) -> list[Means]:
         """`top1`, `loss` and `count` on a split at each row of coefficients [G, T]; without task vectors, at θ₀."""
         step = self._sweep_steps[self.linearized and bool(taus)]
         constants = self.encoder.params, taus, np.asarray(coefs), self.heads[task.name]

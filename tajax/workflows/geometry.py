@@ -9,6 +9,8 @@ import numpy as np
 
 from tajax import progress, trees
 from tajax.progress import Stage
+from tajax.records import Geometry, stage_of
+from tajax.results import Record
 from tajax.task_vectors import cosine_matrix, gram_by_module
 from tajax.types import Params
 from tajax.workflows.evaluator import Evaluator
@@ -18,7 +20,7 @@ from tajax.workflows.start import on_tasks
 from tajax.workflows.vectors import task_vectors
 from tajax.workflows.workflow import Workflow
 
-STAGE = "geometry"
+STAGE = stage_of(Geometry)
 WHOLE, LAYERS = "all", "blocks"  # beside the modules: the whole vector, and each layer as a whole
 
 
@@ -30,12 +32,7 @@ def answer(setup: Setup, evaluator: Evaluator) -> None:
 
 
 def measure_geometry(setup: Setup, taus: Mapping[str, Params]) -> None:
-    """Records the geometry of the whole vectors, of the layers and of every module that moved, where not recorded yet.
-
-    `norms` [T] and `pretrained_norm`, ‖τ_t‖ and ‖θ₀‖ there; `parameters`, how many numbers that is; `cosines` [T, T],
-    with None where a vector is zero; and where layers are stacked, `layer_norms` [T, L], `layer_pretrained_norms` [L]
-    and `layer_cosines` [L], the mean over pairs, with None where a vector is zero.
-    """
+    """Records the geometry of whole vectors, of layers and of every module that moved, where not recorded yet."""
     names = [task.name for task in setup.tasks]
     grams = _with_sums({m: np.asarray(g) for m, g in gram_by_module([taus[name] for name in names]).items()})
     origin = _with_sums({m: np.asarray(g) for m, g in gram_by_module([setup.pretrained]).items()})
@@ -45,10 +42,10 @@ def measure_geometry(setup: Setup, taus: Mapping[str, Params]) -> None:
         for module in within:
             sizes[module] = sizes.get(module, 0) + np.size(leaf)
     moved = tuple(module for module, gram in grams.items() if gram.any())
-    for module in (key["module"] for key in setup.journal.missing(STAGE, {"module": moved})):
+    for module in (key["module"] for key in setup.journal.missing(Geometry, {"module": moved})):
         gram = grams[module]
         whole, base = (_summed_layers(g) for g in (gram, origin[module]))
-        fields: dict[str, object] = {
+        fields: Record = {
             "norms": _norms(whole).tolist(),
             "pretrained_norm": float(_norms(base)[0]),
             "cosines": _or_none(np.asarray(cosine_matrix(whole))),
@@ -60,7 +57,7 @@ def measure_geometry(setup: Setup, taus: Mapping[str, Params]) -> None:
                 "layer_pretrained_norms": _norms(origin[module])[0].tolist(),
                 "layer_cosines": _or_none(means),
             }
-        setup.journal.record(STAGE, module=module, tasks=names, parameters=sizes[module], **fields)
+        setup.journal.record(Geometry, module=module, tasks=names, parameters=sizes[module], **fields)
 
 
 def _with_sums(grams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

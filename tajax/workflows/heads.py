@@ -16,7 +16,8 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from tajax import atomic, data, models, parallel, processes, progress
+from tajax import atomic, data, models, parallel, processes, progress, records
+from tajax.results import Record
 from tajax.types import Batch, Head, Params
 from tajax.workflows.setup import Setup
 
@@ -80,12 +81,12 @@ def linear_probe_head(setup: Setup, task: data.Task, step: FeaturesStep) -> Head
     head, facts = parallel.from_first(head), processes.broadcast_json(lambda: facts)
     if processes.is_first() and found != str(kept):
         _write(kept, head, facts)
-    if not setup.journal.find("head", task=task.name):
-        setup.journal.record("head", task=task.name, **facts)
+    if not setup.journal.find(records.Head, task=task.name):
+        setup.journal.record(records.Head, task=task.name, **facts)
     return head
 
 
-def _fit(setup: Setup, task: data.Task, step: FeaturesStep) -> tuple[Head, dict[str, object]]:
+def _fit(setup: Setup, task: data.Task, step: FeaturesStep) -> tuple[Head, Record]:
     classes, stored = len(task.class_names), len(task.split("train"))
     images = min(stored, max(IMAGES, IMAGES_A_CLASS * classes))
     train = _features(setup, step, _shuffled(setup, task), images)
@@ -141,12 +142,12 @@ def _shape(setup: Setup, task: data.Task) -> tuple[int, int]:
     return setup.encoder.feature_dim, len(task.class_names)
 
 
-def _write(path: Path, head: Head, facts: dict[str, object]) -> None:
+def _write(path: Path, head: Head, facts: Record) -> None:
     metadata = {"format": "tajax head 1", "facts": json.dumps(facts)}
     atomic.write(path, save({"weights": np.asarray(head.weights)}, metadata=metadata))
 
 
-def _read(path: Path, setup: Setup, task: data.Task) -> tuple[Head, dict[str, object]]:
+def _read(path: Path, setup: Setup, task: data.Task) -> tuple[Head, Record]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
@@ -172,7 +173,7 @@ def _read(path: Path, setup: Setup, task: data.Task) -> tuple[Head, dict[str, ob
     return Head(jnp.asarray(weights), jnp.int32(shape[1])), facts
 
 
-def _made_from(setup: Setup, task: data.Task) -> dict[str, object]:
+def _made_from(setup: Setup, task: data.Task) -> Record:
     """What a head is fitted to, beside the weights: digests of the images, preprocessing and geometry, as JSON."""
     encoder, parts = setup.encoder, setup.journal.facts["data"][task.name]
     model = {"preprocessing": encoder.inputs._asdict(), "image tower": encoder.identity.geometry}

@@ -14,17 +14,20 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ml_collections import ConfigDict
 
 from tajax import data, interrupts, processes, progress, results, tracking
 from tajax.config import flatten
-from tajax.results import Record
+from tajax.metrics import Means
+from tajax.records import Accuracy, Run, stage_of
+from tajax.results import R, Record
 from tajax.workflows.stages import stages
 from tajax.workflows.workdir import at_end, kept_config
 
 Item = TypeVar("Item")
+Fields = ParamSpec("Fields")
 
 SPLITS = ("val", "test")
 
@@ -56,7 +59,7 @@ class Journal:
     introduced: bool = False
     trackers: list[tracking.Tracker] = field(default_factory=list)
     records: list[Record] = field(init=False)
-    known: dict[str, list[Record]] = field(init=False, default_factory=dict)
+    known: dict[str, list[Any]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """The records so far; raises `ValueError` if the file is damaged."""
@@ -64,19 +67,19 @@ class Journal:
         for record in results.find(self.records, config_hash=self.origin["config_hash"]):
             self.known.setdefault(str(record.get("stage")), []).append(record)
 
-    def find(self, stage: str, **fields: object) -> list[Record]:
-        """Records of this run's config and of a stage with these fields."""
-        return results.find(self.known.get(stage, ()), **fields)
+    def find(self, kind: type[R], /, **fields: object) -> list[R]:
+        """Records of this run's config and of a type with these fields."""
+        return results.find(self.known.get(stage_of(kind), ()), **fields)
 
-    def missing(self, stage: str, key: Record) -> list[Record]:
-        """The records of a stage that are still to be made: their keys, of which a tuple in `key` has several."""
+    def missing(self, kind: type, key: Record) -> list[Record]:
+        """The records of a type that are still to be made: their keys, of which a tuple in `key` has several."""
         values = itertools.product(*(value if isinstance(value, tuple) else (value,) for value in key.values()))
         keys = (dict(zip(key, each, strict=True)) for each in values)
-        return [one for one in keys if not self.find(stage, **one)]
+        return [one for one in keys if not self.find(kind, **one)]
 
     def each(
         self,
-        stage: str,
+        kind: type,
         items: Iterable[Item],
         key: Callable[[Item], Record],
         *,
@@ -87,34 +90,34 @@ class Journal:
         """A stage of the run: each item with the keys that have no record yet, which the caller makes.
 
             grid = (0.0, 0.5, 1.0)
-            for task, missing in journal.each("sweep", tasks, lambda task: {"task": task.name, "scaling_coef": grid}):
+            for task, missing in journal.each(Sweep, tasks, lambda task: {"task": task.name, "scaling_coef": grid}):
                 top1 = measure(task)
                 for one in missing:
-                    journal.record("sweep", **one, top1=top1[one["scaling_coef"]])
+                    journal.record(Sweep, **one, top1=top1[one["scaling_coef"]])
 
         Args:
-            stage: of the progress and of the records.
+            kind: of the records; the stage of the progress has their name.
             items: what is worked on, one after the other.
             key: of an item, the fields by which its record is known; a tuple has a record for each of its values.
             units: how much work an item is: images, for example.
             name: of an item, as it is shown.
             note: the key number of the stage, when all is recorded.
         """
-        every = {name(item): (item, self.missing(stage, key(item))) for item in items}
+        every = {name(item): (item, self.missing(kind, key(item))) for item in items}
         sizes = {named: units(item) for named, (item, _) in every.items()}
         left = [named for named, (_, missing) in every.items() if missing]
-        with progress.stage(stage, sizes, done=every.keys() - left) as running:
+        with progress.stage(stage_of(kind), sizes, done=every.keys() - left) as running:
             for named in running.each(left, str):
                 yield every[named]
             running.note(note())
 
-    def record(self, stage: str, **fields: object) -> None:
-        """Appends a record; if the process has been asked to end, it ends instead, with nothing half done."""
+    def record(self, kind: Callable[Fields, object], /, *_: Fields.args, **fields: Fields.kwargs) -> None:
+        """Appends a record of a type; if the process has been asked to end, it ends instead, with nothing half done."""
         interrupts.check()
         if not self.introduced:
-            self._append("run", {**self.facts, **results.provenance()})
+            self._append(stage_of(Run), {**self.facts, **results.provenance()})
             self.introduced = True
-        self._append(stage, fields)
+        self._append(stage_of(kind), fields)
 
     def track(self, config: ConfigDict) -> None:
         """From now on what is recorded is shown by TensorBoard and whatever else `config.track` names.
@@ -144,21 +147,26 @@ class Journal:
         self.known.setdefault(stage, []).append(record)
 
 
+def means_of(record: Accuracy) -> Means:
+    """What evaluation gave when the record was made."""
+    return {"top1": record["top1"], "loss": record["loss"], "count": record["count"]}
+
+
 def measure_splits(
     journal: Journal,
-    stage: str,
+    kind: type[Accuracy],
     tasks: Sequence[data.Task],
-    measure: Callable[[data.Task, str], Mapping[str, float]],
+    measure: Callable[[data.Task, str], Mapping[str, Any]],
     *,
-    doubts: Callable[[data.Task, str, float], Mapping[str, object]] = lambda task, split, top1: {},
+    doubts: Callable[[data.Task, str, float], Mapping[str, Any]] = lambda task, split, top1: {},
     more: Mapping[str, int] = MappingProxyType({}),
     note: str = "",
 ) -> None:
-    """Records `measure(task, split)` under a stage, for every task and split that has no such record yet.
+    """Records `measure(task, split)` as a record of a type, for every task and split that has no such record yet.
 
     Args:
         journal: of the run.
-        stage: of the records.
+        kind: of the records.
         tasks: which are measured, on validation and test.
         measure: gives what is recorded, `top1` among it.
         doubts: more fields of a record, for the `top1` of a task and split.
@@ -170,11 +178,11 @@ def measure_splits(
         return f"{pair[0].name} {pair[1]}"
 
     def mean() -> str:
-        reached = [record["top1"] for record in journal.find(stage, split="test")]
+        reached = [record["top1"] for record in journal.find(kind, split="test")]
         return f"{note}mean test top1 {statistics.fmean(reached):.3f}"
 
     for (task, split), (key,) in journal.each(
-        stage,
+        kind,
         itertools.product(tasks, SPLITS),
         lambda pair: {"task": pair[0].name, "split": pair[1]},
         units=lambda pair: len(pair[0].split(pair[1])) + more.get(named(pair), 0),
@@ -182,5 +190,5 @@ def measure_splits(
         note=mean,
     ):
         measured = measure(task, split)
-        journal.record(stage, **key, **measured, **doubts(task, split, measured["top1"]))
+        journal.record(kind, **key, **measured, **doubts(task, split, measured["top1"]))
         progress.note({"top1": measured["top1"]})

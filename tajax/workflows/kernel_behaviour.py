@@ -22,6 +22,7 @@ from tajax.gap import GapSums, gap_sums, relative_gap
 from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.progress import Stage
+from tajax.records import KernelBehaviour, stage_of
 from tajax.types import Batch, Head, Params
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.setup import Setup
@@ -30,7 +31,7 @@ from tajax.workflows.start import on_tasks
 from tajax.workflows.vectors import task_vectors
 from tajax.workflows.workflow import Workflow
 
-STAGE, SPLIT = "kernel_behaviour", "test"
+STAGE, SPLIT = stage_of(KernelBehaviour), "test"
 
 
 class _Sums(NamedTuple):
@@ -48,19 +49,14 @@ def answer(setup: Setup, evaluator: Evaluator) -> None:
 
 
 def measure_kernel_behaviour(setup: Setup, heads: Mapping[str, Head], taus: Mapping[str, Params]) -> None:
-    """Records both kinds of model at each coefficient α of each task that has no record yet.
-
-    `norm`, α‖τ‖; `relative_gap`, as in `tajax.relative_feature_gap`; `relative_movement`, ‖f(θ₀+ατ) − f(θ₀)‖ / ‖f(θ₀)‖
-    over all images; `top1` of the encoder and `linearized_top1` of its expansion; and `agreement`, the share of images
-    for which both predict the same class.
-    """
+    """Records both kinds of model at each coefficient α of each task that has no record yet."""
     grid = setup.config.evaluate.scaling_coefs
     steps = (
         evaluate.make_features_step(setup.encoder.apply, placement=setup.placement),
         evaluate.make_responses_step(setup.encoder.apply_for_responses, placement=setup.placement),
     )
     for task, missing in setup.journal.each(
-        STAGE,
+        KernelBehaviour,
         setup.tasks,
         lambda task: {"task": task.name, "split": SPLIT, "scaling_coef": grid},
         units=lambda task: len(task.split(SPLIT)),
@@ -79,7 +75,7 @@ def measure_kernel_behaviour(setup: Setup, heads: Mapping[str, Head], taus: Mapp
         for key in missing:
             index = grid.index(key["scaling_coef"])
             setup.journal.record(
-                STAGE,
+                KernelBehaviour,
                 **key,
                 norm=grid[index] * norm,
                 relative_gap=gaps[index],

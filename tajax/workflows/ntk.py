@@ -31,6 +31,8 @@ from tajax.ntk import (
     separation,
 )
 from tajax.progress import Stage
+from tajax.records import Ntk, stage_of
+from tajax.results import Record
 from tajax.types import ApplyFn
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.setup import Setup
@@ -38,7 +40,7 @@ from tajax.workflows.stages import begin
 from tajax.workflows.start import on_tasks
 from tajax.workflows.workflow import Memory, Workflow
 
-STAGE = "ntk"
+STAGE = stage_of(Ntk)
 
 
 def answer(setup: Setup, evaluator: Evaluator) -> None:
@@ -66,28 +68,14 @@ def check_images(setup: Setup, control: data.Task) -> int:
 
 
 def localize(setup: Setup, control: data.Task, count: int) -> None:
-    """Records of each task, and of each kernel of `_operators`, the numbers of both readings.
-
-    Names that begin with `energy_` are local energies Σ_ρ φ_ρ(x)² of single images. Nyström: of the eigenfunctions of
-    all task images on these (`own`) and on the control's (`control`); of those of either half on the other half (`new`)
-    and on the control's (`new_control`). Mixture: on both sides.
-
-    Nyström: `share` is Ē_new / (Ē_new + Ē_new_control), ½ if the energy is no larger on new images of the task than on
-    the control's; `shares` the same for the first 1, 2, … eigenfunctions; `share_in_sample` is Ē_own / (Ē_own +
-    Ē_control); `separation` is the area under the ROC curve of the new ones. `reverse_share` and `reverse_separation`
-    are the same with the roles of task and control exchanged: a kernel whose eigenfunctions are merely larger on one of
-    the two has a share below ½ on one way and above it on the other, one that keeps them apart above ½ on both.
-
-    Mixture: `shares` are the p_ρ, `share` their mean; `contrast`, `chance` and `excess` are means over ρ as in
-    `tajax.ntk.Mixture`.
-    """
+    """Records the numbers of both readings of each task, for each kernel of `make_operators`."""
     settings = setup.config.ntk
     kernels = ("plain",) if settings.output == "full" else ("plain", "cosine")
     others = functools.cache(lambda: sample(setup, control, count))
     operators = functools.cache(lambda: make_operators(setup, count))
     own, elsewhere = np.arange(count), np.arange(count, 2 * count)
     for task, missing in setup.journal.each(
-        STAGE,
+        Ntk,
         setup.tasks,
         lambda task: {"task": task.name, "control": control.name, "reading": tuple(READINGS), "kernel": kernels},
     ):
@@ -98,7 +86,7 @@ def localize(setup: Setup, control: data.Task, count: int) -> None:
             each = [READINGS[reading](k, own, elsewhere, settings.eigenfunctions) for k in of_kernel[kernel]]
             values = _mean(each)
             setup.journal.record(
-                STAGE,
+                Ntk,
                 **key,
                 output=settings.output,
                 directions=settings.directions,
@@ -193,9 +181,9 @@ def _mixture_numbers(operator: Operator, own: np.ndarray, control: np.ndarray, c
     }
 
 
-def _mean(each: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _mean(each: Sequence[dict[str, np.ndarray]]) -> Record:
     """The mean over operators, of the leading numbers that all of them have; six digits of each."""
-    means = {}
+    means: Record = {}
     for key in each[0]:
         length = min(np.size(values[key]) for values in each)
         mean = np.mean([np.atleast_1d(values[key])[:length] for values in each], axis=0)

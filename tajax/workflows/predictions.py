@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from tajax import atomic, data, evaluate, parallel, processes, progress, trees
+from tajax import atomic, data, evaluate, parallel, processes, progress, records, trees
 from tajax.losses import head_logits
 from tajax.results import Record
 from tajax.task_vectors import apply_task_vector
@@ -67,7 +67,7 @@ def record_predictions(
     """
     models_at = functools.cache(lambda: _models(evaluator, tau, scaling_coef))
     for task, (key,) in setup.journal.each(
-        "predictions",
+        records.Predictions,
         setup.tasks,
         lambda task: {"task": task.name, "split": "test"},
         units=lambda task: len(task.split("test")),
@@ -76,7 +76,7 @@ def record_predictions(
         classes = list(task.class_names)
         fields = summary(found.labels, found.predicted, len(classes))
         examples = _keep(setup, task, found)
-        setup.journal.record("predictions", **key, classes=classes, examples=examples, **fields)
+        setup.journal.record(records.Predictions, **key, classes=classes, examples=examples, **fields)
         progress.note({"merged top1": fields["top1"]["merged"]})
 
 
@@ -131,9 +131,7 @@ def summary(labels: Int[np.ndarray, " N"], predicted: Int[np.ndarray, "M=3 N"], 
         num_classes: K.
 
     Returns:
-        `count`; `top1` of each model; `correctness` [[a, b], [c, d]], counts with the single-task model right in the
-        first row, wrong in the second, and the merged one right in the first column, wrong in the second; `confusion`,
-        `[single, merged, count]` for each pair of predicted classes that there is.
+        Fields of `records.Predictions`.
 
     Example:
         >>> found = summary(np.array([0, 1, 1]), np.array([[0, 0, 0], [0, 1, 1], [0, 1, 0]]), 2)
@@ -163,7 +161,7 @@ def thumbnail(image: UInt8[np.ndarray, "H W 3"], side: int = SIDE) -> bytes:
     return file.getvalue()
 
 
-def _keep(setup: Setup, task: data.Task, found: Predictions) -> list[Record]:
+def _keep(setup: Setup, task: data.Task, found: Predictions) -> list[records.Example]:
     """Writes the examples of a task, all of them or none, and gives what is recorded of each."""
     folder = setup.workdir / FOLDER / task.name
     kept = []
@@ -171,9 +169,13 @@ def _keep(setup: Setup, task: data.Task, found: Predictions) -> list[Record]:
         for number, (row, kind, image) in enumerate(found.examples):
             if partial:
                 (partial / f"{number}.png").write_bytes(thumbnail(image))
-            seen = dict(zip(MODELS, found.predicted[:, row].tolist(), strict=True))
-            file = f"{FOLDER}/{task.name}/{number}.png"
-            kept.append({"file": file, "kind": kind, "row": row, "label": int(found.labels[row])} | seen)
+            file, label = f"{FOLDER}/{task.name}/{number}.png", int(found.labels[row])
+            pretrained, single, merged = found.predicted[:, row].tolist()
+            kept.append(
+                records.Example(
+                    file=file, kind=kind, row=row, label=label, pretrained=pretrained, single=single, merged=merged
+                )
+            )
     return kept
 
 

@@ -23,6 +23,8 @@ from tajax.finetune import TrainState, Unlogged, init_state, train
 from tajax.models import clip, save_pretrained, tokenizer
 from tajax.models.loading import OPENAI_MEAN, OPENAI_STD
 from tajax.progress import Stage
+from tajax.records import Pretrain, stage_of
+from tajax.results import Record
 from tajax.types import Params, Preprocessing
 from tajax.workflows import inputs
 from tajax.workflows.journal import Journal
@@ -193,7 +195,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     journal = Journal(workdir / "results.jsonl", origin, facts, started)
     journal.track(config)
     warn(left_out)
-    recorded = {record["step"] for record in journal.find(stage="pretrain")}
+    recorded = {record["step"] for record in journal.find(Pretrain)}
     start = int(state.step)
     batches = mixture.mixed_batches(sources, rows, vocabulary, seed=config.seed, start_batch=start)
 
@@ -204,16 +206,16 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
         return state, {"loss": loss}
 
     with (
-        progress.stage("pretrain", settings.steps),
+        progress.stage(stage_of(Pretrain), settings.steps),
         checkpoints.Writer(workdir / "checkpoints", config_hash=made_by, keep=None) as writer,
         interrupts.deferred(),  # what was trained is kept, whenever the process is asked to end
     ):
         progress.resumed(start)
 
-        def on_log(done: int, means: dict[str, float]) -> None:
+        def on_log(done: int, means: Record) -> None:
             progress.update(done, means)
             if done not in recorded:  # by a process that was killed before its next checkpoint
-                journal.record("pretrain", step=done, learning_rate=float(schedule(done)), **means)
+                journal.record(Pretrain, step=done, learning_rate=float(schedule(done)), **means)
 
         def on_checkpoint(state: TrainState, unlogged: Unlogged) -> None:
             writer.save(state, step=int(state.step), notes={"unlogged": unlogged})
@@ -315,7 +317,7 @@ WORKFLOW = Workflow(
     run,
     stages=lambda config: (
         Stage("setup", "set up", work=0),
-        Stage("pretrain", "pre-train", images=config.pretrain.batch_size),
+        Stage(stage_of(Pretrain), "pre-train", images=config.pretrain.batch_size),
         Stage("save", "save model", work=0),
     ),
     memory=Memory("pre-training", {"pretrain.batch_size": (" below {}", "takes fewer pairs a step")}),

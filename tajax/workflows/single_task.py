@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from tajax import data
+from tajax.metrics import Means
 from tajax.progress import Stage
+from tajax.records import SingleTask, ZeroShot, stage_of
+from tajax.results import Record
 from tajax.types import Params
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.journal import measure_splits
@@ -27,13 +30,13 @@ def answer(setup: Setup, evaluator: Evaluator) -> None:
 def measure_zero_shot(setup: Setup, evaluator: Evaluator) -> None:
     """Records the pre-trained model's accuracy on each task, validation and test."""
 
-    def measure(task: data.Task, split: str) -> dict[str, float]:
+    def measure(task: data.Task, split: str) -> Means:
         return evaluator.evaluate(task, split)[0]
 
-    measure_splits(setup.journal, "zero_shot", setup.tasks, measure, doubts=below_chance)
+    measure_splits(setup.journal, ZeroShot, setup.tasks, measure, doubts=below_chance)
 
 
-def below_chance(task: data.Task, split: str, top1: float) -> dict[str, list[str]]:
+def below_chance(task: data.Task, split: str, top1: float) -> Record:
     """A warning, said and for the record, where the pre-trained model does worse on a task than guessing would."""
     chance = 1 / len(task.class_names)
     if top1 >= chance:
@@ -49,15 +52,15 @@ def below_chance(task: data.Task, split: str, top1: float) -> dict[str, list[str
 def measure_single_task(setup: Setup, evaluator: Evaluator, taus: Mapping[str, Params]) -> None:
     """Records the accuracy of each fine-tuned model on its own task, validation and test."""
 
-    def measure(task: data.Task, split: str) -> dict[str, float]:
+    def measure(task: data.Task, split: str) -> Means:
         return evaluator.evaluate(task, split, [taus[task.name]], [[1.0]])[0]
 
-    measure_splits(setup.journal, "single_task", setup.tasks, measure)
+    measure_splits(setup.journal, SingleTask, setup.tasks, measure)
 
 
 def stages(config: ConfigDict) -> tuple[Stage, ...]:
     """What the workflow does, in order; others go on from there."""
-    own = Stage("single_task", "single-task", kind=own_kind(config), images=1)
+    own = Stage(stage_of(SingleTask), "single-task", kind=own_kind(config), images=1)
     return *begin(config), ZERO_SHOT, *vectors(config), own
 
 

@@ -12,6 +12,7 @@ from tajax import data, processes, progress
 from tajax.config import REGIMES, reads
 from tajax.progress import Stage
 from tajax.progress.watch import printable
+from tajax.records import Finetune, SingleTask, TaskAddition, ZeroShot, stage_of
 from tajax.workflows.workflow import named
 
 FORWARD, TANGENT = "forward pass", "tangent pass"  # of one kind, an image takes equally long in each stage
@@ -27,7 +28,8 @@ def announce(config: ConfigDict, workdir: Path) -> None:
 def expect(config: ConfigDict, tasks: Sequence[data.Task]) -> None:
     """Tells how much the evaluations are, once the tasks are open: what is timed in one counts for the next."""
     val, test = (sum(len(task.split(split)) for task in tasks) for split in ("val", "test"))
-    progress.expect({"zero_shot": val + test, "single_task": val + test, "task_addition": test})
+    images = {ZeroShot: val + test, SingleTask: val + test, TaskAddition: test}
+    progress.expect({stage_of(kind): count for kind, count in images.items()})
 
 
 def warn(lines: Iterable[str]) -> None:
@@ -60,7 +62,7 @@ def vectors(config: ConfigDict) -> tuple[Stage, ...]:
         return ()
     if config.task_vectors is not None:
         return (Stage("vectors", "read task vectors", work=0),)
-    return (Stage("finetune", "fine-tune", images=config.finetune.batch_size, each=True),)
+    return (Stage(stage_of(Finetune), "fine-tune", images=config.finetune.batch_size, each=True),)
 
 
 def on_vectors(stage: Stage) -> Callable[[ConfigDict], tuple[Stage, ...]]:
@@ -73,4 +75,4 @@ def own_kind(config: ConfigDict) -> str:
     return TANGENT if REGIMES[config.regime].evaluate_linearized else FORWARD
 
 
-ZERO_SHOT = Stage("zero_shot", "zero-shot", kind=FORWARD, images=1)
+ZERO_SHOT = Stage(stage_of(ZeroShot), "zero-shot", kind=FORWARD, images=1)

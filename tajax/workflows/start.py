@@ -15,6 +15,7 @@ from tajax.data import fingerprint
 from tajax.encoders import family_named
 from tajax.encoders.encoder import Encoder
 from tajax.questions import QUESTIONS
+from tajax.records import Run
 from tajax.report import runs
 from tajax.types import Mask
 from tajax.workflows import inputs
@@ -158,7 +159,7 @@ def _skipped(opened: Sequence[data.Task], readable: Sequence[data.Task]) -> dict
 
 def _check_base(setup: Setup) -> None:
     """Raises `ValueError` if the run was begun with another image tower under the same name."""
-    earlier, present = setup.journal.find("run"), setup.encoder.identity.sha256
+    earlier, present = setup.journal.find(Run), setup.encoder.identity.sha256
     if earlier and (base := earlier[0].get("base_sha256", present)) != present:
         raise ValueError(
             f"{setup.workdir} was begun with a model of sha256 {base}, but {setup.config.model} now "

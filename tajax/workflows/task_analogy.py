@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tajax.progress import Stage
+from tajax.records import AnalogySweep, TaskAnalogy, stage_of
 from tajax.types import Params
 from tajax.workflows import single_task
 from tajax.workflows.evaluator import Evaluator
@@ -56,7 +57,7 @@ def add_analogy(setup: Setup, evaluator: Evaluator, taus: tuple[Params, Params, 
     """
     task, grid, journal = setup.tasks[3], setup.config.evaluate.scaling_coefs, setup.journal
     for _, missing in journal.each(
-        "analogy_sweep",
+        AnalogySweep,
         [task],
         lambda task: {"vector": tuple(VECTORS), "task": task.name, "split": "val", "scaling_coef": grid},
         units=lambda task: len(task.split("val")),
@@ -65,16 +66,16 @@ def add_analogy(setup: Setup, evaluator: Evaluator, taus: tuple[Params, Params, 
         measured = evaluator.evaluate(task, "val", taus, rows)
         values = dict(zip(itertools.product(VECTORS, grid), measured, strict=True))
         for key in missing:
-            journal.record("analogy_sweep", **key, **values[key["vector"], key["scaling_coef"]])
-    sweeps = {(r["vector"], r["scaling_coef"]): r["top1"] for r in journal.find("analogy_sweep")}
+            journal.record(AnalogySweep, **key, **values[key["vector"], key["scaling_coef"]])
+    sweeps = {(r["vector"], r["scaling_coef"]): r["top1"] for r in journal.find(AnalogySweep)}
     best = {name: _best({coef: sweeps[name, coef] for coef in grid}) for name in VECTORS}
 
     def reached() -> str:
-        (top1,) = (r["top1"] for r in journal.find("task_analogy", vector="analogy", split="test"))
+        (top1,) = (r["top1"] for r in journal.find(TaskAnalogy, vector="analogy", split="test"))
         return f"{task.name} test top1 {top1:.3f}"
 
     for split, missing in journal.each(
-        "task_analogy",
+        TaskAnalogy,
         SPLITS,
         lambda split: {"vector": tuple(VECTORS), "task": task.name, "split": split},
         units=lambda split: len(task.split(split)),
@@ -83,7 +84,7 @@ def add_analogy(setup: Setup, evaluator: Evaluator, taus: tuple[Params, Params, 
     ):
         moved = [best[key["vector"]] * np.array(VECTORS[key["vector"]]) for key in missing]
         for key, of_vector in zip(missing, evaluator.evaluate(task, split, taus, moved), strict=True):
-            journal.record("task_analogy", **key, scaling_coef=best[key["vector"]], **of_vector)
+            journal.record(TaskAnalogy, **key, scaling_coef=best[key["vector"]], **of_vector)
     return best
 
 
@@ -94,8 +95,8 @@ def _best(top1: Mapping[float, float]) -> float:
 
 def stages(config: ConfigDict) -> tuple[Stage, ...]:
     """What the workflow does, in order."""
-    sweep = Stage("analogy_sweep", f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1)
-    return *single_task.stages(config), sweep, Stage("task_analogy", "analogy", images=1)
+    sweep = Stage(stage_of(AnalogySweep), f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1)
+    return *single_task.stages(config), sweep, Stage(stage_of(TaskAnalogy), "analogy", images=1)
 
 
 WORKFLOW = Workflow(run, stages)

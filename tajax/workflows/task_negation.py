@@ -14,13 +14,16 @@ from ml_collections import ConfigDict
 from tajax import data, metrics, processes
 from tajax.affine import correct_intervals, tally_at
 from tajax.evaluate import AffineSplit
+from tajax.metrics import Means
 from tajax.progress import Stage
+from tajax.records import Accuracy, Control, ExactNegationCoef, NegationSweep, TaskNegation, ZeroShot, stage_of
 from tajax.report.negation import unlimited
+from tajax.results import Record
 from tajax.scaling import Negation, exact_negation_coef, select_negation_coef
 from tajax.types import Params
 from tajax.workflows.control import measure_control
 from tajax.workflows.evaluator import Evaluator
-from tajax.workflows.journal import Journal, measure_splits
+from tajax.workflows.journal import Journal, means_of, measure_splits
 from tajax.workflows.setup import Setup
 from tajax.workflows.single_task import measure_zero_shot
 from tajax.workflows.stages import FORWARD, ZERO_SHOT, begin, vectors
@@ -29,8 +32,7 @@ from tajax.workflows.vectors import task_vectors
 from tajax.workflows.workflow import Workflow
 
 Vectors = Mapping[str, Params]  # by task
-Values = Mapping[str, float]  # top1, loss and count
-Measure = Callable[[data.Task, Vectors, Float[np.ndarray, "G T"]], Sequence[Values]]
+Measure = Callable[[data.Task, Vectors, Float[np.ndarray, "G T"]], Sequence[Means]]
 
 
 def answer(setup: Setup, evaluator: Evaluator) -> None:
@@ -39,7 +41,7 @@ def answer(setup: Setup, evaluator: Evaluator) -> None:
     measure_zero_shot(setup, evaluator)
     pretrained = measure_control(setup.journal, evaluator, control)
     required = setup.config.evaluate.control_threshold * pretrained["val"]
-    for line in unlimited(setup.journal.find("control")) if processes.is_first() else ():
+    for line in unlimited(setup.journal.find(Control)) if processes.is_first() else ():
         print(f"warning: {line}", file=sys.stderr)
     negate_tasks(setup, evaluator, control, task_vectors(setup, evaluator.heads), required=required)
 
@@ -67,7 +69,7 @@ def negate_tasks(
         chosen = _best_of_all(setup, evaluator, control, taus, required)
     else:
 
-        def at_grid(on: data.Task, edited: Vectors, rows: Float[np.ndarray, "G T"]) -> Sequence[Values]:
+        def at_grid(on: data.Task, edited: Vectors, rows: Float[np.ndarray, "G T"]) -> Sequence[Means]:
             return evaluator.evaluate(on, "val", tuple(edited.values()), rows)
 
         _record_sweeps(setup, control, taus, at_grid)
@@ -83,7 +85,7 @@ def _record_sweeps(setup: Setup, control: data.Task, taus: Vectors, measure: Mea
     every = (control, *setup.tasks)
     vectors = {on.name: taus if on is control else {on.name: taus[on.name]} for on in every}
     for on, missing in setup.journal.each(
-        "negation_sweep",
+        NegationSweep,
         every,
         lambda on: {"task": tuple(vectors[on.name]), "measured_on": on.name, "split": "val", "scaling_coef": grid},
         units=lambda on: len(on.split("val")),
@@ -93,7 +95,7 @@ def _record_sweeps(setup: Setup, control: data.Task, taus: Vectors, measure: Mea
         measured = zip(itertools.product(edited, moved), measure(on, edited, rows) if moved else (), strict=True)
         values = dict(measured) | {(name, 0.0): _unedited(setup.journal, on, "val") for name in edited}
         for key in missing:
-            setup.journal.record("negation_sweep", **key, **values[key["task"], key["scaling_coef"]])
+            setup.journal.record(NegationSweep, **key, **values[key["task"], key["scaling_coef"]])
 
 
 def _best_of_grid(setup: Setup, control: data.Task, required: float) -> dict[str, Negation]:
@@ -114,20 +116,23 @@ def _best_of_all(
     def seen(on: data.Task) -> AffineSplit:
         return evaluator.affine_split(on, "val", tuple(taus.values()) if on is control else (taus[on.name],))
 
-    def at_grid(on: data.Task, _: Vectors, rows: Float[np.ndarray, "G T"]) -> Sequence[Values]:
+    def at_grid(on: data.Task, _: Vectors, rows: Float[np.ndarray, "G T"]) -> Sequence[Means]:
         images, labels = seen(on)
         return metrics.compute_each(tally_at(images, labels, np.ones(len(labels), bool), rows))
 
     _record_sweeps(setup, control, taus, at_grid)
-    recorded = {r["task"]: r for r in setup.journal.find("exact_negation_coef")}
+    recorded = {r["task"]: r for r in setup.journal.find(ExactNegationCoef)}
     if recorded.keys() == taus.keys():
-        return {name: Negation(*(record[field] for field in Negation._fields)) for name, record in recorded.items()}
+        return {
+            name: Negation(r["scaling_coef"], r["satisfied"], r["at_end"], r["lower"], r["upper"])
+            for name, r in recorded.items()
+        }
     grid, chosen = setup.config.evaluate.scaling_coefs, {}
     for task, direction in zip(setup.tasks, -np.eye(len(taus)), strict=True):
         intervals = correct_intervals(*seen(task), -np.ones(1)), correct_intervals(*seen(control), direction)
         best = exact_negation_coef(*intervals, required=required, bounds=(grid[0], grid[-1]))
         if task.name not in recorded:
-            setup.journal.record("exact_negation_coef", task=task.name, split="val", **best._asdict())
+            setup.journal.record(ExactNegationCoef, task=task.name, split="val", **best._asdict())
         chosen[task.name] = best
     return chosen
 
@@ -144,13 +149,13 @@ def _record_choices(
     coefs = {name: choice.scaling_coef for name, choice in chosen.items()}
 
     @functools.cache
-    def on_control(split: str) -> Mapping[str, Values]:
+    def on_control(split: str) -> Mapping[str, Means]:
         edited = {name: tau for name, tau in taus.items() if coefs[name]}
         rows = -np.diag([coefs[name] for name in edited])
         measured = evaluator.evaluate(control, split, tuple(edited.values()), rows) if edited else ()
         return dict(zip(edited, measured, strict=True))
 
-    def at_choice(name: str, on: data.Task, split: str) -> Values:
+    def at_choice(name: str, on: data.Task, split: str) -> Means:
         if not coefs[name]:
             return _unedited(setup.journal, on, split)
         if split == "val" and (name, on.name, coefs[name]) in sweeps:
@@ -159,25 +164,33 @@ def _record_choices(
             return on_control(split)[name]
         return evaluator.evaluate(on, split, [taus[name]], [[-coefs[name]]])[0]
 
-    def measure(task: data.Task, split: str) -> dict[str, float]:
-        kept = {key: at_choice(task.name, task, split)[key] for key in ("top1", "loss", "count")}
-        kept |= {f"control_{key}": at_choice(task.name, control, split)[key] for key in kept}
-        return {"control": control.name, "control_required": required, **chosen[task.name]._asdict(), **kept}
+    def measure(task: data.Task, split: str) -> Record:
+        kept = at_choice(task.name, control, split)
+        return {
+            "control": control.name,
+            "control_required": required,
+            **chosen[task.name]._asdict(),
+            **at_choice(task.name, task, split),
+            "control_top1": kept["top1"],
+            "control_loss": kept["loss"],
+            "control_count": kept["count"],
+        }
 
     first = {f"{setup.tasks[0].name} test": len(control.split("test"))}  # once, for the vectors of all tasks
-    measure_splits(setup.journal, "task_negation", setup.tasks, measure, more=first)
+    measure_splits(setup.journal, TaskNegation, setup.tasks, measure, more=first)
 
 
-def _recorded_sweeps(journal: Journal) -> dict[tuple[str, str, float], Values]:
+def _recorded_sweeps(journal: Journal) -> dict[tuple[str, str, float], Means]:
     """By task whose vector is subtracted, task that is measured, and α."""
-    records = journal.find("negation_sweep")
-    return {(r["task"], r["measured_on"], r["scaling_coef"]): r for r in records}
+    records = journal.find(NegationSweep)
+    return {(r["task"], r["measured_on"], r["scaling_coef"]): means_of(r) for r in records}
 
 
-def _unedited(journal: Journal, on: data.Task, split: str) -> Values:
+def _unedited(journal: Journal, on: data.Task, split: str) -> Means:
     """What is recorded of the pre-trained model."""
-    (record,) = (r for stage in ("zero_shot", "control") for r in journal.find(stage, task=on.name, split=split))
-    return {key: record[key] for key in ("top1", "loss", "count")}
+    kinds: tuple[type[Accuracy], ...] = ZeroShot, Control
+    (record,) = (r for kind in kinds for r in journal.find(kind, task=on.name, split=split))
+    return means_of(record)
 
 
 def stages(config: ConfigDict) -> tuple[Stage, ...]:
@@ -185,10 +198,10 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     return (
         *begin(config),
         ZERO_SHOT,
-        Stage("control", kind=FORWARD, images=1),
+        Stage(stage_of(Control), kind=FORWARD, images=1),
         *vectors(config),
-        Stage("negation_sweep", f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1),
-        Stage("task_negation", "negated models", images=1),
+        Stage(stage_of(NegationSweep), f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1),
+        Stage(stage_of(TaskNegation), "negated models", images=1),
     )
 
 

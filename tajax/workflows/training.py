@@ -18,6 +18,8 @@ from tajax.config import config_hash, warmup_steps
 from tajax.encoders.encoder import Encoder
 from tajax.parametrization import Parametrization, masked
 from tajax.penalties import regularization
+from tajax.records import Finetune, stage_of
+from tajax.results import Record
 from tajax.types import Head, Params
 from tajax.workflows.setup import Setup
 from tajax.workflows.workdir import read_by_first, vector_path
@@ -30,12 +32,12 @@ def finetune_all(setup: Setup, heads: Mapping[str, Head]) -> dict[str, Params]:
     trainings = {task.name: make_training(num_steps(setup, task)) for task in setup.tasks}
     units = {name: training.num_steps for name, training in trainings.items()}
     done = [task.name for task in setup.tasks if vector_path(setup.workdir, task.name).exists()]
-    with progress.stage("finetune", units, done=done) as running:
+    with progress.stage(stage_of(Finetune), units, done=done) as running:
         taus = {
             task.name: _task_vector(setup, task, heads[task.name], trainings[task.name])
             for task in running.each(setup.tasks)
         }
-        last = {record["task"]: record["top1"] for record in setup.journal.find("finetune")}
+        last = {record["task"]: record["top1"] for record in setup.journal.find(Finetune)}
         running.note(f"mean train top1 {statistics.fmean(last.values()):.3f}" if last else "")
     return taus
 
@@ -148,16 +150,16 @@ def _train(setup: Setup, task: data.Task, head: Head, training: _Training, kept:
         workers=setup.config.data_workers,
         share=processes.share(),
     )
-    recorded = {record["step"] for record in setup.journal.find("finetune", task=task.name)}
+    recorded = {record["step"] for record in setup.journal.find(Finetune, task=task.name)}
     progress.resumed(start)
     writing = checkpoints.Writer(kept, config_hash=made_by) if processes.is_first() else contextlib.nullcontext()
     with processes.leaving_together(), writing as writer:
 
-        def on_log(done: int, means: dict[str, float]) -> None:
+        def on_log(done: int, means: Record) -> None:
             progress.update(done, means)
             if done not in recorded:  # by a process that was killed before its next checkpoint
                 rate = float(training.schedule(done))
-                setup.journal.record("finetune", task=task.name, step=done, learning_rate=rate, **means)
+                setup.journal.record(Finetune, task=task.name, step=done, learning_rate=rate, **means)
 
         def on_checkpoint(state: finetune.TrainState, unlogged: finetune.Unlogged) -> None:
             if writer:

@@ -18,6 +18,7 @@ from tajax import data, processes, progress, trees, vector_files
 from tajax.config import REGIMES, config_hash
 from tajax.encoders.encoder import Encoder
 from tajax.models.hub import locate, split_choice
+from tajax.records import Checkpoint, Finetune, stage_of
 from tajax.types import Head, JsonObject, Mask, Params
 from tajax.workflows.setup import Setup
 from tajax.workflows.stages import stages
@@ -37,7 +38,7 @@ def source_of_vectors(config: ConfigDict) -> str:
         >>> source_of_vectors(default_config())
         'trained'
     """
-    sources = {"checkpoints": "imported", "vectors": "reused", "finetune": "trained"}
+    sources = {"checkpoints": "imported", "vectors": "reused", stage_of(Finetune): "trained"}
     return next((sources[stage.name] for stage in stages(config) if stage.name in sources), "none")
 
 
@@ -113,8 +114,8 @@ def keep_vectors(setup: Setup, vectors: Mapping[str, Imported]) -> None:
     """Writes and records those vectors that `workdir/task_vectors` lacks, without the leaves that did not move."""
     for task, place in places(setup.config, setup.tasks).items():
         tau, about = vectors[task]
-        if about and not setup.journal.find("checkpoint", task=task):
-            setup.journal.record("checkpoint", task=task, source=place, **about)
+        if about and not setup.journal.find(Checkpoint, task=task):
+            setup.journal.record(Checkpoint, task=task, source=place, **about)
         path = vector_path(setup.workdir, task)
         if processes.is_first() and not path.exists():
             made = vector_files.vector_metadata(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tajax import results
+from tajax.records import NegationSweep
 
 BASE = {"stage": "single_task", "config_hash": "0123456789ab"}
 
@@ -155,3 +156,9 @@ def test_provenance_can_be_recorded_and_names_versions_and_device(log):
     assert record["device_count"] >= 1
     assert record["device_kind"]
     assert abs(datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(record["time"])).seconds < 60
+
+
+def test_a_type_of_records_finds_those_of_its_stage_alone():
+    made = [{"stage": "sweep", "task": "digits"}, {"stage": "negation_sweep", "task": "digits"}, {"task": "digits"}]
+    assert results.find(made, NegationSweep, task="digits") == made[1:2]
+    assert results.find(made, NegationSweep, task="signs") == []

@@ -6,6 +6,7 @@ import json
 import struct
 import sys
 import types
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
+from tajax import records as recorded
 from tajax import results, tracking
 from tajax.config import config_hash, default_config, flatten, validate
-from tajax.tracking import TensorBoard, Translation
+from tajax.records import Finetune, Sweep, ZeroShot
+from tajax.tracking import TensorBoard, Translation, points
 from tajax.workflows.journal import Journal
 
 ORIGIN = {"regime": "attention", "model": "tiny", "seed": 3, "config_hash": "0d134eb23e5d"}
@@ -225,11 +228,11 @@ def test_every_record_is_sent_to_weights_and_biases_once(tmp_path, wandb):
     workdir = tmp_path / "attn_tiny"
     kept = journal(workdir, wandb="lab/task-vectors")
     for step in (50, 100):
-        kept.record("finetune", task="digits", step=step, loss=1.0 / step)
+        kept.record(Finetune, task="digits", step=step, loss=1.0 / step)
     for tracker in kept.trackers:
         tracker.close()
     again = journal(workdir, wandb="lab/task-vectors")
-    again.record("sweep", task="digits", split="val", scaling_coef=0.35, top1=0.5)
+    again.record(Sweep, task="digits", split="val", scaling_coef=0.35, top1=0.5)
     first, second = wandb.asked
     assert (first["entity"], first["project"], first["name"]) == ("lab", "task-vectors", "attn_tiny")
     assert first["id"] == second["id"] and first["resume"] == second["resume"] == "allow"
@@ -246,7 +249,7 @@ def test_every_record_is_sent_to_weights_and_biases_once(tmp_path, wandb):
 
 def test_a_run_that_was_not_shown_before_is_shown_whole(tmp_path, wandb):
     kept = journal(tmp_path / "run", tensorboard=False)
-    kept.record("zero_shot", task="digits", split="test", top1=0.25)
+    kept.record(ZeroShot, task="digits", split="test", top1=0.25)
     assert not (tmp_path / "run" / "tensorboard").exists()
     journal(tmp_path / "run", wandb="task-vectors")
     assert wandb.logged == [{"zero_shot/digits/step": 0, "zero_shot/digits/test_top1": 0.25}]
@@ -277,7 +280,7 @@ def test_what_keeps_it_from_weights_and_biases_is_said(tmp_path, wandb, monkeypa
 def test_a_run_shows_what_it_records(tmp_path):
     """Numbers reach TensorBoard as they stand in the file: those of NumPy, and long ones."""
     kept = journal(tmp_path / "run")
-    kept.record("finetune", task="digits", step=np.int64(10), loss=np.float32(1 / 3), top1=np.float64(2 / 3))
+    kept.record(Finetune, task="digits", step=np.int64(10), loss=np.float32(1 / 3), top1=np.float64(2 / 3))
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     again = tracking.trackers(
         tmp_path / "other",
@@ -291,3 +294,9 @@ def test_a_run_shows_what_it_records(tmp_path):
     assert contents(tmp_path / "other") == {
         name: data for name, data in contents(tmp_path / "run").items() if name.startswith("tensorboard")
     }
+
+
+def test_curves_are_made_of_fields_that_records_have():
+    named = set().union(*(kind.__annotations__ for kind in vars(recorded).values() if typing.is_typeddict(kind)))
+    shown = {*points._CURVES, *points._SCORES, *points._KINDS, *points._NOT_CURVES}
+    assert shown <= named, shown - named

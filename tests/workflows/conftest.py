@@ -1,10 +1,13 @@
 """What whole runs run on: a random CLIP on disk, two tasks of coloured squares, and the command line."""
 
 import contextlib
+import importlib
 import io
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import is_typeddict
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from tajax import config as configuration
-from tajax import main, trees
+from tajax import main, records, results, trees
 from tajax.models import CLIP, ClipConfig, TextConfig, VisionConfig, save_pretrained, train_bpe
 from tajax.types import Preprocessing
 
@@ -42,6 +45,16 @@ def check_stages(lines):
     """A run did the stages that it had declared, each once and in order, and no other."""
     ended = re.findall(r"^\[(\d+)/(\d+)\] [^:]+: (?:\d+/\d+|done)(?=  |$)", lines, re.MULTILINE)
     assert [tuple(map(int, numbers)) for numbers in ended] == [(k + 1, len(ended)) for k in range(len(ended))], lines
+
+
+def check_records(workdir, workflow):
+    """Every record has the fields of its type, and none that the type does not name; of `run`, a family adds some."""
+    rooms = records, importlib.import_module(f"tajax.workflows.{workflow}")
+    kinds = {records.stage_of(kind): kind for room in rooms for kind in vars(room).values() if is_typeddict(kind)}
+    for record in results.read(workdir / "results.jsonl"):
+        kind = kinds[record["stage"]]
+        assert kind.__required_keys__ <= record.keys(), record
+        assert record.keys() <= kind.__annotations__.keys() or kind is records.Run, record
 
 
 @contextlib.contextmanager
@@ -137,6 +150,7 @@ def run(world):
             code = main.main(["tajax", f"--config={file}", f"--workdir={workdir}", *given, *flags])
         if code == 0:
             check_stages(err.getvalue())
+            check_records(Path(workdir), json.loads((Path(workdir) / "config.json").read_text())["workflow"])
         return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
     return run

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from tajax import progress, results
+from tajax.records import Disentanglement, Sweep
 from tajax.workflows.journal import Journal
 
 ORIGIN = {"config_hash": "0123456789ab"}
@@ -26,31 +27,31 @@ def test_each_goes_on_after_whatever_stopped_it_and_repeats_nothing(tmp_path):
     for lost in range(1, 7):  # each process makes one record more than the one before, and is stopped
         journal, made = Journal(path, ORIGIN), 0
         with progress.shown(quiet=True) as watch, pytest.raises(KeyboardInterrupt):
-            for _, missing in journal.each("sweep", TASKS, key):
+            for _, missing in journal.each(Sweep, TASKS, key):
                 for one in missing:
                     if made:
                         raise KeyboardInterrupt
-                    journal.record("sweep", **one)
+                    journal.record(Sweep, **one)
                     made += 1
             raise KeyboardInterrupt  # after the last
         assert len(points(path)) == lost and watch.state.running is None
     assert points(path) == [(task.name, coef) for task in TASKS for coef in GRID]
-    assert list(Journal(path, ORIGIN).each("sweep", TASKS, key)) == []
+    assert list(Journal(path, ORIGIN).each(Sweep, TASKS, key)) == []
 
 
 def test_a_journal_knows_what_it_recorded_as_the_file_has_it(tmp_path):
     journal = Journal(tmp_path / "results.jsonl", ORIGIN)
-    journal.record("disentanglement", tasks=("digits", "signs"), coefs=(0.5, 1.0))
-    assert journal.find("disentanglement") == results.find(results.read(journal.path), stage="disentanglement")
-    assert not journal.missing("disentanglement", {"tasks": ["digits", "signs"]})
-    assert journal.missing("disentanglement", {"tasks": ["signs", "digits"]})
+    journal.record(Disentanglement, tasks=("digits", "signs"), coefs=(0.5, 1.0))
+    assert journal.find(Disentanglement) == results.find(results.read(journal.path), stage="disentanglement")
+    assert not journal.missing(Disentanglement, {"tasks": ["digits", "signs"]})
+    assert journal.missing(Disentanglement, {"tasks": ["signs", "digits"]})
 
 
 def test_a_record_that_cannot_be_written_is_not_known(tmp_path):
     journal = Journal(tmp_path / "results.jsonl", ORIGIN)
     with pytest.raises(ValueError, match="not a result"):
-        journal.record("sweep", task="digits", top1=float("nan"))
-    assert not journal.find("sweep")
+        journal.record(Sweep, task="digits", top1=float("nan"))
+    assert not journal.find(Sweep)
 
 
 def test_a_damaged_file_is_refused_when_a_process_begins(tmp_path):
