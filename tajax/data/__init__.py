@@ -1,5 +1,6 @@
 """Tasks and their images: one `load(task, split)` for bundled tasks, TFDS, local folders and .npz files."""
 
+from tajax.data.images import Images, open_images
 from tajax.data.overlap import Overlap, find_overlap
 from tajax.data.pipeline import Batches, check_images, load
 from tajax.data.preprocess import normalize
@@ -15,6 +16,7 @@ __all__ = [
     "TASKS",
     "BadImageError",
     "Batches",
+    "Images",
     "Overlap",
     "Readiness",
     "Task",
@@ -25,6 +27,7 @@ __all__ = [
     "find_overlap",
     "load",
     "normalize",
+    "open_images",
     "open_task",
     "open_tasks",
 ]

@@ -226,11 +226,40 @@ def _check_filled(images: Sequence[Sequence[Path]], stored: Sequence[str], place
         )
 
 
+def loose_images(folder: Path) -> tuple[list[Path], list[str]]:
+    """The images that lie in a folder itself, sorted, and what else does, directories with a slash behind their names.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: it is a file; it has no images; an image in a format that is not read.
+    """
+    if not folder.is_dir():
+        if folder.exists():
+            raise ValueError(f"{folder} is a file; give the folder that it lies in, or open_task an .npz file")
+        raise missing(folder, "folder")
+    inside = _list(folder)
+    others: list[str] = []
+    images = _sort_out(folder, inside, others)
+    left_out = [f"{name}/" for name in inside.directories] + [os.path.relpath(path, folder) for path in others]
+    if images:
+        return images, left_out
+    task = f" If directories are classes or splits, it is a task: open_task({str(folder)!r}). Or give one of them."
+    raise ValueError(
+        f"folder {folder} has no images itself. It has: {some(left_out) or 'nothing'}."
+        + (task if inside.directories else "")
+    )
+
+
 def _images(directory: Path, left_out: list[str]) -> list[Path]:
     """The images of a class directory, sorted; what is none is added to `left_out`."""
     inside = _list(directory)
     if inside.directories:
         raise ValueError(f"{directory / inside.directories[0]} is a directory inside a class directory. {_LAYOUT}")
+    return _sort_out(directory, inside, left_out)
+
+
+def _sort_out(directory: Path, inside: _Listing, left_out: list[str]) -> list[Path]:
+    """The images among what is listed, sorted; the files and others that are none are added to `left_out`."""
     images = []
     for name in inside.files:
         path = directory / name

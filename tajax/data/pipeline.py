@@ -223,6 +223,14 @@ def check_images(task: Task, *, on_bad_image: str = "error", option: str = "on_b
     return dataclasses.replace(task, splits=splits, warnings=tuple(said))
 
 
+def check_batches(batch_size: int, preprocessing: Preprocessing) -> None:
+    """Raises `ValueError` unless there are such batches."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    if preprocessing.size < 1:
+        raise ValueError(f"preprocessing.size is {preprocessing.size}; it must be at least 1 pixel")
+
+
 def load(
     task: Task | str | os.PathLike[str],
     split: str,
@@ -274,16 +282,13 @@ def load(
     """
     if epochs not in (1, None):
         raise ValueError(f"epochs is {epochs!r}; choose 1 (one pass in order) or None (endless and shuffled)")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    check_batches(batch_size, preprocessing)
     for name, value in {"start_batch": start_batch, "workers": workers, "memory_bytes": memory_bytes}.items():
         if value < 0:
             raise ValueError(f"{name} is {value}; it must not be negative")
     part, parts = share
     if not 0 <= part < parts or batch_size % parts:
         raise ValueError(f"share is {share} of a batch of {batch_size}; give (i, n), 0 <= i < n, with n dividing it")
-    if preprocessing.size < 1:
-        raise ValueError(f"preprocessing.size is {preprocessing.size}; it must be at least 1 pixel")
     task = task if isinstance(task, Task) else open_task(task, data_dir=data_dir)
     source = memory.ready(
         task.split(split),
