@@ -12,9 +12,6 @@ from jax.typing import ArrayLike
 
 from tajax.types import LeafMask
 
-STACK = "blocks"
-"""The node whose leaves have the layers along their leading axis."""
-
 
 def take_layers(leaf: ArrayLike, trained: LeafMask) -> Array:
     """The trained layers of a leaf, in order: all of it for one bool, [sum(trained), ...] for an array [L].
@@ -50,20 +47,22 @@ def put_layers(leaf: ArrayLike, trained: LeafMask, part: Array) -> Array:
     return _joined(pieces)
 
 
-def in_layers(path: str, leaf: ArrayLike, layers: tuple[int, int]) -> LeafMask:
+def in_layers(path: str, leaf: ArrayLike, layers: tuple[int, int], *, stacked: str) -> LeafMask:
     """The mask of a leaf that is trained in a half-open range of its layers; False where it has none.
+
+    Below the node `stacked` leaves have the layers along their leading axis.
 
     Raises:
         ValueError: the range is empty, or reaches beyond the layers of the leaf.
         TypeError: the range is not two whole numbers.
 
     Example:
-        >>> in_layers("blocks/mlp/fc_in/bias", np.zeros((3, 8)), (0, 2)), in_layers("ln_post/bias", np.zeros(8), (0, 2))
-        (array([ True,  True, False]), False)
+        >>> in_layers("layers/mlp/bias", np.zeros((3, 8)), (0, 2), stacked="layers")
+        array([ True,  True, False])
     """
     if not (len(layers) == 2 and all(isinstance(end, int) and not isinstance(end, bool) for end in layers)):
         raise TypeError(f"layers is {layers!r}; give (first, end), two whole numbers")
-    if STACK not in path.split("/"):
+    if stacked not in path.split("/"):
         return False
     (first, end), depth = layers, (*np.shape(leaf), 0)[0]
     if not 0 <= first < end <= depth:

@@ -27,6 +27,9 @@ RULES: Mapping[str, str] = MappingProxyType(
 """Named rules for `param_mask`. `attention` and what begins with it, `mlp` and `linear_layers` are kernels without
 biases, unless the name says so; `biases` are all of them, those of layer norms included."""
 
+STACKED = "blocks"
+"""The node whose leaves stack layers along their leading axis, in the trees that `RULES` are patterns of."""
+
 
 def claim_paths(
     rule: str | Sequence[str] | Mapping[str, bool], paths: Sequence[str], rules: Mapping[str, str] = RULES

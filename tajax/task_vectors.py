@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
 from tajax import trees
+from tajax.rules import STACKED
 from tajax.types import Params, Tree
 
 
@@ -205,18 +206,19 @@ def cosine_similarity(a: Params, b: Params) -> Num[Array, ""]:
     return dot(a, b) / (norm(a) * norm(b))
 
 
-def gram_by_module(taus: Sequence[Params], *, stacked: str = "blocks") -> dict[str, Float[Array, "T T *L"]]:
+def gram_by_module(taus: Sequence[Params], *, stacked: str | None = STACKED) -> dict[str, Float[Array, "T T *L"]]:
     """Inner products of task vectors, module by module, and layer by layer where layers are stacked.
 
         G_m[s, t] = Σ_{leaves of module m} ⟨τ_s, τ_t⟩
 
-    A module is what owns a leaf: `blocks/attn/query` its kernel and its bias. The modules together make up the whole
+    A module is what owns a leaf: `attn/query` its kernel and its bias. The modules together make up the whole
     vector, so the sum of all G is the matrix of `dot`, the roots of the diagonals are norms, and quotients are cosines
     (`cosine_matrix`).
 
     Args:
         taus: T trees with the same paths and shapes.
-        stacked: of modules below this path every leaf has a leading axis of L layers, which is kept.
+        stacked: of modules below this path every leaf has a leading axis of L layers, which is kept; None if there is
+            no such path; that of a CLIP by default.
 
     Returns:
         By the module's path [T, T], or [T, T, L] where stacked, in the order of the tree; float32 or wider. A leaf at
@@ -236,7 +238,7 @@ def gram_by_module(taus: Sequence[Params], *, stacked: str = "blocks") -> dict[s
     grams: dict[str, Array] = {}
     for path in flats[0]:
         module = path.rpartition("/")[0] or path
-        depth = 1 if f"/{stacked}/" in f"/{path}" else 0
+        depth = 1 if stacked and f"/{stacked}/" in f"/{path}" else 0
         leaves = [_widen(flat[path]) for flat in flats]
         rows = [[jnp.sum(a * b, axis=tuple(range(depth, a.ndim))) for b in leaves] for a in leaves]
         gram = jnp.stack([jnp.stack(row) for row in rows])

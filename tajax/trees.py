@@ -1,6 +1,6 @@
 """Parameter trees by path: flattening, comparison, and the masks that say which leaves and layers are trained.
 
-A path is the leaf's key path joined by slashes, `image/blocks/attn/query/kernel`. Any pytree has such paths:
+A path is the leaf's key path joined by slashes, `image/attn/query/kernel`. Any pytree has such paths:
 dictionaries, lists, dataclasses, NNX states, Equinox modules.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from tajax.layers import STACK, in_layers, put_layers, simplified, take_layers
-from tajax.rules import RULES, claim_paths, nearest
+from tajax.layers import in_layers, put_layers, simplified, take_layers
+from tajax.rules import RULES, STACKED, claim_paths, nearest
 from tajax.types import LeafMask, Mask, Params, Trained
 
 __all__ = [
@@ -271,11 +271,12 @@ def param_mask(
     *,
     layers: tuple[int, int] | None = None,
     rules: Mapping[str, str] = RULES,
+    stacked: str | None = STACKED,
 ) -> Mask:
     """Which leaves are trained, as a pytree of bool like `params`; with `layers`, which of their layers.
 
     A pattern is a regular expression that must match the whole path of a leaf, or all of it that follows a
-    slash: `query/kernel` finds `image/blocks/attn/query/kernel`. Leaves that are not floating point are never
+    slash: `query/kernel` finds `image/attn/query/kernel`. Leaves that are not floating point are never
     trained.
 
     Args:
@@ -283,9 +284,11 @@ def param_mask(
         rule: a name in `rules`; or one pattern, or several, whose leaves are trained; or a mapping from
             pattern to bool in which the first match decides and every leaf must be claimed.
         layers: the half-open range (first, end) of the layers that are trained, counted from the input; all by
-            default. It concerns the leaves below a node `blocks`, which stack the layers along their leading axis;
-            what belongs to no layer, such as embeddings, is then frozen.
+            default. It concerns the leaves below the node `stacked`; what belongs to no layer, such as embeddings, is
+            then frozen.
         rules: named patterns, those of the model's family; of a CLIP by default.
+        stacked: the node below which all leaves stack the layers along their leading axis, None if there is none; that
+            of a CLIP by default.
 
     Returns:
         True, False, or for a leaf of which some layers are trained a bool array [L].
@@ -309,11 +312,16 @@ def param_mask(
     claims = claim_paths(rule, [path for path, can_train in float_leaves(flat).items() if can_train], rules)
     chosen: dict[str, LeafMask] = {path: claims.get(path, False) for path in flat}
     if layers is not None:
-        chosen = {path: trained and in_layers(path, flat[path], layers) for path, trained in chosen.items()}
+        if stacked is None:
+            raise ValueError(
+                f"layers={layers}, but no node of this model stacks layers; choose what is trained by paths"
+            )
+        for path, trained in chosen.items():
+            chosen[path] = trained and in_layers(path, flat[path], layers, stacked=stacked)
         if not any(map(np.any, chosen.values())):
             raise ValueError(
-                f"the trainable rule {rule!r} claims no leaf below a node {STACK!r}, so layers={layers} leaves nothing"
-                " to train; leave the layers out, or choose another rule"
+                f"the trainable rule {rule!r} claims no leaf below a node {stacked!r}, so layers={layers} leaves"
+                " nothing to train; leave the layers out, or choose another rule"
             )
     return jax.tree.unflatten(jax.tree.structure(params), list(chosen.values()))
 

@@ -245,7 +245,7 @@ def _check_base(path: Path, metadata: Mapping[str, object], base_sha256: str) ->
         raise ValueError(f"{path} does not say from which base it was made. Pass force=True to use it.")
     at = f" at {metadata['revision']}" if "revision" in metadata else ""
     raise ValueError(
-        f"{path} was made from an image tower with sha256 {made_from} ({metadata.get('model')}{at}), but that of this "
+        f"{path} was made from an encoder with sha256 {made_from} ({metadata.get('model')}{at}), but that of this "
         f"base is {base_sha256}: the vector does not fit. Load the base that it names, or pass force=True to use it."
     )
 

@@ -94,7 +94,7 @@ def default_config() -> ConfigDict:
     config.layers = config_dict.placeholder(tuple)  # (first, end) of the layers that are trained; None: all
     config.model = "tiny"  # "tiny", a hub id, owner/name@revision where it is to be pinned, or a directory; models.load
     config.family = "clip"  # one of FAMILIES, of which the model is; encoders
-    config.initialization = "pretrained"  # of the image tower, one of INITIALIZATIONS; random: drawn from the seed
+    config.initialization = "pretrained"  # of the encoder, one of INITIALIZATIONS; random: drawn from the seed
     config.heads = "zero_shot"  # one of HEADS: from class names, or fitted to the pre-trained features
     config.tasks = BUNDLED_TASKS  # names of the task table, TFDS names, folders or .npz files; data.open_task
     config.control = config_dict.placeholder(str)  # a task that edits must leave alone; task_negation and ntk

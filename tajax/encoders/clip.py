@@ -14,7 +14,7 @@ from tajax.encoders.encoder import Encoder, Family, Identity, ZeroShot
 from tajax.models.clip import abstract_params
 from tajax.models.hub import check_name
 from tajax.models.open_clip import to_open_clip
-from tajax.rules import RULES
+from tajax.rules import RULES, STACKED
 from tajax.types import ApplyFn, JsonObject, Params
 
 
@@ -65,6 +65,7 @@ def of_clip(clip: models.LoadedClip) -> Encoder:
         feature_dim=clip.config.vision.projection_dim,
         inputs=clip.preprocessing,
         rules=RULES,
+        stacked=STACKED,
         zero_shot=ZeroShot(lambda names, templates: models.zero_shot_head(clip, names, templates), made_from),
         load_finetuned=functools.partial(models.load_finetuned, base=clip),
         save=save,

@@ -57,6 +57,8 @@ class Encoder:
         feature_dim: E.
         inputs: how an example becomes a row of a batch.
         rules: named rules of what is trained, by path patterns over `params`.
+        stacked: the node of `params` below which all leaves stack the layers along their leading axis; None if there is
+            none.
         zero_shot: heads from class names; None where the family has fitted heads alone.
         load_finetuned: what somebody fine-tuned from this model, by the place where it lies.
         save: writes a model that the family's own libraries open.
@@ -71,6 +73,7 @@ class Encoder:
     feature_dim: int
     inputs: Preprocessing
     rules: Mapping[str, str]
+    stacked: str | None
     zero_shot: ZeroShot | None
     load_finetuned: Callable[[str], Finetuned]
     save: Save

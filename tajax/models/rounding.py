@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from tajax.layers import STACK
+from tajax.rules import STACKED
 
 __all__ = ["Rounding", "keep_unmoved"]
 
@@ -108,7 +108,7 @@ def keep_unmoved(
     moves: list[tuple[float, float, float]] = []  # ‖τ‖², and the rounding of θ and of θ₀ in it, of a leaf or layer
     for path, theta0 in pretrained.items():
         whole = np.array(finetuned[path])
-        stacked = STACK in path.split("/")
+        stacked = STACKED in path.split("/")
         for base, theta in zip(theta0 if stacked else theta0[None], whole if stacked else whole[None], strict=True):
             if np.array_equal(base, theta):
                 continue

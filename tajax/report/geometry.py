@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tajax.records import Geometry, Run
@@ -19,7 +19,7 @@ from tajax.results import Record, find
 if TYPE_CHECKING:
     import altair
 
-WHOLE, LAYERS = "all", "blocks"
+WHOLE = "all"
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -29,9 +29,14 @@ def tables(records: Sequence[Record]) -> list[Table]:
     if whole := found.get(WHOLE):
         counted = [r["trained_parameters"] for r in find(records, Run)]
         made.append(_cosines(whole, int(next(filter(None, counted), whole["parameters"]))))
-    if layers := found.get(LAYERS):
+    if layers := _layers(found):
         made.append(_by_layer(layers))
     return made
+
+
+def _layers(found: Mapping[str, Geometry]) -> Geometry | None:
+    """The record of the layers as wholes: it bears the name of the node that stacks them, modules longer ones."""
+    return min((r for r in found.values() if "layer_norms" in r), key=lambda r: len(str(r["module"])), default=None)
 
 
 def modules(records: Sequence[Record]) -> list[Table]:
@@ -92,7 +97,7 @@ def figures(series: Series) -> list[Figure]:
             found = {str(r["module"]): r for r in find(run.records, Geometry)}
             if whole := found.get(WHOLE):
                 wholes.setdefault(label, []).append(whole)
-            if layers := found.get(LAYERS):
+            if layers := _layers(found):
                 rows = zip(zip(*layers["layer_norms"], strict=True), layers["layer_cosines"], strict=True)
                 for layer, (norms, cosine) in enumerate(rows):
                     lengths.setdefault(label, {}).setdefault(layer, []).append(statistics.fmean(norms))

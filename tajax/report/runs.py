@@ -118,13 +118,13 @@ def parameters(about: RunRecord | Record, records: Iterable[Record] = ()) -> tup
 
     Example:
         >>> parameters({"vectors": "reused", "trained_parameters": 250, "total_parameters": 1000})
-        ('moved by reused vectors', '250 of 1,000 parameters of the image tower (25.0%)')
+        ('moved by reused vectors', '250 of 1,000 parameters of the encoder (25.0%)')
     """
     known = "trained" if results.find(records, Finetune) else ""
     what, count, total = PARAMETERS[about.get("vectors", known)], about["trained_parameters"], about["total_parameters"]
     if count is None:
-        return what, "how many of the image tower's parameters, their files do not say"
-    return what, f"{count:,} of {total:,} parameters of the image tower ({count / total:.1%})"
+        return what, "how many of the encoder's parameters, their files do not say"
+    return what, f"{count:,} of {total:,} parameters of the encoder ({count / total:.1%})"
 
 
 def series(runs: Iterable[Run]) -> Series:

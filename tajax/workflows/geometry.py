@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from tajax.workflows.vectors import task_vectors
 from tajax.workflows.workflow import Workflow
 
 STAGE = stage_of(Geometry)
-WHOLE, LAYERS = "all", "blocks"  # beside the modules: the whole vector, and each layer as a whole
+WHOLE = "all"  # the whole vector, beside the modules; the layers as a whole bear the name of the node that stacks them
 
 
 def answer(setup: Setup, evaluator: Evaluator) -> None:
@@ -33,12 +33,14 @@ def answer(setup: Setup, evaluator: Evaluator) -> None:
 
 def measure_geometry(setup: Setup, taus: Mapping[str, Params]) -> None:
     """Records the geometry of whole vectors, of layers and of every module that moved, where not recorded yet."""
-    names = [task.name for task in setup.tasks]
-    grams = _with_sums({m: np.asarray(g) for m, g in gram_by_module([taus[name] for name in names]).items()})
-    origin = _with_sums({m: np.asarray(g) for m, g in gram_by_module([setup.pretrained]).items()})
+    names, stacked = [task.name for task in setup.tasks], setup.encoder.stacked
+    grams = _grams([taus[name] for name in names], stacked)
+    origin = _grams([setup.pretrained], stacked)
     sizes: dict[str, int] = {}
     for path, leaf in trees.flatten_paths(setup.pretrained).items():
-        within = {path.rpartition("/")[0] or path, WHOLE} | ({LAYERS} if path.startswith(f"{LAYERS}/") else set())
+        within = {path.rpartition("/")[0] or path, WHOLE}
+        if stacked and stacked in path.split("/"):
+            within.add(stacked)
         for module in within:
             sizes[module] = sizes.get(module, 0) + np.size(leaf)
     moved = tuple(module for module, gram in grams.items() if gram.any())
@@ -60,10 +62,11 @@ def measure_geometry(setup: Setup, taus: Mapping[str, Params]) -> None:
         setup.journal.record(Geometry, module=module, tasks=names, parameters=sizes[module], **fields)
 
 
-def _with_sums(grams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The modules, before them the whole vector, and the layers with all that is in them."""
-    stacked = [gram for module, gram in grams.items() if module.startswith(f"{LAYERS}/")]
-    layers = {LAYERS: functools.reduce(np.add, stacked)} if stacked else {}
+def _grams(taus: Sequence[Params], stacked: str | None) -> dict[str, np.ndarray]:
+    """Those of the modules, before them that of the whole vector, and of the layers with all that is in them."""
+    grams = {module: np.asarray(gram) for module, gram in gram_by_module(taus, stacked=stacked).items()}
+    within = [gram for module, gram in grams.items() if stacked in module.split("/")]
+    layers = {stacked: functools.reduce(np.add, within)} if stacked and within else {}
     return {WHOLE: functools.reduce(np.add, map(_summed_layers, grams.values()))} | layers | grams
 
 

@@ -158,11 +158,11 @@ def _read(path: Path, setup: Setup, task: data.Task) -> tuple[Head, Record]:
     base = setup.encoder.identity.sha256
     if facts.get("base_sha256") != base or weights.shape != shape:
         raise ValueError(
-            f"{path} is a head {list(weights.shape)} on features of the image tower {facts.get('base_sha256')}; task "
+            f"{path} is a head {list(weights.shape)} on features of the encoder {facts.get('base_sha256')}; task "
             f"{task.name!r} on {setup.config.model} wants {list(shape)} and {base}. Delete it to fit it anew."
         )
     present = _made_from(setup, task)
-    changed = [part for part, value in facts.get("made_from", present).items() if value != present[part]]
+    changed = [part for part, value in facts.get("made_from", present).items() if value != present.get(part, value)]
     if changed:
         raise FileExistsError(
             f"{path} was fitted to other data: {', '.join(changed)} of task {task.name!r} changed since. Give them "
@@ -176,5 +176,5 @@ def _read(path: Path, setup: Setup, task: data.Task) -> tuple[Head, Record]:
 def _made_from(setup: Setup, task: data.Task) -> Record:
     """What a head is fitted to, beside the weights: digests of the images, preprocessing and geometry, as JSON."""
     encoder, parts = setup.encoder, setup.journal.facts["data"][task.name]
-    model = {"preprocessing": encoder.inputs._asdict(), "image tower": encoder.identity.geometry}
+    model = {"preprocessing": encoder.inputs._asdict(), "encoder": encoder.identity.geometry}
     return json.loads(json.dumps({"train": parts["train"], "val": parts["val"]} | model))

@@ -62,7 +62,9 @@ def start(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tupl
             random_seed=config.seed if config.initialization == "random" else None,
         )
         regime = regime_of(config)
-        mask = trees.param_mask(encoder.params, regime.trainable, layers=config.layers, rules=encoder.rules)
+        mask = trees.param_mask(
+            encoder.params, regime.trainable, layers=config.layers, rules=encoder.rules, stacked=encoder.stacked
+        )
         tasks = tuple(data.open_tasks(config.tasks, data_dir=config.data_dir))
         if same := {control.name for control in controls} & {task.name for task in tasks}:
             raise ValueError(
@@ -158,7 +160,7 @@ def _skipped(opened: Sequence[data.Task], readable: Sequence[data.Task]) -> dict
 
 
 def _check_base(setup: Setup) -> None:
-    """Raises `ValueError` if the run was begun with another image tower under the same name."""
+    """Raises `ValueError` if the run was begun with another encoder under the same name."""
     earlier, present = setup.journal.find(Run), setup.encoder.identity.sha256
     if earlier and (base := earlier[0].get("base_sha256", present)) != present:
         raise ValueError(

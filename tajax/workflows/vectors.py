@@ -154,9 +154,8 @@ def reused_mask(config: ConfigDict, encoder: Encoder, tasks: Sequence[data.Task]
         return None
     rule, layers = made["trainable"], made.get("layers")
     assert isinstance(rule, str | list | dict) and isinstance(layers, list | None)  # which reading has checked
-    return trees.param_mask(
-        encoder.params, rule, layers=(layers[0], layers[1]) if layers else None, rules=encoder.rules
-    )
+    chosen = (layers[0], layers[1]) if layers else None
+    return trees.param_mask(encoder.params, rule, layers=chosen, rules=encoder.rules, stacked=encoder.stacked)
 
 
 def places(config: ConfigDict, tasks: Sequence[data.Task]) -> dict[str, str]:

@@ -124,6 +124,9 @@ def test_inner_products_of_modules_and_layers_make_up_the_whole(x64, key):
     np.testing.assert_allclose(total, [[tajax.dot(a, b) for b in taus] for a in taus], rtol=1e-12)
     cosines = [[tajax.cosine_similarity(a, b) for b in taus] for a in taus]
     np.testing.assert_allclose(cosine_matrix(total), cosines, rtol=1e-12)
+    renamed = [{"layer" if name == "blocks" else name: node for name, node in tau.items()} for tau in taus]
+    again = gram_by_module(renamed, stacked="layer")
+    jax.tree.map(np.testing.assert_array_equal, again, {n.replace("blocks", "layer"): g for n, g in grams.items()})
     by_layer = cosine_matrix(grams["blocks/attn/query"])
     np.testing.assert_allclose(by_layer[..., 1], cosine_matrix(grams["blocks/attn/query"][..., 1]), rtol=1e-12)
     np.testing.assert_allclose(jnp.diagonal(by_layer).T, 1, rtol=1e-12)

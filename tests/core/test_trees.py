@@ -126,6 +126,17 @@ def test_layers_that_there_are_not_are_an_error(tower, rule, layers, error, word
         trees.param_mask(tower, rule, layers=layers)
 
 
+def test_layers_are_stacked_by_the_node_that_is_named(tower):
+    chosen = {"rule": "mlp", "layers": (1, 3)}
+    renamed = {"layer" if name == "blocks" else name: node for name, node in tower.items()}
+    mask, want = trees.param_mask(renamed, **chosen, stacked="layer"), trees.param_mask(tower, **chosen)
+    jax.tree.map(np.testing.assert_array_equal, mask["layer"], want["blocks"])
+    with pytest.raises(ValueError, match="claims no leaf below a node 'blocks'"):
+        trees.param_mask(renamed, **chosen)
+    with pytest.raises(ValueError, match=re.escape("layers=(1, 3), but no node of this model stacks layers")):
+        trees.param_mask(tower, **chosen, stacked=None)
+
+
 def test_integer_leaves_are_never_trained(key):
     params = {"w": jnp.ones(2), "position_ids": jnp.arange(3), "key": key}
     assert trees.param_mask(params, "all") == {"w": True, "position_ids": False, "key": False}

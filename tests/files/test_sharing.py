@@ -81,7 +81,7 @@ def test_a_run_is_pushed_and_its_vectors_come_back_bit_for_bit(hub, run, clip, t
         )
         same(loaded, tau)
         assert (metadata["task"], metadata["trainable"], metadata["seed"]) == (task, "attention", 3)
-    with pytest.raises(ValueError, match="a.safetensors was made from an image tower with sha256"):
+    with pytest.raises(ValueError, match="a.safetensors was made from an encoder with sha256"):
         load_task_vector("owner/vectors/a.safetensors", clip.params["image"], base_sha256="a" * 64)
     with pytest.raises(FileNotFoundError, match="has no 'c.safetensors'"):
         load_task_vector("owner/vectors/c.safetensors", clip.params["image"])

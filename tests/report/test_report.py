@@ -55,7 +55,7 @@ def test_parameters_are_said_to_be_trained_where_they_were(vectors, said):
     made = records()
     made[0] |= {"vectors": vectors}
     (table,) = accuracy.accuracy_tables(made)
-    assert f"{said}250 of 1,000 parameters of the image tower (25.0%)." in table.notes
+    assert f"{said}250 of 1,000 parameters of the encoder (25.0%)." in table.notes
     earlier = [made[0] | {"stage": "finetune", "step": 1}, *records()]  # before the record said it
     assert any("Trained: 250" in note for note in accuracy.accuracy_tables(earlier)[0].notes)
     assert not any("Trained" in note for note in accuracy.accuracy_tables(records())[0].notes)

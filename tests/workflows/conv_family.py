@@ -60,6 +60,7 @@ def load(name, /, *, remat=False, random_seed=None):
         feature_dim=FEATURES,
         inputs=Preprocessing(8, (0.5,) * 3, (0.5,) * 3),
         rules=RULES,
+        stacked=None,
         zero_shot=None,
         load_finetuned=load_finetuned,
         save=save,

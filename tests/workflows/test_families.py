@@ -104,6 +104,7 @@ def test_what_another_family_has_not_is_refused_by_name(conv, tmp_path):
         "model": ("tiny", "unknown convolution 'tiny'; there is 'conv'"),
         "heads": ("zero_shot", "is of the family 'conv', which makes no heads from class names"),
         "trainable": ("attention", "Named rules: all, kernels."),
+        "layers": ((0, 1), "layers=(0, 1), but no node of this model stacks layers"),
         "family": ("vgg", "unknown family 'vgg'"),
     }
     for field, (value, message) in refusals.items():

@@ -107,7 +107,7 @@ EDITS = {  # how, and what the message has to say
         "task pets, templates: 1 → 2, now with 'a photo of a {}.'",
     ),
     "preprocessing": (edit_preprocessing, "preprocessing mean: [0.5, 0.5, 0.5] → [0.4, 0.4, 0.4]"),
-    "activation": (edit_activation, "image tower hidden_act: "),
+    "activation": (edit_activation, "encoder hidden_act: "),
     "text tower": (edit_text_tower, "weights of the text tower: "),
 }
 

@@ -274,7 +274,7 @@ def test_posthoc_trains_nothing_and_refuses_vectors_of_another_base(finished, ru
     save_clip(tmp_path / "other", rng(211))
     refused = run("posthoc", tmp_path / "run", model=tmp_path / "other", task_vectors=finished("standard").workdir)
     assert refused.code == 2
-    assert "pets.safetensors was made from an image tower with sha256" in refused.err
+    assert "pets.safetensors was made from an encoder with sha256" in refused.err
     missing = run("posthoc", tmp_path / "second", task_vectors=tmp_path / "nowhere")
     assert missing.code == 2
     assert f"there are no task vectors in {tmp_path / 'nowhere'}" in missing.err and not (tmp_path / "second").exists()
@@ -285,7 +285,7 @@ def test_posthoc_trains_nothing_and_refuses_vectors_of_another_base(finished, ru
     [
         ("model.safetensors", "was begun with a model of sha256"),
         ("preprocessor_config.json", "preprocessing mean: [0.5, 0.5, 0.5] → "),
-        ("config.json", "image tower hidden_act: quick_gelu → "),
+        ("config.json", "encoder hidden_act: quick_gelu → "),
     ],
 )
 def test_base_that_changed_under_a_run_is_refused(finished, run, tmp_path, world, rng, file, message):
