@@ -35,6 +35,8 @@ from tajax.models.pickled_values import (
 __all__ = ["Program", "read_program", "unpickle"]
 
 _MOST_INSTRUCTIONS = 4_000_000  # a ViT-G with its optimiser has 200,000
+_MOST_GIVEN = 2_000_000  # values to constructors, of which a tensor takes 20; each call may give the same ones again
+_MOST_BITS = 1024  # of an integer; states of random numbers have 128
 
 
 class Program(NamedTuple):
@@ -93,10 +95,13 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Plain] = {}
         self.storages: dict[str, Storage] = {}
+        self.given = 0
 
     def do(self, name: str, argument: Any) -> None:
         """One instruction, whose argument is of a type of its own."""
         if name in _PUSHED:
+            if isinstance(argument, int) and argument.bit_length() > _MOST_BITS:
+                raise ValueError(f"an integer of {argument.bit_length():,} bits")
             self.stack.append(argument)
         elif name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name]())
@@ -106,7 +111,10 @@ class _Machine:
             self.stack.append(self.memo[argument])
         elif name in ("GLOBAL", "INST"):
             named = _named(*argument.split(" ", 1))
-            self.stack.append(named if name == "GLOBAL" else construct(named, tuple(self.above_mark())))
+            if name == "GLOBAL":
+                self.stack.append(named)
+            else:
+                self.construct(named, tuple(self.above_mark()))
         elif name in _STACK:
             _STACK[name](self)
         elif name not in ("PROTO", "FRAME", "STOP"):
@@ -168,7 +176,9 @@ class _Machine:
 
     def refer(self) -> None:
         """What a persistent id stands for; a storage that is declared in two ways is refused."""
-        found = persistent(self.pop())
+        identity = self.pop()
+        self.give(identity)
+        found = persistent(identity)
         if isinstance(found, Storage) and self.storages.setdefault(found.key, found) != found:
             raise ValueError(f"storage {reprlib.repr(found.key)} is declared twice, with other sizes or types")
         self.stack.append(found)
@@ -178,11 +188,22 @@ class _Machine:
         if arguments == 2:
             self.pop()
         values, named = self.pop(), self.pop()
-        self.stack.append(construct(named, values))
+        self.construct(named, values)
 
     def call_marked(self) -> None:
         named, *values = self.above_mark()
-        self.stack.append(construct(named, tuple(values)))
+        self.construct(named, tuple(values))
+
+    def construct(self, named: Plain, arguments: Plain) -> None:
+        self.give(arguments)
+        self.stack.append(construct(named, arguments))
+
+    def give(self, arguments: Plain) -> None:
+        """Count what a constructor is given, and perhaps copies, before it does."""
+        if isinstance(arguments, tuple):
+            self.given += len(arguments) + sum(len(part) for part in arguments if isinstance(part, list | tuple))
+        if self.given > _MOST_GIVEN:
+            raise ValueError(f"its constructors are given more than {_MOST_GIVEN:,} values, the same again and again")
 
 
 _PUSHED = frozenset(

@@ -138,6 +138,8 @@ def _with_attributes(constructor: Plain, tensor_class: Plain, arguments: Plain, 
         raise TypeError(f"the class of a tensor is a {kind_of(tensor_class)}")
     if tensor_class.name not in TENSOR_CLASSES:
         return Named(tensor_class.name, is_object=True)
+    if isinstance(constructor, Named) and constructor.name == "torch._tensor._rebuild_from_type_v2":
+        raise TypeError(f"a tensor with attributes is made of another {constructor.name}")
     return _parameter(construct(constructor, arguments))
 
 
@@ -163,9 +165,14 @@ def _ordered(pairs: Plain = (), *_: Plain) -> dict:
 
 
 def enter(target: dict, key: Plain, value: Plain) -> None:
-    """Enter a new key: a scalar, a name or a tensor, or a tuple of such. Of what is nested the hash may never end."""
-    if not all(isinstance(part, _Key) for part in (key if type(key) is tuple else (key,))):
-        raise TypeError(f"the key of a dictionary is a {kind_of(key)}")
+    """Enter a new key: a scalar, a name or a tensor, or a short tuple of such. What nests may take for ever to hash."""
+    parts = key if type(key) is tuple else (key,)
+    if len(parts) > 32 or not all(isinstance(part, _Key) for part in parts):
+        raise TypeError(f"the key of a dictionary is a {kind_of(key)}; scalars and short tuples of them are read")
+    if any(isinstance(part, int) and abs(part) >> 60 for part in parts):
+        raise ValueError(
+            f"the key of a dictionary is {_short(key)}: integers up to 2**60, each of its own hash, are read"
+        )
     if key in target:
         raise ValueError(f"{_short(key)} stands twice in one dictionary")
     target[key] = value

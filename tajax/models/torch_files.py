@@ -216,9 +216,9 @@ def _walk(root: Plain) -> tuple[dict[str, StoredTensor], dict[str, str], dict[st
     texts: dict[str, str] = {}
     others: dict[str, str] = {}
     waiting = [("", root, 0)]
-    for _ in range(_MOST_VALUES):
-        if not waiting:
-            return tensors, classes, texts, others
+    seen = 0
+    while waiting:
+        seen += 1
         name, value, depth = waiting.pop()
         if isinstance(value, StoredTensor | str):
             if name in tensors or name in texts:
@@ -231,11 +231,15 @@ def _walk(root: Plain) -> tuple[dict[str, StoredTensor], dict[str, str], dict[st
         if isinstance(value, Named):
             (classes if _is_module(value) else others)[name] = value.name
         parts = _parts(value)
-        if parts and (depth == _DEEPEST or len(name) > _LONGEST_NAME):
-            raise ValueError(f"its values are nested more than {_DEEPEST} deep, or under names too long")
+        if seen + len(waiting) + len(parts) > _MOST_VALUES:
+            raise ValueError(f"it nests more than {_MOST_VALUES:,} values")
         prefix = f"{name}." if name else ""
-        waiting += [(f"{prefix}{key}", part, depth + 1) for key, part in reversed(parts)]
-    raise ValueError(f"it nests more than {_MOST_VALUES:,} values")
+        for key, part in reversed(parts):
+            inner = f"{prefix}{key}"
+            if depth == _DEEPEST or len(inner) > _LONGEST_NAME:
+                raise ValueError(f"its values are nested more than {_DEEPEST} deep, or under names too long")
+            waiting.append((inner, part, depth + 1))
+    return tensors, classes, texts, others
 
 
 def _is_module(value: Named) -> bool:
