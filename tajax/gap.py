@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from tajax import trees
+from tajax import metrics, trees
 from tajax.linearization import linear_responses
 from tajax.task_vectors import apply_task_vector
 from tajax.types import ApplyFn, Batch, Params
@@ -119,11 +119,5 @@ def relative_feature_gap(
         moved = jax.lax.map(lambda alpha: apply_fn(apply_task_vector(params0, tau, alpha), inputs), jnp.asarray(grid))
         return gap_sums(moved, origin, responses[0], jnp.asarray(grid), mask)
 
-    total: GapSums | None = None
-    for batch in batches:
-        inputs, mask = (batch.inputs, batch.mask) if isinstance(batch, Batch) else (batch, np.ones(len(batch), bool))
-        found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sums_of(inputs, mask))
-        total = found if total is None else jax.tree.map(np.add, total, found)
-    if total is None:
-        raise ValueError("batches holds no input to measure the gap on")
-    return relative_gap(total)
+    seen = ((b.inputs, b.mask) if isinstance(b, Batch) else (b, np.ones(len(b), bool)) for b in batches)
+    return relative_gap(metrics.total(sums_of(inputs, mask) for inputs, mask in seen))

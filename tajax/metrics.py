@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias, TypedDict
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -12,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from tajax.losses import cross_entropy
+from tajax.types import Tree
 
 Values: TypeAlias = ArrayLike | Sequence[float]
 """A number or several, in an array or a list."""
@@ -50,6 +53,33 @@ def tally(logits: Float[Array, "B K"], labels: Int[ArrayLike, " B"], mask: Bool[
 def add(a: Tally, b: Tally) -> Tally:
     """The tally of both sets of examples together."""
     return Tally(*(x + y for x, y in zip(a, b, strict=True)))
+
+
+def total(parts: Iterable[Tree], *, what: str = "batches") -> Tree:
+    """The sum of trees of one structure, on the host: of what is summed over each of several batches.
+
+    Args:
+        parts: one a batch, added as they come.
+        what: what the message calls the batches.
+
+    Returns:
+        Numbers and NumPy arrays, float64 and int64, so that nothing is lost over many batches.
+
+    Raises:
+        ValueError: there are no parts.
+
+    Example:
+        >>> total([(jnp.float32(0.5), 2), (jnp.float32(1.0), 3)])
+        (np.float64(1.5), np.int64(5))
+    """
+
+    def wide(leaf: Any) -> np.ndarray:
+        return np.asarray(leaf, np.float64 if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else np.int64)
+
+    wider = (jax.tree.map(wide, part) for part in parts)
+    if (sums := next(wider, None)) is None:
+        raise ValueError(f"{what} holds no input")
+    return functools.reduce(lambda sums, more: jax.tree.map(np.add, sums, more), wider, sums)
 
 
 class Means(TypedDict):

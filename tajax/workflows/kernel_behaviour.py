@@ -7,7 +7,6 @@ tangent space the second is the model as trained, and the first tells what the w
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -103,14 +102,9 @@ def _measure(
         placed = placement.shares(padded)
         rows = np.asarray(steps[1](pretrained, taus, placed))
         moved = np.stack([np.asarray(steps[0](pretrained, taus, grid[k : k + 1], placed)) for k in range(len(grid))])
-        sums = _sums(moved, rows[:, 0], rows[:, 1], grid, head, padded.label, padded.mask)
-        wide: _Sums = jax.tree.map(
-            lambda leaf: np.asarray(leaf, np.float64 if trees.is_float(leaf) else np.int64), sums
-        )
-        return wide
+        return _sums(moved, rows[:, 0], rows[:, 1], grid, head, padded.label, padded.mask)
 
-    of_batches = map(of_batch, setup.batches(task, SPLIT))
-    return functools.reduce(lambda total, more: jax.tree.map(np.add, total, more), of_batches)
+    return metrics.total(map(of_batch, setup.batches(task, SPLIT)))
 
 
 @jax.jit
