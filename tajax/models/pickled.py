@@ -5,7 +5,8 @@ Here that machine is ours. It keeps numbers, texts, lists and dictionaries; it k
 keeps the names of other data as names, without importing them; and it refuses a file that asks for code
 (`tajax.models.pickled_names` says what is which). No attribute is ever looked up or set on a Python object, no
 `__setstate__` or `__reduce__` is called, and neither `pickle` nor PyTorch takes part: the standard library's
-`pickletools` splits the file into instructions.
+`pickletools` splits the file into instructions. A subclass of `pickle.Unpickler` would not do: whatever its
+`find_class` allows, it hashes a tuple of tuples until the process dies, and keeps the second of two equal keys.
 
 Source: CPython, Lib/pickletools.py, for the instructions.
 """

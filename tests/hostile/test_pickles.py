@@ -1,13 +1,19 @@
-"""Small pickles that grow, or take for ever."""
+"""Pickles that a reader other than ours would fall for: small ones that grow, nest, or reach what they must not."""
 
+import copyreg
+import io
+import os
 import struct
+import sys
 import time
 
+import numpy as np
 import pytest
 
+from tajax.models.pickled import unpickle
 from tajax.models.torch_files import open_torch_file
 from tests.hostile.conftest import SECONDS, little_memory
-from tests.models.pickles import archive, dictionary, named, number, tensor, text, tuple_of
+from tests.models.pickles import SIX, archive, dictionary, named, number, program, read, storage, tensor, text, tuple_of
 
 MANY = b"(" + b"N" * 100_000
 PAIRS = b"(" + b"".join(b"(%sNl" % number(i) for i in range(20_000)) + b"l"
@@ -76,3 +82,76 @@ def test_small_files_that_grow_are_refused(tmp_path, bomb):
     with little_memory(), pytest.raises(ValueError, match=message) as error:
         open_torch_file(path)
     assert str(path) in str(error.value) and time.process_time() - start < SECONDS
+
+
+@pytest.mark.parametrize("add", [b"\x8f(h\x00\x90", b"(h\x00\x91"])
+def test_what_lies_in_a_set_is_not_hashed(add):
+    """A tuple of itself twice, 64 times over, whose hash would take longer than anybody lives."""
+    laughs = b")q\x00" + b"h\x00h\x00\x86q\x00" * 64
+    assert len(unpickle(io.BytesIO(program(b"(" + laughs + add + b"t")))[-1]) == 1
+
+
+def test_objects_within_objects_are_read_however_deep():
+    depth = 50_000
+    body = named("src.Node") + b"q\x00" + b"h\x00)\x81" * depth + b"b" * (depth - 1)
+    value = unpickle(io.BytesIO(program(b"(" + body + b"t")))[1]
+    for _ in range(depth - 1):
+        value = value.state
+    assert value.is_object and value.state is None
+
+
+def test_extensions_that_another_library_registered_are_not_reached(monkeypatch):
+    """Python's own reader takes what its cache of them holds, and asks no `find_class`."""
+    copyreg.add_extension("os", "system", 240)
+    monkeypatch.setitem(copyreg._extension_cache, 240, os.system)
+    try:
+        for code in (b"\x82\xf0", b"\x83\xf0\x00", b"\x84\xf0\x00\x00\x00"):
+            with pytest.raises(ValueError, match=r"EXT\d .* is not read"):
+                unpickle(io.BytesIO(program(code + tuple_of(text("true")) + b"R")))
+    finally:
+        copyreg.remove_extension("os", "system", 240)
+
+
+@pytest.mark.parametrize("name", ["src.Node", "torch._utils._rebuild_tensor_v2", "collections.OrderedDict"])
+@pytest.mark.parametrize("words", ["__init__", "__new__", "__defaults__", "__setstate__", "__call__"])
+def test_nothing_is_set_on_what_a_name_stands_for(tmp_path, name, words):
+    """Neither by a dictionary nor by the second of two, which Python's own reader hands to `setattr`."""
+    state = b"}" + text(words) + b")s"
+    for pair in (state, b"N" + state + b"\x86", state + state + b"\x86"):
+        with pytest.raises(ValueError, match=f"a state is set on a {name}"):
+            unpickle(io.BytesIO(program(named(name) + pair + b"b")))
+    np.testing.assert_array_equal(read(archive(tmp_path / "m.pt", dictionary(a=tensor())))["a"].ravel(), SIX)
+
+
+def test_a_state_in_two_parts_stays_data():
+    state = b"N}" + text("__class__") + named("src.Other") + b"s\x86"
+    value = unpickle(io.BytesIO(program(named("src.Node") + b")\x81" + state + b"b")))
+    assert type(value).__name__ == "Named" and value.name == "src.Node" and value.state[0] is None
+    for target in (tensor(), storage(), b"]", b")", b"N", text("a")):
+        with pytest.raises(ValueError, match="a state is set on a"):
+            unpickle(io.BytesIO(program(target + state + b"b")))
+
+
+@pytest.mark.parametrize(
+    "name", ["__init__.__globals__", "__class__.__base__.__subclasses__", "modules.module.os.system", "__dict__"]
+)
+def test_names_with_dots_are_not_followed(name):
+    modules = set(sys.modules)
+    for module in ("src.Node", "torch.nn", "collections.OrderedDict"):
+        found = named("a.b").replace(b"a\nb", f"{module}\n{name}".encode())
+        for body in (found, text(module) + text(name) + b"\x93"):
+            value = unpickle(io.BytesIO(program(body + tuple_of(text("true")) + b"R")))
+            assert (type(value).__name__, value.name) == ("Named", f"{module}.{name}")
+    for module in ("os", "builtins", "torch", "numpy"):
+        with pytest.raises(ValueError, match="is refused"):
+            unpickle(io.BytesIO(program(text(module) + text(name) + b"\x93")))
+    assert set(sys.modules) == modules
+
+
+@pytest.mark.parametrize("target", [b"]K\x01a", b"\x96\x01" + bytes(7) + b"a", b")", b"N"])
+def test_items_and_elements_enter_dictionaries_and_lists_alone(target):
+    with pytest.raises(ValueError, match="items are set on a"):
+        unpickle(io.BytesIO(program(target + b"K\x00K\x02s")))
+    if not target.startswith(b"]"):
+        with pytest.raises(ValueError, match="elements are added to a"):
+            unpickle(io.BytesIO(program(target + b"K\x02a")))
