@@ -110,7 +110,8 @@ def _builder(name: str, data_dir: str | Path) -> tfds.core.DatasetBuilder:
     configs = tuple(BUILDERS[family].builder_configs)
     if config and config not in configs:
         raise ValueError(f"{family} has no config {config!r}; choose from {configs}")
-    return BUILDERS[family](data_dir=str(data_dir), config=config or None, file_format="array_record")
+    directory = os.path.expanduser(data_dir)  # TFDS would make a directory that is called ~
+    return BUILDERS[family](data_dir=directory, config=config or None, file_format="array_record")
 
 
 def prepare(name: str, *, data_dir: str | Path, quiet: bool = True) -> tfds.core.DatasetBuilder:

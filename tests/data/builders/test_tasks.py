@@ -168,3 +168,12 @@ def test_unknown_names_tell_the_choices(name, words, tmp_path):
 def test_png_keeps_every_pixel():
     picture, _ = render_example("colors", "train", 3)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(datasets.encode_png(picture).getvalue()))), picture)
+
+
+def test_the_home_directory_is_meant_by_its_sign(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    builder = prepare("tajax_shapes", data_dir="~/data")
+    assert builder.data_path.is_relative_to(tmp_path / "home" / "data")
+    assert not list((tmp_path / "elsewhere").iterdir())
