@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from tajax import trees
+from tajax import metrics, trees
 from tajax.linearization import linear_responses
 from tajax.losses import head_logits
 from tajax.task_vectors import apply_task_vector, combine
@@ -26,6 +26,28 @@ Distance: TypeAlias = Callable[[Array, Array], Array]
 
 HeadDistance: TypeAlias = Callable[[Array, Array, Head], Array]
 """How far two features [B, E] of an encoder are from each other, with the head of the task: [B]."""
+
+Distances: TypeAlias = tuple[Callable[..., Array], ...]
+"""D of them: `Distance`, or `HeadDistance` where a head is given."""
+
+
+class AffineOutputs(NamedTuple):
+    """The `Outputs` of a linearised model, f(θ₀) + α Jτ + β Jτ′."""
+
+    origin: Float[Array | np.ndarray, "B K"]
+    """f(θ₀)."""
+    own: Float[Array | np.ndarray, "B K"]
+    """Jτ, the response to the vector of the task whose inputs these are."""
+    other: Float[Array | np.ndarray, "B K"]
+    """Jτ′, the response to the second vector."""
+
+    def __call__(self, coefs: tuple[float, float]) -> Float[Array | np.ndarray, "B K"]:
+        """The outputs at (α, β)."""
+        return self.origin + coefs[0] * self.own + coefs[1] * self.other
+
+
+Outputs: TypeAlias = AffineOutputs | Callable[[tuple[float, float]], ArrayLike]
+"""The outputs [B, K] of a model on a batch, f(x; θ₀ + ατ + βτ′), as a function of (α, β)."""
 
 
 def prediction_error(outputs: Float[Array, "B K"], others: Float[Array, "B K"]) -> Float[Array, " B"]:
@@ -154,28 +176,48 @@ def disentanglement_terms(
     taus = [tau_1, tau_2]
     trees.check_taus(taus, params0, what="params0")
     grid, measures = _checked_grid(coefs), _measures(heads, distances)
-    terms = []
-    for task, (batches, (distance, *head)) in enumerate(zip((batches_1, batches_2), measures, strict=True)):
+
+    def outputs(task: int, batches: Iterable[Batch | Array], *head: Head) -> Iterator[tuple[Outputs, ArrayLike]]:
         own_and_other = [taus[task], taus[1 - task]]
-        sums, count = np.zeros((1, len(grid), len(grid))), 0
         for batch in batches:
             inputs, mask = (
                 (batch.inputs, batch.mask) if isinstance(batch, Batch) else (batch, jnp.ones(len(batch), bool))
             )
             if linearized:
                 origin, responses = _responses(apply_fn, params0, own_and_other, inputs)
-                _check_width(task, origin, *head)
-                sums += np.asarray(affine_sums((distance,), grid, origin, *responses, mask, *head), np.float64)
+                found: Outputs = AffineOutputs(origin, *responses)
             else:
-                outputs = partial(_edited_outputs, apply_fn, params0, own_and_other, inputs)
-                alone = [outputs((alpha, 0.0)) for alpha in grid.tolist()]
-                _check_width(task, alone[0], *head)
-                sums += pointwise_sums((distance,), grid, alone, outputs, mask, *head)
-            count += int(np.sum(mask))
-        if not count:
-            raise ValueError(f"batches_{task + 1} holds no input to average over")
-        terms.append(sums[0] / count if task == 0 else sums[0].T / count)
+                found = partial(_edited_outputs, apply_fn, params0, own_and_other, inputs)
+            _check_width(task, found, *head)
+            yield found, mask
+
+    terms = []
+    for task, (batches, (distance, *head)) in enumerate(zip((batches_1, batches_2), measures, strict=True)):
+        sums = partial(affine_sums if linearized else pointwise_sums, (distance,), grid)
+        (term,) = mean_distances(sums, outputs(task, batches, *head), *head, what=f"batches_{task + 1}")
+        terms.append(term if task == 0 else term.T)
     return np.stack(terms)
+
+
+def mean_distances(
+    sums: Callable[..., ArrayLike], batches: Iterable[tuple[Outputs, ArrayLike]], *head: Head, what: str = "batches"
+) -> np.ndarray:
+    """The means of D distances over the examples of all batches, [D, ...], float64.
+
+    Args:
+        sums: `(outputs, mask, *head) -> [D, ...]` over one batch: `pointwise_sums`, `affine_sums` or `curve_sums` with
+            distances and coefficients.
+        batches: of each the outputs of the model, and the mask of the rows that count. Read once.
+        *head: nothing, or the head that the distances take.
+        what: what a message calls the batches.
+
+    Raises:
+        ValueError: no row counts.
+    """
+    found, count = metrics.total(((sums(outputs, mask, *head), np.sum(mask)) for outputs, mask in batches), what=what)
+    if not count:
+        raise ValueError(f"{what} holds no input to average over")
+    return np.asarray(found / count)
 
 
 def mean_over_square(terms: Float[np.ndarray, "T=2 A A"], coefs: Sequence[float] | Float[np.ndarray, " A"]) -> float:
@@ -267,41 +309,36 @@ def equivalent_coefs(
 
 @partial(jax.jit, static_argnums=0)
 def summed_distances(
-    distances: tuple[Callable[..., Array], ...],
+    distances: Distances,
     outputs: Float[Array, "B K"],
     others: Float[Array, "B K"],
     mask: Bool[ArrayLike, " B"],
     *head: Head,
 ) -> Float[Array, " D"]:
-    """Σ_x dist(y(x), y′(x)) over a batch, for each of D distances: `Distance`, or `HeadDistance` if a head is given."""
+    """Σ_x dist(y(x), y′(x)) over a batch, for each of the distances."""
     found = [distance(outputs, others, *head) for distance in distances]
     wide = [d.astype(jnp.promote_types(d.dtype, jnp.float32)) for d in found]  # a sum of bfloat16 ones ends at 256
     return jnp.stack([jnp.sum(jnp.where(mask, d, 0)) for d in wide])
 
 
 def pointwise_sums(
-    distances: tuple[Callable[..., Array], ...],
-    grid: Float[np.ndarray, " A"],
-    alone: Sequence[ArrayLike],
-    outputs: Callable[[tuple[float, float]], Array],
-    mask: Bool[ArrayLike, " B"],
-    *head: Head,
+    distances: Distances, grid: Float[np.ndarray, " A"], outputs: Outputs, mask: Bool[ArrayLike, " B"], *head: Head
 ) -> Float[np.ndarray, "D A A"]:
     """What a second vector does to the outputs of one batch, Σ_x dist(f at α alone, f at α and β), point by point.
 
-    Where β = 0 it does nothing, by definition: there nothing is computed, A² − A points remain.
+    Where β = 0 it does nothing, by definition: only the outputs at α alone are computed there.
 
     Args:
-        distances: D of them, as in `summed_distances`. From one pass over the points.
+        distances: from one pass over the points.
         grid: the values of α and β.
-        alone: the outputs [B, K] at each α, with β = 0: they are the same whatever the second vector.
-        outputs: from (α, β) to outputs [B, K]. Called once a point; at most two ahead of the devices.
+        outputs: of the model. Called once a point; at most two ahead of the devices.
         mask: rows that count.
         *head: nothing, or the head that the distances take.
 
     Returns:
         Sums [D, A, A], float64, with α, the coefficient of the task's own vector, along the first of the axes A.
     """
+    alone = [outputs((alpha, 0.0)) for alpha in grid.tolist()]
     points = [(i, j) for i in range(len(grid)) for j, beta in enumerate(grid) if beta != 0]
     parts: list[Array] = []
     for i, j in points:
@@ -315,27 +352,20 @@ def pointwise_sums(
     return sums
 
 
+def curve_sums(
+    distances: Distances, coefs: Sequence[float], outputs: Outputs, mask: Bool[ArrayLike, " B"], *head: Head
+) -> Float[np.ndarray, "D A"]:
+    """What a task's own vector does to the outputs of one batch, Σ_x dist(f(x; θ₀), f(x; θ₀ + ατ)) at each α."""
+    origin, *moved = (outputs((alpha, 0.0)) for alpha in (0.0, *coefs))
+    return np.stack([summed_distances(distances, origin, edited, mask, *head) for edited in moved], axis=1)
+
+
 @partial(jax.jit, static_argnums=0)
 def affine_sums(
-    distances: tuple[Callable[..., Array], ...],
-    grid: Float[Array, " A"],
-    origin: Float[Array, "B K"],
-    own: Float[Array, "B K"],
-    other: Float[Array, "B K"],
-    mask: Bool[ArrayLike, " B"],
-    *head: Head,
+    distances: Distances, grid: Float[Array, " A"], outputs: AffineOutputs, mask: Bool[ArrayLike, " B"], *head: Head
 ) -> Float[Array, "D A A"]:
-    """`pointwise_sums` of a linearised model, whose outputs f(θ₀) + α Jτ + β Jτ′ need no further pass over the inputs.
-
-    Args:
-        distances: as in `summed_distances`.
-        grid: the values of α and β.
-        origin: f(θ₀).
-        own: Jτ, the response to the vector of the task whose inputs these are.
-        other: Jτ′, the response to the second vector.
-        mask: rows that count.
-        *head: nothing, or the head that the distances take.
-    """
+    """`pointwise_sums` of a linearised model, whose outputs need no further pass over the inputs: in one program."""
+    origin, own, other = outputs
     values = jnp.asarray(grid).astype(origin.dtype)
 
     def at(alpha: Float[Array, ""]) -> Float[Array, "A D"]:
@@ -363,10 +393,11 @@ def _measures(
     return [(on_logits(distance), head) for distance, head in zip(chosen, heads, strict=True)]
 
 
-def _check_width(task: int, outputs: Array, *head: Head) -> None:
+def _check_width(task: int, outputs: Outputs, *head: Head) -> None:
     for weights, _ in head:
-        if weights.shape[0] != outputs.shape[-1]:
-            raise ValueError(f"the model has {outputs.shape[-1]} outputs, and heads[{task}] takes {weights.shape[0]}")
+        width = jax.eval_shape(lambda: outputs((0.0, 0.0))).shape[-1]
+        if weights.shape[0] != width:
+            raise ValueError(f"the model has {width} outputs, and heads[{task}] takes {weights.shape[0]}")
 
 
 def _checked_grid(coefs: Sequence[float] | Float[np.ndarray, " A"]) -> Float[np.ndarray, " A"]:

@@ -9,22 +9,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from tajax import data, evaluate, progress, trees
 from tajax.config import one_of
 from tajax.data.sources import rows_of
 from tajax.disentanglement import (
     MODULES,
+    AffineOutputs,
+    Outputs,
     affine_sums,
+    curve_sums,
+    mean_distances,
     mean_over_square,
     pointwise_sums,
     relative_terms,
-    summed_distances,
 )
 from tajax.progress import Stage
 from tajax.records import Disentanglement, stage_of
@@ -42,16 +45,8 @@ DISTANCES = tuple(MODULES.values())  # D of them
 DEGREES = {"prediction": 1, "symmetric_kl": 2}  # how they grow with a small displacement
 
 
-class Disturbance(NamedTuple):
-    """What the vectors do to the outputs on the images of one task, in the mean over them, for each distance.
-
-    Attributes:
-        term: [D, A, A], the term of ξ of this task: what another vector does. α of the task itself first.
-        own: [D, A+1], what the task's own vector does, dist(f(x; θ₀), f(x; θ₀ + ατ)), at each α and then at α = 1.
-    """
-
-    term: np.ndarray
-    own: np.ndarray
+OutputsOf = Callable[[str, str], Iterator[tuple[Outputs, ArrayLike]]]
+"""Of a task and another one, whose vectors are added: the outputs on each batch of its images, and the mask."""
 
 
 def answer(setup: Setup, evaluator: Evaluator) -> None:
@@ -82,24 +77,30 @@ def measure_pairs(
     setup: Setup, heads: Mapping[str, Head], taus: Mapping[str, Params], pairs: list[tuple[str, str]]
 ) -> None:
     """Records the map of each pair and distance that has none yet."""
-    settings, journal = setup.config.disentanglement, setup.journal
+    settings, journal, linearized = setup.config.disentanglement, setup.journal, setup.regime.evaluate_linearized
+    term_sums = functools.partial(affine_sums if linearized else pointwise_sums, DISTANCES, np.array(settings.coefs))
+    own_sums = functools.partial(curve_sums, DISTANCES, (*settings.coefs, 1.0))
 
     def key_of(pair: tuple[str, str]) -> Record:
         return {"tasks": list(pair), "split": settings.split, "distance": tuple(MODULES)}
 
     @functools.cache
-    def to_measure() -> tuple[dict[str, list[Batch]], Callable[[str, str], Disturbance]]:
-        """The images of all pairs that are left, and how to disturb them."""
+    def to_measure() -> tuple[dict[str, list[Batch]], OutputsOf]:
+        """The images of all pairs that are left, and what the model gives on them."""
         left = {name for pair in pairs if journal.missing(Disentanglement, key_of(pair)) for name in pair}
         images = {task.name: _images(setup, task) for task in setup.tasks if task.name in left}
-        make = _tangent_disturbances if setup.regime.evaluate_linearized else _model_disturbances
-        return images, make(setup, heads, images, {name: taus[name] for name in images})
+        outputs_of = _tangent_outputs if linearized else _model_outputs
+        return images, outputs_of(setup, images, {name: taus[name] for name in images})
+
+    @functools.cache
+    def curve(task: str) -> np.ndarray:
+        return mean_distances(own_sums, to_measure()[1](task, task), heads[task])
 
     for (a, b), missing in journal.each(Disentanglement, pairs, key_of, name=" and ".join):
-        images, disturbance = to_measure()
-        first, second = disturbance(a, b), disturbance(b, a)
-        terms = np.stack([first.term, second.term.swapaxes(1, 2)], axis=1)  # [D, 2, A, A]
-        own = np.stack([first.own, second.own], axis=1)  # [D, 2, A+1]
+        images, outputs = to_measure()
+        first, second = (mean_distances(term_sums, outputs(t, other), heads[t]) for t, other in ((a, b), (b, a)))
+        terms = np.stack([first, second.swapaxes(1, 2)], axis=1)  # [D, 2, A, A]
+        own = np.stack([curve(a), curve(b)], axis=1)  # [D, 2, A+1], the last of them at α = 1
         if not np.isfinite(terms).all():
             raise FloatingPointError(
                 f"with the vectors of {a!r} and {b!r} the model gives outputs that are not finite, somewhere "
@@ -142,76 +143,48 @@ def _images(setup: Setup, task: data.Task) -> list[Batch]:
     return [setup.placement.pad(batch) for batch in batches]
 
 
-def _model_disturbances(
-    setup: Setup, heads: Mapping[str, Head], images: Mapping[str, list[Batch]], taus: Mapping[str, Params]
-) -> Callable[[str, str], Disturbance]:
-    """`(task, other task) -> Disturbance` of a model that is not affine: a forward pass for each point of the grid."""
-    grid, placement = np.array(setup.config.disentanglement.coefs), setup.placement
+def _model_outputs(setup: Setup, images: Mapping[str, list[Batch]], taus: Mapping[str, Params]) -> OutputsOf:
+    """Of a model that is not affine: a forward pass for each point of the grid."""
+    placement = setup.placement
     step = evaluate.make_features_step(setup.encoder.apply, placement=placement)
     pretrained = placement.params(setup.pretrained)
     carried = dict(zip(taus, trees.moved_leaves(list(taus.values())), strict=True))
 
-    def encoder(task: str, other: str, batch: Batch) -> Callable[[tuple[float, float]], jax.Array]:
+    def encoder(task: str, other: str, batch: Batch, known: Mapping[tuple[float, float], Any]) -> Outputs:
         vectors = placement.params((carried[task], carried[other]))
         placed = placement.shares(batch)
-        return lambda coefs: step(pretrained, vectors, np.array(coefs, np.float32), placed)
+        return lambda c: known[c] if c in known else step(pretrained, vectors, np.array(c, np.float32), placed)
 
     @functools.cache
-    def alone(task: str) -> list[tuple[list[np.ndarray], np.ndarray]]:
-        """Of each batch the features at each α, and how far they are from those at 0, those at 1 too: for all pairs."""
-        found = []
-        for batch in images[task]:
-            outputs = encoder(task, task, batch)  # the second coefficient is 0: the same program as for two vectors
-            origin, *features = (np.asarray(outputs((alpha, 0.0))) for alpha in (0.0, *grid, 1.0))
-            constants = batch.mask, heads[task]
-            moved = [summed_distances(DISTANCES, origin, edited, *constants) for edited in features]
-            found.append((features[:-1], np.stack(moved, axis=1)))
-        return found
+    def alone(task: str) -> list[dict[tuple[float, float], np.ndarray]]:
+        """Of each batch the features without a second vector, by the same program as with one: for all pairs."""
+        points = [(alpha, 0.0) for alpha in (0.0, *setup.config.disentanglement.coefs, 1.0)]
+        encoders = (encoder(task, task, batch, {}) for batch in images[task])
+        return [{point: np.asarray(outputs(point)) for point in points} for outputs in encoders]
 
-    def disturbance(task: str, other: str) -> Disturbance:
-        term, own = np.zeros((len(DISTANCES), len(grid), len(grid))), np.zeros((len(DISTANCES), len(grid) + 1))
-        for batch, (features, moved) in zip(images[task], alone(task), strict=True):
-            constants = batch.mask, heads[task]
-            term += pointwise_sums(DISTANCES, grid, features, encoder(task, other, batch), *constants)
-            own += moved
-        count = sum(batch.mask.sum() for batch in images[task])
-        return Disturbance(term / count, own / count)
+    def outputs(task: str, other: str) -> Iterator[tuple[Outputs, ArrayLike]]:
+        for batch, known in zip(images[task], alone(task), strict=True):
+            yield encoder(task, other, batch, known), batch.mask
 
-    return disturbance
+    return outputs
 
 
-def _tangent_disturbances(
-    setup: Setup, heads: Mapping[str, Head], images: Mapping[str, list[Batch]], taus: Mapping[str, Params]
-) -> Callable[[str, str], Disturbance]:
-    """The same of a linearised model: one pass over the images of a task serves all of its pairs and the whole grid."""
+def _tangent_outputs(setup: Setup, images: Mapping[str, list[Batch]], taus: Mapping[str, Params]) -> OutputsOf:
+    """Of a linearised model: one pass over the images of a task serves all of its pairs and the whole grid."""
     placement, positions = setup.placement, {name: t for t, name in enumerate(taus, start=1)}
     step = evaluate.make_responses_step(setup.encoder.apply_for_responses, placement=placement)
     carried = tuple(trees.moved_leaves(list(taus.values())))
     pretrained, vectors = placement.params((setup.pretrained, carried))
-    grid = np.array(setup.config.disentanglement.coefs, np.float32)
 
     @functools.cache
-    def responses(task: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each batch f(θ₀) with the response to each vector, and how far the task's own vector moves it."""
-        found = []
-        for batch in images[task]:
-            rows = np.asarray(step(pretrained, vectors, placement.shares(batch)))
-            origin, own = rows[:, 0], rows[:, positions[task]]
-            constants = batch.mask, heads[task]
-            moved = [summed_distances(DISTANCES, origin, origin + alpha * own, *constants) for alpha in (*grid, 1.0)]
-            found.append((rows, np.stack(moved, axis=1)))
-        return found
+    def responses(task: str) -> list[np.ndarray]:
+        return [np.asarray(step(pretrained, vectors, placement.shares(batch))) for batch in images[task]]
 
-    def disturbance(task: str, other: str) -> Disturbance:
-        term, own = np.zeros((len(DISTANCES), len(grid), len(grid))), np.zeros((len(DISTANCES), len(grid) + 1))
-        for batch, (rows, moved) in zip(images[task], responses(task), strict=True):
-            vectors_of_both = (rows[:, t] for t in (0, positions[task], positions[other]))
-            term += affine_sums(DISTANCES, grid, *vectors_of_both, batch.mask, heads[task])
-            own += moved
-        count = sum(batch.mask.sum() for batch in images[task])
-        return Disturbance(term / count, own / count)
+    def outputs(task: str, other: str) -> Iterator[tuple[Outputs, ArrayLike]]:
+        for batch, rows in zip(images[task], responses(task), strict=True):
+            yield AffineOutputs(*(rows[:, t] for t in (0, positions[task], positions[other]))), batch.mask
 
-    return disturbance
+    return outputs
 
 
 WORKFLOW = Workflow(on_tasks(answer), on_vectors(Stage(STAGE, each=True)))

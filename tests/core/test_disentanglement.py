@@ -10,9 +10,12 @@ import tajax
 from tajax import apply_task_vector, combine
 from tajax.disentanglement import (
     MODULES,
+    AffineOutputs,
     affine_sums,
+    curve_sums,
     disentanglement_terms,
     equivalent_coefs,
+    mean_distances,
     mean_over_square,
     pointwise_sums,
     prediction_error,
@@ -188,6 +191,32 @@ def test_one_trace_serves_both_sets_and_every_later_map(linearized):
     assert not np.array_equal(error, other)
 
 
+@pytest.mark.parametrize("linearized", [False, True])
+def test_batches_add_up_in_double_precision(linearized):
+    """f(x) = w x, one large x and many small ones that a sum in float32 would lose: terms are |β| Σ x / N."""
+    inputs = [2.0**24] + [1.0] * 7
+    batches, tau = [jnp.array([[x]]) for x in inputs], {"w": jnp.array(1.0)}
+    model = lambda params, x: params["w"] * x  # noqa: E731
+    distances = (lambda outputs, others: jnp.abs(outputs - others)[:, 0],) * 2
+    options = {"coefs": [0.0, 1.0], "distances": distances, "linearized": linearized}
+    terms = disentanglement_terms(model, {"w": jnp.array(0.0)}, tau, tau, batches, batches, **options)
+    np.testing.assert_array_equal(terms[0], np.mean(inputs) * np.array([[0, 1], [0, 1]]))  # exact: so are the batches'
+    np.testing.assert_array_equal(terms[1], terms[0].T)
+
+
+def test_the_curve_of_the_own_vector_does_not_see_the_second_one_nor_padding():
+    """f(x) = w² x: the outputs move by |α² + 2 α w₀| x, whatever the batches."""
+    coefs, x = [-1.0, 0.0, 0.5, 2.0], np.array([1.0, 2.0, 5.0, 4.0])
+    distances = (lambda outputs, others: jnp.abs(outputs - others)[:, 0],)
+    batches = [
+        (lambda c, part=part: (W0 + c[0] + 9 * c[1]) ** 2 * jnp.asarray(part)[:, None], part != 5)
+        for part in (x[:1], x[1:])
+    ]
+    (curve,) = mean_distances(functools.partial(curve_sums, distances, coefs), batches)
+    want = np.abs(np.square(coefs) + 2 * W0 * np.array(coefs)) * np.mean([1, 2, 4])
+    np.testing.assert_allclose(curve, want, rtol=1e-6)  # float32 outputs
+
+
 def softmax(z):
     return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
 
@@ -221,12 +250,10 @@ def test_one_pass_gives_both_modules(linearized, x64, key):
     distances = tuple(MODULES.values())
     if linearized:
         origin, responses = linear_responses(mlp, params0, [own, other], x)
-        got = affine_sums(distances, grid, origin, *responses, mask, head)
+        got = affine_sums(distances, grid, AffineOutputs(origin, *responses), mask, head)
     else:
-        alone = [mlp(apply_task_vector(params0, own, alpha), x) for alpha in grid]
-        got = pointwise_sums(distances, grid, alone, outputs, mask, head)
-        # Nothing is computed where the second vector is absent, and no point twice.
-        assert sorted(calls) == sorted((a, b) for a in grid for b in grid if b != 0)
+        got = pointwise_sums(distances, grid, outputs, mask, head)
+        assert sorted(calls) == sorted(itertools.product(grid, repeat=2))  # no point twice
     want = naive_sums(linearize(mlp, params0) if linearized else mlp, params0, own, other, grid, x, head, mask)
     np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
     assert want[0].max() > 5 and want[1].max() > 5

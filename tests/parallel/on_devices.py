@@ -82,7 +82,7 @@ def measure():
         """Predictions that a second vector changes at each point, from the model and from its expansion."""
         placement = parallel.Replicated(parallel.local_devices(count))
         distances = (disentanglement.MODULES["prediction"],)
-        grid, found = [-1.0, 0.0, 2.0], np.zeros((2, 1, 3, 3))
+        grid, found = np.array([-1.0, 0.0, 2.0]), np.zeros((2, 1, 3, 3))
         features = evaluate.make_features_step(encode, placement=placement)
         responses = evaluate.make_responses_step(encode, placement=placement)
         constants = placement.params((params, tuple(trees.moved_leaves(taus))))
@@ -90,10 +90,9 @@ def measure():
             batch = placement.pad(batch)
             placed = placement.shares(batch)
             outputs = functools.partial(lambda placed, point: features(*constants, np.float32(point), placed), placed)
-            alone = [np.asarray(outputs((alpha, 0.0))) for alpha in grid]
-            found[0] += disentanglement.pointwise_sums(distances, grid, alone, outputs, batch.mask, head)
-            rows = responses(*constants, placed).swapaxes(0, 1)
-            found[1] += disentanglement.affine_sums(distances, jnp.array(grid), *rows, batch.mask, head)
+            found[0] += disentanglement.pointwise_sums(distances, grid, outputs, batch.mask, head)
+            affine_outputs = disentanglement.AffineOutputs(*responses(*constants, placed).swapaxes(0, 1))
+            found[1] += disentanglement.affine_sums(distances, grid, affine_outputs, batch.mask, head)
         return found.tolist()
 
     parts, tx = masked(trees.param_mask(params, "all")), optax.sgd(0.1)

@@ -82,6 +82,7 @@ def test_records_are_the_definition_and_are_made_once(config, mapped, trained, w
     assert want.terms[:, :, INSIDE][..., INSIDE].max(axis=(1, 2, 3)).min() > 0.01  # something is disturbed
     for record, terms, own, degree in zip(maps, want.terms, want.own, (1, 2), strict=True):
         np.testing.assert_allclose(record["terms"], terms, rtol=1e-3, atol=2e-6)  # float32 features; rounded
+        assert record["terms"] == np.round(record["terms"], 6).tolist()  # in float64, over batches of 8, 8 and 4
         np.testing.assert_allclose(record["own_curve"], own[:, :-1], rtol=1e-3, atol=2e-6)
         own = own[:, -1]
         np.testing.assert_allclose(record["own"], own, rtol=1e-3)
