@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+import tajax
 from experiments import figures, protocol, published, summary
 from experiments.protocol import Run
-from tajax import report, results
+from tajax import encoders, report, results, vector_files
 from tajax.report import Table
 from tajax.results import Record
 
@@ -26,13 +28,13 @@ CURVES: Mapping[str, tuple[str, dict[str, object]]] = {  # name: regime, and wha
     "linear": ("linear", {}),
 }
 RATES = {  # of the bundled model; the published ones of real CLIP are 1e-5 for all
-    "standard": (1e-4, 2e-4, 4e-4, 7e-4, 1e-3),
-    "attention": (2e-4, 3e-4, 5e-4, 7e-4, 1e-3),
-    "mlp": (1e-4, 2e-4, 4e-4, 7e-4, 1e-3),
-    "linear": (3e-4, 5e-4, 1e-3, 2e-3, 4e-3),
+    "standard": (3e-5, 1e-4, 2e-4, 4e-4, 7e-4, 1e-3),
+    "attention": (1e-4, 2e-4, 4e-4, 7e-4, 1e-3, 1.4e-3),
+    "mlp": (5e-5, 1e-4, 2e-4, 4e-4, 7e-4),
+    "linear": (1e-4, 3e-4, 1e-3, 2e-3),
 }
 RATES_OF_CLIP = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
-LEVELS = (0.82, 0.84, 0.85, 0.86, 0.88, 0.90, 0.92)
+LEVELS = (0.89, 0.90, 0.92, 0.94, 0.95, 0.96)
 """Single-task accuracies at which the curves are compared."""
 
 
@@ -40,9 +42,12 @@ def main() -> None:
     parser = protocol.arguments(__doc__, regimes=())
     parser.add_argument("--curves", nargs="+", choices=tuple(CURVES), default=tuple(CURVES), help="what is trained")
     parser.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="in place of those of each curve")
+    parser.add_argument("--finished", action="store_true", help="make no runs: tables and figure of those there are")
     options = parser.parse_args()
     runs = {
-        (name, rate): [_finetuned(options, name, rate, seed) for seed in options.seeds]
+        (name, rate): [
+            _finetuned(options, name, rate, seed) for seed in options.seeds if _wanted(options, name, rate, seed)
+        ]
         for name in options.curves
         for rate in options.rates or (RATES_OF_CLIP if options.benchmark in published.MODELS else RATES[name])
     }
@@ -56,8 +61,26 @@ def main() -> None:
 
 def _finetuned(options: argparse.Namespace, name: str, rate: float, seed: int) -> Run:
     regime, fields = CURVES[name]
-    label = "_".join(([] if name == regime else [name]) + [f"lr{rate:g}"])
-    return protocol.finetuned(options, regime, seed, label=label, **fields, **{"finetune.learning_rate": rate})
+    return protocol.finetuned(
+        options, regime, seed, label=_label(name, rate), **fields, **{"finetune.learning_rate": rate}
+    )
+
+
+def _label(name: str, rate: float) -> str:
+    return "_".join(([] if name == CURVES[name][0] else [name]) + [f"lr{rate:g}"])
+
+
+def _wanted(options: argparse.Namespace, name: str, rate: float, seed: int) -> bool:
+    directory = options.runs / options.benchmark / f"{CURVES[name][0]}_{_label(name, rate)}_{seed}"
+    return not options.finished or bool(results.find(results.read(directory / "results.jsonl"), stage="task_addition"))
+
+
+def _length(run: Run) -> float:
+    """‖τ‖/‖θ₀‖, the mean over tasks."""
+    pretrained = encoders.load(run.config.model).params
+    vectors = sorted((run.directory / "task_vectors").glob("*.safetensors"))
+    norms = [float(tajax.norm(vector_files.load_task_vector(path, pretrained)[0])) for path in vectors]
+    return statistics.fmean(norms) / float(tajax.norm(pretrained))
 
 
 def _measured(run: Run, name: str, rate: float) -> Record:
@@ -70,6 +93,8 @@ def _measured(run: Run, name: str, rate: float) -> Record:
     kept = {key: origin[key] for key in ("seed", "config_hash", "versions", "git_revision") if key in origin}
     return {"stage": "learning_rate", "name": name, "learning_rate": rate, **kept} | {
         "scaling_coef": summary.mean(run, "task_addition", "scaling_coef"),
+        "length": _length(run),
+        "val_images": sum(r["count"] for r in results.find(run.records, stage="task_addition", split="val")),
         "normalized": summary.mean(run, "task_addition", "normalized_top1"),
         **{
             f"{key}_{split}": per_task(stage, split)
@@ -97,11 +122,15 @@ def _points(records: Sequence[Record]) -> dict[str, dict[float, list[Record]]]:
 
 
 def chosen(rates: Mapping[float, Sequence[Record]]) -> float:
-    """The rate whose merged models have the best mean accuracy on validation, in absolute terms.
+    """The smallest rate whose merged accuracy on validation is within one standard error of the best one.
 
-    Normalised accuracy would choose the smallest rate: the worse the single models, the less there is to lose.
+    In absolute terms, the mean over tasks: normalised accuracy would choose the smallest rate of all, because the worse
+    the single models, the less there is to lose. Where nothing speaks for a longer vector, the shorter one is taken.
     """
-    return max(rates, key=lambda rate: statistics.fmean(map(_mean("merged_val"), rates[rate])))
+    merged = {rate: statistics.fmean(map(_mean("merged_val"), records)) for rate, records in rates.items()}
+    best = max(merged, key=lambda rate: merged[rate])
+    error = math.sqrt(merged[best] * (1 - merged[best]) / rates[best][0]["val_images"])
+    return min(rate for rate in rates if merged[rate] >= merged[best] - error)
 
 
 def at_level(curve: Sequence[tuple[float, float]], level: float) -> float | None:
@@ -124,23 +153,26 @@ def at_level(curve: Sequence[tuple[float, float]], level: float) -> float | None
 def tables(records: Sequence[Record], where: str) -> list[Table]:
     """The point of each curve that validation chooses, the curves at equal single-task accuracy, and every rate."""
     points = _points(records)
-    columns = ("rate", "single", "merged", "norm.", "coef.", "α = 1 (validation)")
+    columns = ("rate", "‖τ‖/‖θ₀‖", "single", "merged", "norm.", "coef.", "α = 1 (validation)")
 
     def cells(group: Sequence[Record]) -> tuple[str, ...]:
-        percents = [summary.percents(map(_mean(k), group)) for k in ("single_test", "merged_test", "normalized")]
+        keys = "length", "single_test", "merged_test", "normalized"
+        percents = [summary.percents(map(_mean(k), group)) for k in keys]
         coef = report.spread([float(r["scaling_coef"]) for r in group], 2)
         return (f"{group[0]['learning_rate']:g}", *percents, coef, summary.percents(map(_mean("plain_sum_val"), group)))
 
     best = {name: chosen(rates) for name, rates in points.items()}
     ends = [name for name, rates in points.items() if best[name] in (min(rates), max(rates))]
-    seeds = len({record["seed"] for record in records})
+    seeds = {len(points[name][rate]) for name, rate in best.items()}
     first = Table(
         f"The learning rate chosen on validation: {where}, mean test accuracy in %",
         ("trained", *columns),
         tuple((name, *cells(points[name][best[name]])) for name in points),
         (
-            f"± is the deviation over {seeds} seeds. Of each curve the rate with the best mean merged accuracy on "
-            "validation; norm.: merged / single; coef.: α, tuned on validation; α = 1: the plain sum.",
+            f"± is the deviation over {' or '.join(map(str, sorted(seeds)))} seeds. Of each curve the smallest "
+            "rate within one standard error of the best mean merged accuracy on validation; ‖τ‖/‖θ₀‖: in %, the mean "
+            "over tasks; norm.: merged / single; "
+            "coef.: α, tuned on validation; α = 1: the plain sum.",
             f"At an end of its rates: {', '.join(ends) or 'none'}.",
         ),
     )
@@ -148,7 +180,7 @@ def tables(records: Sequence[Record], where: str) -> list[Table]:
         f"Merged where the single-task accuracy is equal: {where}, test accuracy in %",
         ("trained", *(f"{100 * level:.0f}" for level in LEVELS)),
         tuple((name, *(_at_level(rates, level) for level in LEVELS)) for name, rates in points.items()),
-        ("Interpolated between neighbouring rates, seed by seed; –: the curve of a seed does not pass it.",),
+        ("Interpolated between neighbouring rates, of seeds run at all of them; –: a curve does not pass it.",),
     )
     every = Table(
         f"Every learning rate: {where}, mean test accuracy in %",
@@ -159,7 +191,7 @@ def tables(records: Sequence[Record], where: str) -> list[Table]:
 
 
 def _at_level(rates: Mapping[float, Sequence[Record]], level: float) -> str:
-    seeds = sorted({record["seed"] for group in rates.values() for record in group})
+    seeds = set.intersection(*({record["seed"] for record in group} for group in rates.values()))
     curves = [
         [
             (_mean("single_test")(r), _mean("merged_test")(r))
@@ -167,7 +199,7 @@ def _at_level(rates: Mapping[float, Sequence[Record]], level: float) -> str:
             for r in group
             if r["seed"] == s
         ]
-        for s in seeds
+        for s in sorted(seeds)
     ]
     merged = [at_level(curve, level) for curve in curves]
     return "–" if None in merged else summary.percents(merged)

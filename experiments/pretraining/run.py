@@ -16,21 +16,21 @@ from tajax.results import Record
 
 HERE = Path(__file__).resolve().parent
 REGIMES = ("standard", "linear")
-LAST = 3000  # steps of the pre-training of the bundled model
+LAST = 12_000  # steps of the pre-training of the bundled model
 MAP = {"disentanglement.coefs": (-1.0, -0.5, 0.0, 0.5, 1.0), "disentanglement.images": 128}
 
 
 def main() -> None:
     parser = protocol.arguments(__doc__, regimes=REGIMES)
     parser.add_argument("--pretraining", type=Path, default=Path("runs/pretrain_tiny"), help="run with its checkpoints")
-    parser.add_argument("--stages", nargs="+", type=int, default=[300, 1500], help="steps with a checkpoint")
+    parser.add_argument("--stages", nargs="+", type=int, default=[120, 600, 2400], help="steps with a checkpoint")
     parser.add_argument("--heads", choices=("zero_shot", "linear_probe"), default="zero_shot")
     options = parser.parse_args()
     if options.benchmark not in protocol.FEW_TASKS:
         parser.error("the stages are those of the bundled model: choose --benchmark=bundled or real")
     stages: dict[int, dict[str, object]] = {0: {"initialization": "random"}}
     for step in options.stages:
-        directory = options.runs / "pretraining" / f"step_{step:04d}"
+        directory = options.runs / "pretraining" / f"step_{step:05d}"
         stages[step] = {"model": str(export(options.pretraining, step, directory))}
     stages[LAST] = {}
     runs, maps = {}, {}

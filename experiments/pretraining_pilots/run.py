@@ -18,11 +18,18 @@ from tajax.results import Record
 HERE = Path(__file__).resolve().parent
 
 PILOTS: Mapping[str, Mapping[str, object]] = {  # what each changes of configs/pretrain.py; steps make the cost equal
-    "patch 8, width 192": {"steps": 640, "warmup_steps": 60},
-    "patch 4, width 128": {"steps": 340, "warmup_steps": 40, "patch_size": 4, "width": 128, "heads": 4},
-    "learning rate 5e-4": {"steps": 640, "warmup_steps": 64, "learning_rate": 5e-4},
-    "learning rate 2e-3": {"steps": 640, "warmup_steps": 64, "learning_rate": 2e-3},
-    "batch 128": {"steps": 1280, "warmup_steps": 128, "batch_size": 128},
+    "patch 8, width 192": {"steps": 640, "warmup_steps": 60, "batch_size": 256},
+    "patch 4, width 128": {
+        "steps": 340,
+        "warmup_steps": 40,
+        "batch_size": 256,
+        "patch_size": 4,
+        "width": 128,
+        "heads": 4,
+    },
+    "learning rate 5e-4": {"steps": 640, "warmup_steps": 64, "batch_size": 256, "learning_rate": 5e-4},
+    "learning rate 2e-3": {"steps": 640, "warmup_steps": 64, "batch_size": 256, "learning_rate": 2e-3},
+    "batch 128": {"steps": 1280, "warmup_steps": 128},
 }
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "bundled": configs.BUNDLED_TASKS,

@@ -9,13 +9,16 @@ from ml_collections import ConfigDict
 from tajax.config.checks import one_of
 from tajax.config.fields import BUNDLED_TASKS, PROTOCOL_TASKS, SUITE_TASKS
 
+TINY_RATES = {"attention": 4e-4, "attention_with_bias": 4e-4, "linear": 1e-4, "linear_attention": 4e-4}
+"""Of the bundled model where it is not that of `standard`: by `experiments/learning_rates`, on validation."""
+
 
 def _tiny(config: ConfigDict) -> None:
-    """The bundled model and tasks; a small model learns from scratch-like steps, so few and large ones."""
+    """The bundled model and tasks; a small model learns in few and large steps. The rate is that of the regime."""
     config.model = "tiny"
     config.tasks = BUNDLED_TASKS
     config.control = "objects"
-    config.finetune.learning_rate = 1e-3
+    config.finetune.learning_rate = TINY_RATES.get(config.regime, 2e-4)
     config.finetune.steps = 200
     config.finetune.batch_size = 32
 

@@ -302,7 +302,7 @@ def test_variants_of_a_config_with_what_each_holds(runs, tmp_path, capsys, monke
     assert "200 steps a task, batches of 32" in shown and "control" not in shown
     assert "control: objects" in page(capsys, monkeypatch, "--config=negation:help", columns=200)
     only = page(capsys, monkeypatch, "--config=pretrain:help")
-    assert "8000 steps" in only and "b32" not in only
+    assert "12000 steps" in only and "b32" not in only
     (tmp_path / "mine.py").write_text("from tajax.config import default_config as get_config\n")
     assert "takes no variant" in page(capsys, monkeypatch, "--config=mine.py:help")
     assert not runs and not (tmp_path / "runs").exists()

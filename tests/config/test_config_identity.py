@@ -72,6 +72,7 @@ def test_runs_of_earlier_versions_are_found_by_their_hash():
     for workflow in GOLDEN:
         config = tc.with_variant(tc.default_config(), "tiny")
         changes = {"workflow": workflow, "seed": 3, "control": "signs", "any_base": True, "layers": (0, 2)}
+        changes |= {"finetune.learning_rate": 1e-3}  # that of the first version
         changes |= {"finetune.weight_decay": 0.2, "evaluate.scaling_coefs": (0.0, 0.5), "evaluate.exact": True}
         changes |= {"evaluate.control_threshold": 0.9, "merging.method": "ties", "save.merged": False}
         changes |= {"disentanglement.images": 9, "ntk.images": 9, "pretrain.width": 64, "heads": "linear_probe"}
