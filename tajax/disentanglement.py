@@ -32,17 +32,14 @@ Distances: TypeAlias = tuple[Callable[..., Array], ...]
 
 
 class AffineOutputs(NamedTuple):
-    """The `Outputs` of a linearised model, f(θ₀) + α Jτ + β Jτ′."""
+    """The `Outputs` of a linearised model: f(θ₀), the response Jτ to the task's own vector and Jτ′ to the other one."""
 
     origin: Float[Array | np.ndarray, "B K"]
-    """f(θ₀)."""
     own: Float[Array | np.ndarray, "B K"]
-    """Jτ, the response to the vector of the task whose inputs these are."""
     other: Float[Array | np.ndarray, "B K"]
-    """Jτ′, the response to the second vector."""
 
     def __call__(self, coefs: tuple[float, float]) -> Float[Array | np.ndarray, "B K"]:
-        """The outputs at (α, β)."""
+        """f(θ₀) + α Jτ + β Jτ′."""
         return self.origin + coefs[0] * self.own + coefs[1] * self.other
 
 
@@ -179,15 +176,11 @@ def disentanglement_terms(
 
     def outputs(task: int, batches: Iterable[Batch | Array], *head: Head) -> Iterator[tuple[Outputs, ArrayLike]]:
         own_and_other = [taus[task], taus[1 - task]]
-        for batch in batches:
-            inputs, mask = (
-                (batch.inputs, batch.mask) if isinstance(batch, Batch) else (batch, jnp.ones(len(batch), bool))
-            )
+        for b in batches:
+            inputs, mask = (b.inputs, b.mask) if isinstance(b, Batch) else (b, np.ones(len(b), bool))
+            found: Outputs = partial(_edited_outputs, apply_fn, params0, own_and_other, inputs)
             if linearized:
-                origin, responses = _responses(apply_fn, params0, own_and_other, inputs)
-                found: Outputs = AffineOutputs(origin, *responses)
-            else:
-                found = partial(_edited_outputs, apply_fn, params0, own_and_other, inputs)
+                found = _affine_outputs(apply_fn, params0, own_and_other, inputs)
             _check_width(task, found, *head)
             yield found, mask
 
@@ -202,17 +195,10 @@ def disentanglement_terms(
 def mean_distances(
     sums: Callable[..., ArrayLike], batches: Iterable[tuple[Outputs, ArrayLike]], *head: Head, what: str = "batches"
 ) -> np.ndarray:
-    """The means of D distances over the examples of all batches, [D, ...], float64.
+    """The means of D distances over all examples, [D, ...], float64. ValueError, which says `what`, if there are none.
 
-    Args:
-        sums: `(outputs, mask, *head) -> [D, ...]` over one batch: `pointwise_sums`, `affine_sums` or `curve_sums` with
-            distances and coefficients.
-        batches: of each the outputs of the model, and the mask of the rows that count. Read once.
-        *head: nothing, or the head that the distances take.
-        what: what a message calls the batches.
-
-    Raises:
-        ValueError: no row counts.
+    The sums over one batch, `sums(outputs, mask, *head)`, are `pointwise_sums`, `affine_sums` or `curve_sums` of given
+    distances and coefficients.
     """
     found, count = metrics.total(((sums(outputs, mask, *head), np.sum(mask)) for outputs, mask in batches), what=what)
     if not count:
@@ -326,17 +312,9 @@ def pointwise_sums(
 ) -> Float[np.ndarray, "D A A"]:
     """What a second vector does to the outputs of one batch, Σ_x dist(f at α alone, f at α and β), point by point.
 
-    Where β = 0 it does nothing, by definition: only the outputs at α alone are computed there.
-
-    Args:
-        distances: from one pass over the points.
-        grid: the values of α and β.
-        outputs: of the model. Called once a point; at most two ahead of the devices.
-        mask: rows that count.
-        *head: nothing, or the head that the distances take.
-
-    Returns:
-        Sums [D, A, A], float64, with α, the coefficient of the task's own vector, along the first of the axes A.
+    Where β = 0 it does nothing, by definition: only the outputs at α alone are computed there. `outputs` is called
+    once a point, at most two ahead of the devices; rows with a False mask count for nothing. The sums are float64, with
+    α, the coefficient of the task's own vector, along the first of the axes A.
     """
     alone = [outputs((alpha, 0.0)) for alpha in grid.tolist()]
     points = [(i, j) for i in range(len(grid)) for j, beta in enumerate(grid) if beta != 0]
@@ -416,5 +394,6 @@ def _edited_outputs(
 
 
 @partial(jax.jit, static_argnums=0)
-def _responses(apply_fn: ApplyFn, params0: Params, taus: list[Params], inputs: Array) -> tuple[Array, Array]:
-    return linear_responses(apply_fn, params0, taus, inputs)
+def _affine_outputs(apply_fn: ApplyFn, params0: Params, taus: list[Params], inputs: Array) -> AffineOutputs:
+    origin, responses = linear_responses(apply_fn, params0, taus, inputs)
+    return AffineOutputs(origin, *responses)

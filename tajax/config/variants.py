@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from tajax.config.checks import one_of
 from tajax.config.fields import BUNDLED_TASKS, PROTOCOL_TASKS, SUITE_TASKS
 
-TINY_RATES = {"attention": 4e-4, "attention_with_bias": 4e-4, "linear": 1e-4, "linear_attention": 4e-4}
+TINY_RATES = {"attention": 4e-4, "attention_with_bias": 4e-4, "linear": 3e-4, "linear_attention": 3e-4}
 """Of the bundled model where it is not that of `standard`: by `experiments/learning_rates`, on validation."""
 
 
