@@ -6,6 +6,7 @@ Source: Jin et al. 2024, §4, who compare accuracies; the gap between the featur
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -112,12 +113,13 @@ def relative_feature_gap(
     grid = np.asarray(coefs, np.float64)
     if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():
         raise ValueError(f"coefs must be a list of finite numbers, got shape {grid.shape}: {grid.tolist()}")
-
-    @jax.jit
-    def sums_of(inputs: Array, mask: Array) -> GapSums:
-        origin, responses = linear_responses(apply_fn, params0, [tau], inputs)
-        moved = jax.lax.map(lambda alpha: apply_fn(apply_task_vector(params0, tau, alpha), inputs), jnp.asarray(grid))
-        return gap_sums(moved, origin, responses[0], jnp.asarray(grid), mask)
-
     seen = ((b.inputs, b.mask) if isinstance(b, Batch) else (b, np.ones(len(b), bool)) for b in batches)
-    return relative_gap(metrics.total(sums_of(inputs, mask) for inputs, mask in seen))
+    return relative_gap(metrics.total(_sums(apply_fn, params0, tau, inputs, grid, mask) for inputs, mask in seen))
+
+
+# Compiled once for a model and shapes, whatever the parameters and coefficients.
+@partial(jax.jit, static_argnums=0)
+def _sums(apply_fn: ApplyFn, params0: Params, tau: Params, inputs: Array, coefs: Array, mask: Array) -> GapSums:
+    origin, responses = linear_responses(apply_fn, params0, [tau], inputs)
+    moved = jax.lax.map(lambda alpha: apply_fn(apply_task_vector(params0, tau, alpha), inputs), coefs)
+    return gap_sums(moved, origin, responses[0], coefs, mask)

@@ -64,6 +64,20 @@ def test_batches_and_padding_do_not_matter(world):
     np.testing.assert_allclose(relative_feature_gap(mlp, params, tau, [x[:4], padded], coefs=COEFS), whole, rtol=1e-9)
 
 
+def test_one_program_serves_every_later_gap(world):
+    params, tau, x = world
+    traces = []
+
+    def counted(params, x):
+        traces.append(x.shape)
+        return mlp(params, x)
+
+    first = relative_feature_gap(counted, params, tau, [x, x + 1], coefs=[0.5, 1.0])
+    after_one = len(traces)
+    second = relative_feature_gap(counted, tau, params, [x], coefs=[1.0, 2.0])
+    assert len(traces) == after_one and not np.array_equal(first, second)
+
+
 def test_a_masked_row_that_is_not_finite_counts_for_nothing():
     moved, origin = jnp.array([[[2.0], [jnp.nan]]]), jnp.array([[1.0], [jnp.inf]])
     sums = gap_sums(moved, origin, jnp.array([[0.5], [jnp.nan]]), jnp.ones(1), jnp.array([True, False]))
