@@ -285,7 +285,7 @@ class KernelBehaviour(Recorded):
 
 
 class Geometry(Recorded):
-    """The task vectors in a module: `all`, `blocks`, or a path."""
+    """The task vectors in a module: `all`, the node that stacks the layers, or a path."""
 
     module: str
     tasks: list[str]
