@@ -5,8 +5,8 @@ Bundled model and tasks; then OpenAI's ViT-B/32 and the papers' eight tasks (b16
     python -m tajax.main --config=configs/attn.py
     python -m tajax.main --config=configs/attn.py:b32
 
-Bundled tasks, test top-1 in %, mean ± deviation over seeds 0, 1, 2 (`experiments/task_addition`): zero-shot 44.0,
-single-task 89.6 ± 0.3, merged 58.6 ± 0.6, normalised 65.0 ± 0.5.
+Bundled tasks, test top-1 in %, mean ± deviation over seeds 0, 1, 2 (`experiments/learning_rates`): zero-shot 65.1,
+single-task 94.4 ± 0.0, merged 78.7 ± 0.5, normalised 83.1 ± 0.6.
 """
 
 from ml_collections import ConfigDict

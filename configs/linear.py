@@ -5,8 +5,8 @@ Bundled model and tasks; then OpenAI's ViT-B/32 and the papers' eight tasks (b16
     python -m tajax.main --config=configs/linear.py
     python -m tajax.main --config=configs/linear.py:b32
 
-Bundled tasks, test top-1 in %, mean ± deviation over seeds 0, 1, 2 (`experiments/task_addition`): zero-shot 44.0,
-single-task 85.3 ± 0.1, merged 57.9 ± 0.4, normalised 67.3 ± 0.5.
+Bundled tasks, test top-1 in %, mean ± deviation over seeds 0, 1, 2 (`experiments/learning_rates`): zero-shot 65.1,
+single-task 93.5 ± 0.1, merged 79.9 ± 0.3, normalised 85.2 ± 0.4.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ papers' eight:
     python -m tajax.main --config=configs/negation.py --config.task_vectors=runs/attn_tiny
 
 The papers' grid of α has steps of 0.05 and ends at 1. Attention-only vectors of OpenAI's models often have their best α
-there: for them it goes on to 2. The bundled model loses its control at 0.1 already: for it, small α are closer.
+there: for them it goes on to 2. For the bundled model small α are closer.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@ Bundled model and tasks; then OpenAI's ViT-B/32 and the papers' eight tasks (b16
     python -m tajax.main --config=configs/standard.py
     python -m tajax.main --config=configs/standard.py:b32
 
-Bundled tasks, test top-1 in %, mean ± deviation over seeds 0, 1, 2 (`experiments/task_addition`): zero-shot 44.0,
-single-task 93.0 ± 0.2, merged 55.8 ± 0.1, normalised 59.8 ± 0.1.
+Bundled tasks, test top-1 in %, mean ± deviation over seeds 0, 1, 2 (`experiments/learning_rates`): zero-shot 65.1,
+single-task 95.9 ± 0.2, merged 78.9 ± 0.9, normalised 81.9 ± 1.0.
 """
 
 from ml_collections import ConfigDict

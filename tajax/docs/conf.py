@@ -61,7 +61,11 @@ add_module_names = False
 nitpick_ignore_regex = [
     ("py:.*", r"(jax|jaxlib|jaxtyping|numpy|np|scipy|os|pathlib|collections|flax|optax|ml_collections)\..*"),
     ("py:class", r"[A-Z]\w*|ndarray"),
-    ("py:.*", r"(tajax\.)?(\w+\.)*(Interrupted|Item|Plan|R|\w*Source|SplitRule|State|_TowerConfig)"),  # of inner modules
+    # Of inner modules:
+    (
+        "py:.*",
+        r"(tajax\.)?(\w+\.)*(Interrupted|Item|Plan|R|\w*Source|SplitRule|State|_TowerConfig)",
+    ),  # of inner modules
 ]
 napoleon_use_ivar = True
 napoleon_numpy_docstring = False
