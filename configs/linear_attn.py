@@ -5,8 +5,8 @@ Bundled model and tasks; then OpenAI's ViT-B/32 and the papers' eight tasks (b16
     python -m tajax.main --config=configs/linear_attn.py
     python -m tajax.main --config=configs/linear_attn.py:b32
 
-Bundled tasks, test top-1 in %, mean ± deviation over seeds 0, 1, 2 (`experiments/task_addition`): zero-shot 44.0,
-single-task 83.1 ± 0.1, merged 57.6 ± 0.8, normalised 68.7 ± 0.9.
+Bundled tasks, test top-1 in %, seed 0, at the rate of configs/linear.py: zero-shot 65.1, single-task 90.3, merged 80.1,
+normalised 88.5.
 """
 
 from ml_collections import ConfigDict
