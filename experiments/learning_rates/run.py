@@ -176,10 +176,9 @@ def tables(records: Sequence[Record], where: str) -> list[Table]:
         ("trained", *columns),
         tuple((name, *cells(points[name][best[name]])) for name in points),
         (
-            f"± is the deviation over {' or '.join(map(str, sorted(seeds)))} seeds. Of each curve the smallest "
-            "rate within one standard error of the best mean merged accuracy on validation; ‖τ‖/‖θ₀‖: in %, the mean "
-            "over tasks; norm.: merged / single; "
-            "coef.: α, tuned on validation; α = 1: the plain sum.",
+            f"± is the deviation over seeds ({' or '.join(map(str, sorted(seeds)))} of them). Of each curve the "
+            "smallest rate within one standard error of the best mean merged accuracy on validation; ‖τ‖/‖θ₀‖: in %, "
+            "the mean over tasks; norm.: merged / single; coef.: α, tuned on validation; α = 1: the plain sum.",
             f"At an end of its rates: {', '.join(ends) or 'none'}.",
         ),
     )

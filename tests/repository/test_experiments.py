@@ -40,6 +40,14 @@ def test_what_a_readme_shows_has_records_that_say_where_they_come_from(folder):
         assert (folder / figure).is_file(), figure
 
 
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_readme_has_room_for_the_tables_of_its_commands(folder):
+    """Without these lines a command would end with an error after hours of runs."""
+    text = (folder / "README.md").read_text()
+    for name in re.findall(r"--benchmark=(\w+)", text):
+        assert f"<!-- {name} -->\n" in text and f"<!-- /{name} -->\n" in text, name
+
+
 @pytest.mark.parametrize("benchmark", protocol.BENCHMARKS)
 @pytest.mark.parametrize("regime", protocol.REGIMES)
 def test_every_benchmark_has_a_valid_config_of_every_regime(benchmark, regime):
