@@ -15,9 +15,15 @@ from tajax.results import Record, find
 
 KERNELS = {"plain": "k(x, x′)", "cosine": "k(x, x′) / √(k(x, x) k(x′, x′))"}
 WEIGHTS = {"pretrained": "Pre-trained", "random": "Random"}
+
+
+def _mean(energies: list[float] | None) -> float | None:
+    return None if energies is None else statistics.fmean(energies)
+
+
 COLUMNS: tuple[tuple[str, str, Callable[[Ntk], float | None]], ...] = (  # title, reading, and number of the record
-    ("new", "nystrom", lambda r: statistics.fmean(r["energy_new"])),
-    ("control", "nystrom", lambda r: statistics.fmean(r["energy_new_control"])),
+    ("new", "nystrom", lambda r: _mean(r.get("energy_new"))),
+    ("control", "nystrom", lambda r: _mean(r.get("energy_new_control"))),
     ("share", "nystrom", lambda r: r["share"]),
     ("reverse", "nystrom", lambda r: r.get("reverse_share")),
     ("separation", "nystrom", lambda r: r.get("separation")),

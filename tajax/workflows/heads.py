@@ -19,6 +19,7 @@ from safetensors.numpy import save
 from tajax import atomic, data, models, parallel, processes, progress, records
 from tajax.results import Record
 from tajax.types import Batch, Head, Params
+from tajax.workflows import inputs
 from tajax.workflows.setup import Setup
 
 FeaturesStep = Callable[[Params, Batch], jax.Array]
@@ -162,7 +163,8 @@ def _read(path: Path, setup: Setup, task: data.Task) -> tuple[Head, Record]:
             f"{task.name!r} on {setup.config.model} wants {list(shape)} and {base}. Delete it to fit it anew."
         )
     present = _made_from(setup, task)
-    changed = [part for part, value in facts.get("made_from", present).items() if value != present.get(part, value)]
+    earlier = facts.get("made_from", present)
+    changed = [part for part, value in present.items() if inputs.known_of(earlier, part, value) != value]
     if changed:
         raise FileExistsError(
             f"{path} was fitted to other data: {', '.join(changed)} of task {task.name!r} changed since. Give them "

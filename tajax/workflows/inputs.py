@@ -23,6 +23,7 @@ from tajax.workflows.vectors import places
 from tajax.workflows.workdir import vector_path
 
 FILE = "inputs.json"
+_FORMERLY = {"encoder": "image tower"}
 _MADE = ("results.jsonl", "heads", "task_vectors", "checkpoints")  # what a run takes for done when it goes on
 
 
@@ -81,6 +82,11 @@ def keep(workdir: Path, inputs: JsonObject) -> None:
         atomic.write(path, json.dumps(inputs) + "\n")
 
 
+def known_of(earlier: Mapping[str, Any], what: str, otherwise: Any) -> Any:
+    """What a file says of something, under the name of today or the one that earlier versions gave it."""
+    return earlier.get(what, earlier.get(_FORMERLY.get(what, what), otherwise))
+
+
 def _read(path: Path) -> JsonObject:
     try:
         inputs = json.loads(path.read_text(encoding="utf-8"))
@@ -102,7 +108,7 @@ def _differences(earlier: Mapping[str, Any], present: Mapping[str, Any]) -> Iter
             texts = texts or any(before[part] != found[part] for part in fingerprint.TEXTS)
             yield from (f"task {task}, {line}" for line in fingerprint.differences(before, found))
     for what, value in present["facts"].items():
-        known = earlier["facts"].get(what, value)
+        known = known_of(earlier["facts"], what, value)
         if isinstance(known, dict) and isinstance(value, dict):
             yield from (
                 f"{what} {key}: {known[key]} → {new}" for key, new in value.items() if known.get(key, new) != new

@@ -37,3 +37,9 @@ def test_a_task_whose_run_was_interrupted_has_dashes():
     assert table.rows[1] == ("dtd", "1.50", "0.50", "0.90", "0.40", "0.80", "–", "–", "–", "–")
     assert table.rows[-1][-1] == "0.44"  # of those measured
     assert report.ntk.tables([]) == []
+
+
+def test_energies_that_an_earlier_version_did_not_record_are_dashes():
+    made = [{k: v for k, v in record.items() if not k.startswith("energy_")} for record in records(["plain"])]
+    (table,) = report.ntk.tables(made)
+    assert table.rows[0][:4] == ("cars", "–", "–", "0.70")

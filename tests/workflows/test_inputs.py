@@ -163,6 +163,15 @@ def test_damaged_inputs_are_named(content, tmp_path):
         inputs.keep(tmp_path, {"tasks": {}, "facts": {}})
 
 
+def test_a_geometry_that_an_earlier_version_kept_under_its_name_is_compared(tmp_path):
+    (tmp_path / "results.jsonl").write_text("")
+    (tmp_path / "inputs.json").write_text(json.dumps({"tasks": {}, "facts": {"image tower": {"width": 8}}}))
+    inputs.keep(tmp_path, {"tasks": {}, "facts": {"encoder": {"width": 8}}})
+    (tmp_path / "inputs.json").write_text(json.dumps({"tasks": {}, "facts": {"image tower": {"width": 16}}}))
+    with pytest.raises(FileExistsError, match="encoder width: 16 → 8"):
+        inputs.keep(tmp_path, {"tasks": {}, "facts": {"encoder": {"width": 8}}})
+
+
 def test_vectors_may_be_evaluated_on_other_data_and_are_known_by_their_content(home, run, tmp_path):
     reused = {**ALONE, "task_vectors": home / "run"}
     edit(home / "pets.npz", test_images=inverted)
