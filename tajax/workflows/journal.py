@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from tajax import data, interrupts, processes, progress, results, tracking
 from tajax.config import flatten
 from tajax.metrics import Means
-from tajax.records import Accuracy, Run, stage_of
+from tajax.records import Accuracy, Run, Training, stage_of
 from tajax.results import R, Record
 from tajax.workflows.stages import stages
 from tajax.workflows.workdir import at_end, kept_config
@@ -192,3 +192,20 @@ def measure_splits(
         measured = measure(task, split)
         journal.record(kind, **key, **measured, **doubts(task, split, measured["top1"]))
         progress.note({"top1": measured["top1"]})
+
+
+def training_log(
+    journal: Journal, kind: type[Training], schedule: Callable[[int], Any], **key: object
+) -> Callable[[int, Record], None]:
+    """The `on_log` of a training: shows its means, and records them under `key` where that is not done yet.
+
+    It is done where a process was killed after it, and before its next checkpoint.
+    """
+    recorded = {record["step"] for record in journal.find(kind, **key)}
+
+    def on_log(done: int, means: Record) -> None:
+        progress.update(done, means)
+        if done not in recorded:
+            journal.record(kind, **key, step=done, learning_rate=float(schedule(done)), **means)
+
+    return on_log

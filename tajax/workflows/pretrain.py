@@ -24,10 +24,9 @@ from tajax.models import clip, save_pretrained, tokenizer
 from tajax.models.loading import OPENAI_MEAN, OPENAI_STD
 from tajax.progress import Stage
 from tajax.records import Pretrain, stage_of
-from tajax.results import Record
 from tajax.types import Params, Preprocessing
 from tajax.workflows import inputs
-from tajax.workflows.journal import Journal
+from tajax.workflows.journal import Journal, training_log
 from tajax.workflows.stages import announce, warn
 from tajax.workflows.workdir import claim, write_report
 from tajax.workflows.workflow import Memory, Workflow
@@ -195,7 +194,6 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     journal = Journal(workdir / "results.jsonl", origin, facts, started)
     journal.track(config)
     warn(left_out)
-    recorded = {record["step"] for record in journal.find(Pretrain)}
     start = int(state.step)
     batches = mixture.mixed_batches(sources, rows, vocabulary, seed=config.seed, start_batch=start)
 
@@ -212,11 +210,6 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     ):
         progress.resumed(start)
 
-        def on_log(done: int, means: Record) -> None:
-            progress.update(done, means)
-            if done not in recorded:  # by a process that was killed before its next checkpoint
-                journal.record(Pretrain, step=done, learning_rate=float(schedule(done)), **means)
-
         def on_checkpoint(state: TrainState, unlogged: Unlogged) -> None:
             writer.save(state, step=int(state.step), notes={"unlogged": unlogged})
 
@@ -226,7 +219,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
             batches,
             num_steps=settings.steps,
             log_every=settings.log_every,
-            on_log=on_log,
+            on_log=training_log(journal, Pretrain, schedule),
             checkpoint_every=settings.checkpoint_every,
             checkpoint_seconds=settings.checkpoint_seconds,
             on_checkpoint=on_checkpoint,

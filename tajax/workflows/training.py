@@ -19,8 +19,8 @@ from tajax.encoders.encoder import Encoder
 from tajax.parametrization import Parametrization, masked
 from tajax.penalties import regularization
 from tajax.records import Finetune, stage_of
-from tajax.results import Record
 from tajax.types import Head, Params
+from tajax.workflows.journal import training_log
 from tajax.workflows.setup import Setup
 from tajax.workflows.workdir import read_by_first, vector_path
 
@@ -150,16 +150,9 @@ def _train(setup: Setup, task: data.Task, head: Head, training: _Training, kept:
         workers=setup.config.data_workers,
         share=processes.share(),
     )
-    recorded = {record["step"] for record in setup.journal.find(Finetune, task=task.name)}
     progress.resumed(start)
     writing = checkpoints.Writer(kept, config_hash=made_by) if processes.is_first() else contextlib.nullcontext()
     with processes.leaving_together(), writing as writer:
-
-        def on_log(done: int, means: Record) -> None:
-            progress.update(done, means)
-            if done not in recorded:  # by a process that was killed before its next checkpoint
-                rate = float(training.schedule(done))
-                setup.journal.record(Finetune, task=task.name, step=done, learning_rate=rate, **means)
 
         def on_checkpoint(state: finetune.TrainState, unlogged: finetune.Unlogged) -> None:
             if writer:
@@ -174,7 +167,7 @@ def _train(setup: Setup, task: data.Task, head: Head, training: _Training, kept:
             data=training.data and training.data(setup.encoder, setup.tasks, task),
             num_steps=training.num_steps,
             log_every=settings.log_every,
-            on_log=on_log,
+            on_log=training_log(setup.journal, Finetune, training.schedule, task=task.name),
             checkpoint_every=settings.checkpoint_every,
             checkpoint_seconds=settings.checkpoint_seconds,
             on_checkpoint=on_checkpoint,
