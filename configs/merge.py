@@ -3,15 +3,18 @@
 `--config.merging.method=weight_average` tunes none: it is the mean of the models as they are.
 
 The default are the task vectors of `configs/standard.py`; with b32, b16 and l14 the encoders that fusion_bench keeps on
-the Hugging Face hub, for the papers' eight tasks:
+the Hugging Face hub, for the papers' eight tasks; with minilm those of `configs/standard.py:minilm`, on the eight sets
+of texts in DIR:
 
     python -m tajax.main --config=configs/merge.py
     python -m tajax.main --config=configs/merge.py:b32 --config.merging.method=ties
     python -m tajax.main --config=configs/merge.py:b32 --config.tasks="('mnist', 'dtd')" \
         --config.checkpoints="('path/to/mnist_encoder', 'owner/name-on-the-hub')"
     python -m tajax.main --config=configs/merge.py:b32 --config.checkpoints="('checkpoints/{task}/finetuned.pt',)"
+    python -m tajax.main --config=configs/merge.py:minilm --config.data_dir=DIR
 
-A place is a directory or file in Hugging Face's, open_clip's or the papers' formats, a task vector of tajax, or a hub
+A place is a directory or file in Hugging Face's (with minilm also sentence-transformers'), open_clip's or the papers'
+formats, a task vector of tajax, or a hub
 id; each is told by its content. Linearised checkpoints want `--config.regime=linear`. Other workflows take checkpoints,
 too: `--config.workflow=disentanglement`.
 """
@@ -31,11 +34,11 @@ NAMES = {  # of tasks there, where they differ from ours; EMNIST's encoder knows
 
 
 def get_config(variant: str = "tiny") -> ConfigDict:
-    """The run for one of the variants tiny, b32, b16, l14, and of the twenty tasks b32_20, b16_20, l14_20."""
+    """The run for one of the variants tiny, b32, b16, l14, minilm, and of the twenty tasks b32_20, b16_20, l14_20."""
     config = with_variant(default_config(), variant)
     model = PUBLISHED.get(variant.partition("_")[0])
     if model:
         config.checkpoints = tuple(f"tanganke/{model}_{NAMES.get(task, task)}" for task in config.tasks)
     else:
-        config.checkpoints = ("runs/standard_tiny/task_vectors/{task}.safetensors",)
+        config.checkpoints = (f"runs/standard_{variant}/task_vectors/{{task}}.safetensors",)
     return config

@@ -9,15 +9,16 @@ from ml_collections import ConfigDict
 
 from experiments.benchmarks import steps
 from experiments.benchmarks.timing import Contender, alternate
-from tajax import results
+from tajax import encoders, results
 from tajax.config import config_hash, regime
 from tajax.results import Record
 
-MODELS = {"bundled": "tiny", "real": "tiny", "b32": "b32", "b16": "b16", "l14": "l14"}
+MODELS = {"bundled": "tiny", "real": "tiny", "text": "minilm", "b32": "b32", "b16": "b16", "l14": "l14"}
 """The model of each benchmark of `experiments.protocol`; CLIP's geometries have drawn weights here."""
 
-BATCH_SIZES = {"tiny": 32, "b32": 16, "b16": 8, "l14": 4}
-"""Images a step of each model: of the bundled one as in its fine-tuning, of the others what fits beside other work."""
+BATCH_SIZES = {"tiny": 32, "minilm": 32, "b32": 16, "b16": 8, "l14": 4}
+"""Images or texts a step of each model: of the bundled one and of the sentence encoder as in their fine-tuning, of the
+others what fits beside other work."""
 
 
 def measure(
@@ -26,24 +27,30 @@ def measure(
     """A record for each config: what its training step costs, and the share of what the first one's costs.
 
     Args:
-        model: a key of `BATCH_SIZES`, in place of the config's.
+        model: a key of `BATCH_SIZES`; an image tower is that one and not the config's.
         configs: what is trained, and whether in the tangent space, by name.
-        batch_size: images a step; `BATCH_SIZES` by default.
+        batch_size: images or texts a step; `BATCH_SIZES` by default. Texts are of the config's `max_tokens`.
         repeats: rounds in which every step runs once, after a first that does not count. 0 only compiles.
 
     Returns:
         Records with `flops`, bytes of `temporary` and of all `memory`, and `seconds`, the median over rounds or None;
         each with `relative_…`, where time is the median over rounds of the ratio within a round.
     """
-    clip = steps.unrolled(steps.load_clip(model))
     batch_size = batch_size or BATCH_SIZES[model]
+    first, plain = next(iter(configs.items()))
+    base = {"stage": "cost", "model": model, "batch_size": batch_size}
+    if plain.family == "text":
+        text = encoders.load(plain.model, family=plain.family)
+        base["tokens"] = plain.max_tokens
+        work = steps.of_texts(text, batch_size, tokens=plain.max_tokens)
+    else:
+        work = steps.of_images(steps.unrolled(steps.load_clip(model)), batch_size)
     compiled = {
         name: steps.compile_step(
-            clip,
+            work,
             regime(config).trainable,
             layers=config.layers,
             linearized=regime(config).train_linearized,
-            batch_size=batch_size,
         )
         for name, config in configs.items()
     }
@@ -51,7 +58,6 @@ def measure(
     if repeats:
         timings = alternate({name: Contender(step.runner()) for name, step in compiled.items()}, repeats=repeats)
     runs = {name: timings[name].runs if repeats else None for name in compiled}
-    first, base = next(iter(compiled)), {"stage": "cost", "model": model, "batch_size": batch_size}
     records = []
     for name, step in compiled.items():
         cost = {"flops": step.flops, "temporary": step.temporary, "memory": step.memory}

@@ -1,6 +1,6 @@
 """Every experiment on one benchmark, one after the other, and how long each took: `python -m experiments.everything`.
 
-Flags that this program does not know, such as `--seeds 0 1 2` or `--runs DIR`, go to all of them.
+Flags that this program does not know, such as `--few`, `--seeds 0 1 2` or `--runs DIR`, go to all of them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", help="names of experiments; default: all")
     options, rest = parser.parse_known_args()
+    if options.pretraining and options.benchmark not in ("bundled", "real"):
+        parser.error("--pretraining has stages of the bundled model: choose --benchmark=bundled or real")
     names = [path.parent.name for path in sorted(HERE.glob("*/run.py")) if path.parent.name not in (*FIRST, *APART)]
     names = [*FIRST, *names, *(["pretraining"] if options.pretraining else [])]
     if unknown := sorted(set(options.only or ()) - set(names)):

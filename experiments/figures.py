@@ -36,6 +36,8 @@ COLORS = {
     "zero-shot": "#7f7f7f",
     **{name: regime.color or "#000000" for name, regime in REGIMES.items()},
     "mlp": "#cc79a7",
+    "through_norm": "#44aa99",
+    "muon": "#bbaa33",
 }
 
 

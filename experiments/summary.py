@@ -9,9 +9,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from experiments import protocol
 from experiments.protocol import Run
 from tajax import report, results
-from tajax.report import Table
+from tajax.report import Table, words
 from tajax.results import Record
 
 
@@ -40,9 +41,10 @@ def write(folder: Path, benchmark: str, tables: Sequence[Table], records: Sequen
         folder: of the experiment: `README.md` has the lines `<!-- BENCHMARK -->` and `<!-- /BENCHMARK -->`; what is
             between them is replaced. The records go to `results/BENCHMARK.jsonl`.
         benchmark: its name.
-        tables: what is shown, each under a heading of its own.
+        tables: what is shown, each under a heading of its own; of texts, what they say of images is said of texts.
         records: one a number; small.
     """
+    tables = words.fitting(tables, [{"stage": "run", "examples": protocol.examples(benchmark)}])
     report.show(tables)
     kept = folder / "results" / f"{benchmark}.jsonl"
     kept.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Task arithmetic in JAX: task vectors as pytrees, tangent-space and attention-only fine-tuning of CLIP.
+"""Task arithmetic in JAX: task vectors as pytrees, tangent-space and attention-only fine-tuning.
 
 `import tajax` brings the core, pure functions over parameter trees. `tajax.models`, `tajax.data` and the
 rest are imported when first used.

@@ -6,7 +6,8 @@ At coefficients c the features of an image are f(θ₀) + Σ_t c_t Jτ_t = Σ_s 
     z(c) = Σ_s c̃_s φ_s W / ‖Σ_s c̃_s φ_s‖,    ‖Σ_s c̃_s φ_s‖² = Σ_{s,u} c̃_s c̃_u φ_s·φ_u,
 
 so (T+1)·K scores and (T+1)² inner products an image are all that grids, per-task coefficients, subsets of tasks and
-the exact best coefficient need. Source: Ortiz-Jimenez, Favero and Frossard 2023, §3; the intervals are ours.
+the exact best coefficient need. Where the expansion goes through the norm, φ_0 is a unit vector and the logits are
+Σ_s c̃_s φ_s W as they stand. Source: Ortiz-Jimenez, Favero and Frossard 2023, §3; the intervals are ours.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class AffineLogits(NamedTuple):
     scores: Float[Array, "B T+1 K"]
     """φ_s W: of the features at θ₀ first, then of the response to each task vector; not normalised."""
     gram: Float[Array, "B T+1 T+1"]
-    """Inner products φ_s·φ_u."""
+    """Inner products φ_s·φ_u. Where the head does not normalise, 1 for (0, 0) and 0 else: no norm is divided by."""
     num_classes: Int[Array, ""]
     """How many of the K columns are classes."""
 
@@ -83,9 +84,10 @@ def affine_logits(
     features = jnp.concatenate([origin[None], responses]).swapaxes(0, 1)  # [B, T+1, E]
     # Full precision: bfloat16 products, the default on TPU, would move predictions.
     highest = jax.lax.Precision.HIGHEST
+    gram = jnp.einsum("bse,bue->bsu", features, features, precision=highest)
     return AffineLogits(
         scores=jnp.einsum("bse,ek->bsk", features, head.weights, precision=highest),
-        gram=jnp.einsum("bse,bue->bsu", features, features, precision=highest),
+        gram=jnp.where(head.normalizes, gram, jnp.zeros_like(gram).at[:, 0, 0].set(1)),
         num_classes=head.num_classes,
     )
 

@@ -372,10 +372,10 @@ def _measures(
 
 
 def _check_width(task: int, outputs: Outputs, *head: Head) -> None:
-    for weights, _ in head:
-        width = jax.eval_shape(lambda: outputs((0.0, 0.0))).shape[-1]
-        if weights.shape[0] != width:
-            raise ValueError(f"the model has {width} outputs, and heads[{task}] takes {weights.shape[0]}")
+    for one in head:
+        width, takes = jax.eval_shape(lambda: outputs((0.0, 0.0))).shape[-1], one.weights.shape[0]
+        if takes != width:
+            raise ValueError(f"the model has {width} outputs, and heads[{task}] takes {takes}")
 
 
 def _checked_grid(coefs: Sequence[float] | Float[np.ndarray, " A"]) -> Float[np.ndarray, " A"]:

@@ -1,4 +1,4 @@
-"""Fine-tuning of an image encoder under a frozen head: one pure step, and the loop around it.
+"""Fine-tuning of an encoder under a frozen head: one pure step, and the loop around it.
 
 The same config and seed give the same bits again on the same machine, whether or not a run was interrupted and however
 many worker processes decode its images: the order of examples and their augmentation are functions of seed and step,
@@ -11,6 +11,7 @@ another kernel in another process unless `--xla_gpu_autotune_level=0` is given t
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import statistics
 import time
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from tajax import interrupts
-from tajax.linearization import linearize
+from tajax.linearization import linear_responses, linearize
 from tajax.losses import cross_entropy, head_logits
 from tajax.parallel import Placement, Replicated
 from tajax.parametrization import Parametrization
@@ -47,7 +48,7 @@ class NonFiniteLossError(FloatingPointError):
 
 
 TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
-"""`(state, pretrained, head, batch, data=None) -> (state, metrics)`"""
+"""`(state, pretrained, head, batch, data=None, others=None) -> (state, metrics)`"""
 
 
 class Penalized(NamedTuple):
@@ -57,16 +58,27 @@ class Penalized(NamedTuple):
     """θ₀."""
     restore: Callable[[Trained], Params]
     """From what is trained to the parameters, θ."""
+    encode: ApplyFn
+    """The encoder itself, `(params, inputs) -> features [B, E]`."""
     apply: ApplyFn
-    """The model in training, `(trained, images) -> features [B, E]`; in the tangent space where that is trained."""
+    """The model in training, `(trained, inputs) -> features [B, E]`; in the tangent space where that is trained."""
+    respond: ApplyFn
+    """`(trained, inputs) -> J(t − t₀) [B, E]`, the first-order response at θ₀ to what was trained so far."""
     batch: Batch
-    """The images of this step."""
+    """The examples of this step."""
     data: Any
     """What the penalty needs besides, a pytree of arrays given to the step."""
+    others: Batch | None
+    """Its own batch of this step, where it has a stream of them."""
+    step: jax.Array
+    """The number of steps taken before this one."""
 
 
 Penalty = Callable[[Trained, Penalized], jax.Array]
 """A scalar that is added to the mean loss of a step: pure, differentiable in its first argument."""
+
+Perturb = Callable[[Trained, Trained], Trained]
+"""From what is trained and the gradient there to where the gradient of the step is taken."""
 
 
 def init_state(trained: Any, tx: optax.GradientTransformation) -> TrainState:
@@ -81,6 +93,7 @@ def make_train_step(
     *,
     linearized: bool = False,
     penalty: Penalty | None = None,
+    perturb: Perturb | None = None,
     accumulation_steps: int = 1,
 ) -> TrainStep:
     """A compiled step of minimising the cross-entropy of the head's logits over what is trained.
@@ -95,20 +108,32 @@ def make_train_step(
         parametrization: what is trained, such as `tajax.parametrization.masked(mask)`.
         linearized: train in the tangent space.
         penalty: added to the loss.
+        perturb: the gradient of the loss is taken there instead, as of sharpness-aware minimisation; that of a penalty
+            is not. A step then costs two gradients.
         accumulation_steps: the batch is cut into so many equal parts whose gradients are summed, which
             divides the memory of activations. Must divide the batch size. A penalty sees the whole batch.
 
     Returns:
-        `step(state, pretrained, head, batch, data=None) -> (state, metrics)` with the scalars `loss` (mean over the
-        rows that count), `top1`, `grad_norm` and, with one, `penalty`; `data` is the penalty's. The state given is
-        donated: do not use it again.
+        `step(state, pretrained, head, batch, data=None, others=None) -> (state, metrics)` with the scalars `loss` (mean
+        over the rows that count), `top1`, `grad_norm` and, with one, `penalty`, whose `data` and batch `others` are.
+        Loss and accuracy are those before the step, without perturbation. The state given is donated: do not use it
+        again.
     """
 
-    def model(pretrained: Params) -> ApplyFn:
-        def apply(trained: Trained, images: jax.Array) -> jax.Array:
-            return encode(parametrization.restore(pretrained, trained), images)
+    def ordinary(pretrained: Params) -> ApplyFn:
+        return lambda trained, inputs: encode(parametrization.restore(pretrained, trained), inputs)
 
+    def model(pretrained: Params) -> ApplyFn:
+        apply = ordinary(pretrained)
         return linearize(apply, parametrization.init(pretrained)) if linearized else apply
+
+    def respond(pretrained: Params) -> ApplyFn:
+        def response(trained: Trained, inputs: jax.Array) -> jax.Array:
+            start = parametrization.init(pretrained)
+            moved = jax.tree.map(jnp.subtract, trained, start)
+            return linear_responses(ordinary(pretrained), start, [moved], inputs)[1][0]
+
+        return response
 
     def loss_sum(trained: Trained, pretrained: Params, head: Head, batch: Batch) -> tuple[jax.Array, jax.Array]:
         logits = head_logits(model(pretrained)(trained, batch.inputs), head)
@@ -131,15 +156,23 @@ def make_train_step(
         return jax.lax.scan(accumulate, zeros, parts)[0]
 
     def step(
-        state: TrainState, pretrained: Params, head: Head, batch: Batch, data: Any = None
+        state: TrainState,
+        pretrained: Params,
+        head: Head,
+        batch: Batch,
+        data: Any = None,
+        others: Batch | None = None,
     ) -> tuple[TrainState, Metrics]:
         (loss, hits), grads = summed_grads(state.trained, pretrained, head, batch)
+        if perturb is not None:
+            _, grads = summed_grads(perturb(state.trained, grads), pretrained, head, batch)
         count = jnp.maximum(jnp.sum(batch.mask), 1)
         grads = jax.tree.map(lambda g: g / count, grads)
         metrics = {"loss": loss / count, "top1": hits / count}
         if penalty is not None:
             restore = functools.partial(parametrization.restore, pretrained)
-            seen = Penalized(pretrained, restore, model(pretrained), batch, data)
+            models = model(pretrained), respond(pretrained)
+            seen = Penalized(pretrained, restore, encode, *models, batch, data, others, state.step)
             metrics["penalty"], more = jax.value_and_grad(penalty)(state.trained, seen)
             grads = jax.tree.map(jnp.add, grads, more)
         updates, opt_state = tx.update(grads, state.opt_state, state.trained)
@@ -238,6 +271,7 @@ def finetune(
     batches: Iterable[Batch],
     *,
     data: Any = None,
+    others: Iterable[Batch] | None = None,
     placement: Placement | None = None,
     **options: Any,
 ) -> TrainState:
@@ -250,6 +284,7 @@ def finetune(
         head: the frozen head.
         batches: batches from the one that belongs to `state.step` onward.
         data: of the step's penalty, the same at every step.
+        others: batches of the step's penalty, one a step, beginning where `batches` do.
         placement: where arrays live; whole on every device of this process by default, which share each batch.
         **options: of `train`; `num_steps` is required.
 
@@ -262,10 +297,13 @@ def finetune(
     placement = placement or Replicated()
     state, pretrained, head, data = placement.params((state, pretrained, head, data))
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step(state, pretrained, head, placement.batch(batch), data)
+    def step(state: TrainState, pair: tuple[Batch, Batch | None]) -> tuple[TrainState, Metrics]:
+        batch, other = pair
+        besides = {} if other is None else {"others": placement.batch(other)}
+        return train_step(state, pretrained, head, placement.batch(batch), data, **besides)
 
-    return placement.host(train(step, state, batches, asked=placement.largest(), **options))
+    pairs = zip(batches, itertools.repeat(None) if others is None else others, strict=False)
+    return placement.host(train(step, state, pairs, asked=placement.largest(), **options))
 
 
 def _on_host(metrics: Sequence[Metrics]) -> list[dict[str, float]]:

@@ -12,11 +12,11 @@ from tajax.types import Head
 
 
 def head_logits(features: Float[Array, "B E"], head: Head) -> Float[Array, "B K"]:
-    """Logits of a frozen head, (x / ‖x‖) W, and −inf for the padded classes.
+    """Logits of a frozen head, (x / ‖x‖) W or x W as it says, and −inf for the padded classes.
 
     Args:
         features: x, any float dtype, not normalised. A zero row gives zero logits.
-        head: W [E, K] and the number of its columns that are classes.
+        head: W [E, K], the number of its columns that are classes, and whether x is normalised.
 
     Returns:
         Logits [B, K], float32 (float64 for float64 features).
@@ -27,7 +27,7 @@ def head_logits(features: Float[Array, "B E"], head: Head) -> Float[Array, "B K"
         Array([[  6.,   8., -inf]], dtype=float32)
     """
     x = features.astype(jnp.promote_types(jnp.promote_types(features.dtype, head.weights.dtype), jnp.float32))
-    unit = x * unit_scale(jnp.sum(x * x, axis=-1, keepdims=True))
+    unit = x * jnp.where(head.normalizes, unit_scale(jnp.sum(x * x, axis=-1, keepdims=True)), 1)
     # Full precision: with a temperature of 100 a bfloat16 product, the default on TPU, moves logits by 0.3.
     logits = jnp.matmul(unit, head.weights, precision=jax.lax.Precision.HIGHEST)
     classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from tajax import interrupts, processes, progress
+from tajax.allocation import keep_memory
 from tajax.command_line import parse, show_help
 from tajax.workflows.faults import EXPLAINED, explained
 from tajax.workflows.workdir import hold
@@ -23,6 +24,7 @@ def workflow(name: str) -> Callable[..., object]:
 
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False, quiet: bool = False) -> None:
     """Runs the workflow of a validated config in a directory that no other process uses meanwhile."""
+    keep_memory()
     with progress.shown(quiet=quiet or not processes.is_first()), explained(config), hold(workdir):
         workflow(config.workflow)(config, workdir, overwrite=overwrite)
 

@@ -1,26 +1,33 @@
-"""The optimiser of the protocol, and the same for whole trees of which a mask names what is trained."""
+"""The optimiser of the protocol, Muon in its place, and AdamW for whole trees of which a mask names what is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from jax import Array
 
+from tajax import trees
 from tajax.layers import put_layers, take_layers
 from tajax.types import LeafMask, Mask, Params
 
 
 def make_schedule(*, learning_rate: float, num_steps: int, warmup_steps: int = 0) -> optax.Schedule:
-    """Linear warm-up from 0, then a cosine to 0 at `num_steps` (the protocol of Ilharco et al. 2023).
+    """Linear warm-up, then a cosine to 0 (Ilharco et al. 2023), at the steps of the papers' released code.
+
+    Step k of W warm-up steps is taken at λ(k + 1)/W, so that none is lost at a rate of 0, and step k of n behind them
+    at λ(1 + cos π(k − W)/(n − W))/2: the first of these is at λ again.
 
     Args:
-        learning_rate: the peak, reached after `warmup_steps`.
-        num_steps: optimiser steps in all, at least 1.
-        warmup_steps: steps of linear warm-up, fewer than `num_steps`.
+        learning_rate: λ, the peak, reached at the last step of the warm-up.
+        num_steps: n, optimiser steps in all, at least 1.
+        warmup_steps: W, steps of linear warm-up, fewer than `num_steps`.
 
     Returns:
         A function of the step count, traceable by JAX.
@@ -30,17 +37,20 @@ def make_schedule(*, learning_rate: float, num_steps: int, warmup_steps: int = 0
 
     Example:
         >>> schedule = make_schedule(learning_rate=1.0, num_steps=10, warmup_steps=2)
-        >>> [round(float(schedule(step)), 3) for step in (0, 1, 2, 10)]
-        [0.0, 0.5, 1.0, 0.0]
+        >>> [round(float(schedule(step)), 3) for step in (0, 1, 2, 6, 10)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
     """
     if not 0 <= warmup_steps < num_steps:
         raise ValueError(
             f"warmup_steps is {warmup_steps} but the run has {num_steps} steps: the warm-up must be shorter. "
             "Give fewer of them, or train for more steps."
         )
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0, peak_value=learning_rate, warmup_steps=warmup_steps, decay_steps=num_steps
-    )
+    cosine = optax.cosine_decay_schedule(learning_rate, num_steps - warmup_steps)
+    if not warmup_steps:
+        return cosine
+    first = learning_rate / warmup_steps
+    warmup = optax.linear_schedule(first, learning_rate + first, warmup_steps)
+    return optax.join_schedules([warmup, cosine], [warmup_steps])
 
 
 def adamw(
@@ -53,8 +63,81 @@ def adamw(
         weight_decay: decoupled decay, applied to every leaf as in the papers' code.
         clip_norm: largest global gradient norm; None does not clip.
     """
-    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    return optax.chain(clip, optax.adamw(learning_rate, weight_decay=weight_decay))
+    return optax.chain(_clip(clip_norm), optax.adamw(learning_rate, weight_decay=weight_decay))
+
+
+def muon(
+    learning_rate: float | optax.Schedule, *, weight_decay: float = 0.1, clip_norm: float | None = 1.0
+) -> optax.GradientTransformation:
+    """Muon for matrices and AdamW for the rest, after clipping of the global gradient norm over both.
+
+    Matrices are leaves called `kernel` of shape [in, out], or [L, in, out], of which each of the L layers is
+    orthogonalised on its own. Embeddings, convolutions, norms and biases take the steps of `adamw`.
+
+    A matrix moves by −η(0.2 √max(in, out) O + wd W): O is the Nesterov momentum of its gradients (0.95) with singular
+    values brought near 1 by five Newton-Schulz iterations, between about 0.7 and 1.2. The factor gives the entries of a
+    square or wide update the size that those of AdamW have, so that learning rate and weight decay mean the same for
+    both. A matrix has one moment, where AdamW keeps two.
+
+    Args:
+        learning_rate: η, a number or an optax schedule, of both.
+        weight_decay: wd, decoupled, applied to every leaf.
+        clip_norm: largest global gradient norm; None does not clip. Muon's steps do not depend on the scale that all
+            gradients have, only on how it changes from step to step.
+
+    Returns:
+        A transformation whose `init` raises ValueError where none of the leaves is a matrix.
+
+    Source:
+        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the factor: Liu et al. 2025, arXiv 2502.16982.
+    """
+    matrices = optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=_in_and_out),
+        optax.stateless(lambda updates, params: jax.tree.map(_as_large_as_adamws, updates)),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    rest = optax.adamw(learning_rate, weight_decay=weight_decay)
+    return optax.chain(_clip(clip_norm), optax.partition({"muon": matrices, "adamw": rest}, _by_muon))
+
+
+class MakeOptimizer(Protocol):
+    """A row of `OPTIMIZERS`, for trees of which every leaf is trained."""
+
+    def __call__(
+        self, learning_rate: float | optax.Schedule, *, weight_decay: float = 0.1, clip_norm: float | None = 1.0
+    ) -> optax.GradientTransformation:
+        """The transformation."""
+
+
+OPTIMIZERS: Mapping[str, MakeOptimizer] = {"adamw": adamw, "muon": muon}
+"""Optimisers by name, the values of `config.finetune.optimizer`."""
+
+
+def _clip(clip_norm: float | None) -> optax.GradientTransformation:
+    return optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+
+
+def _by_muon(params: Params) -> Params:
+    """Which optimiser takes each leaf."""
+    flat = trees.flatten_paths(params)
+    chosen = {path: path.split("/")[-1] == "kernel" and np.ndim(leaf) in (2, 3) for path, leaf in flat.items()}
+    if not any(chosen.values()):
+        some = ", ".join([*flat][:3]) + (", …" if len(flat) > 3 else "")
+        raise ValueError(
+            f"Muon is for matrices, and none of the {len(flat)} leaves that are trained is one ({some}): no "
+            "`kernel` of shape [in, out] or [layers, in, out]. Choose the optimizer 'adamw', or train others."
+        )
+    labels = ["muon" if matrix else "adamw" for matrix in chosen.values()]
+    return jax.tree.unflatten(jax.tree.structure(params), labels)
+
+
+def _as_large_as_adamws(update: Array) -> Array:
+    return 0.2 * math.sqrt(max(update.shape[-2:])) * update
+
+
+def _in_and_out(matrices: Params) -> Params:
+    return jax.tree.map(lambda leaf: optax.contrib.MuonDimensionNumbers(-2, -1), matrices)
 
 
 def make_optimizer(

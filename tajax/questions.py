@@ -10,8 +10,18 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 ON_TASKS: tuple[str, ...] = ("regime", "trainable", "layers", "model", "family", "initialization", "heads", "tasks")
-ON_TASKS += ("task_vectors", "checkpoints", "any_base", "data_workers", "devices", "placement", "evaluate.batch_size")
-ON_VECTORS = (*ON_TASKS, "finetune")
+ON_TASKS += (
+    "max_tokens",
+    "task_vectors",
+    "checkpoints",
+    "any_base",
+    "data_workers",
+    "devices",
+    "placement",
+    "evaluate.batch_size",
+    "linearize_through_norm",
+)
+ON_VECTORS = (*ON_TASKS, "finetune", "tune")
 
 
 class Question(NamedTuple):
@@ -50,7 +60,7 @@ QUESTIONS: Mapping[str, Question] = {
         section="negation",
     ),
     "task_analogy": Question(
-        "whether C + (B − A) knows D, of which it has seen no image; the tasks are the four",
+        "whether C + (B − A) knows D, of which it has seen no example; the tasks are the four",
         (*ON_VECTORS, "evaluate.scaling_coefs", "evaluate.exact"),  # the last one to refuse it
         roles=("A", "B", "C", "D"),
         each="run",
@@ -76,11 +86,16 @@ QUESTIONS: Mapping[str, Question] = {
         section="geometry",
     ),
     "ntk": Question(
-        "on whose images the leading eigenfunctions of the NTK live, at θ₀",
+        "on whose examples the leading eigenfunctions of the NTK live, at θ₀",
         (*ON_TASKS, "control", "ntk"),
         control="compares tasks with a control. Give --config.control=NAME, such as objects or imagenet",
         processes=False,
         section="ntk",
+    ),
+    "curvature": Question(
+        "which changes of the parameters move each task's features, in factors for the regime tak",
+        (*ON_TASKS, "curvature"),
+        processes=False,
     ),
     "pretrain": Question(
         "makes the bundled small CLIP from scratch",

@@ -41,6 +41,8 @@ class Recorded(TypedDict, total=False):
 class Run(Recorded, total=False):
     """A process that begins to record: what it measures stands behind it, up to the next of these."""
 
+    family: NotRequired[str]
+    """Of the model; of earlier versions clip, always."""
     base_sha256: str
     revision: str | None
     base_notes: list[str]
@@ -51,6 +53,8 @@ class Run(Recorded, total=False):
     """Where the task vectors are from: trained, reused, imported, or none."""
     trained_parameters: int | None
     """How many are trained, or moved by vectors from elsewhere; None where those do not say it."""
+    trained_factors: NotRequired[int]
+    """How many numbers are trained in place of these, where a regime trains factors of them."""
     total_parameters: int
     heads: str
     manifests: dict[str, Any]
@@ -58,7 +62,12 @@ class Run(Recorded, total=False):
     """Of each task whose validation or test images were cut from another split: seed and count."""
     data: dict[str, Any]
     """A digest of each part of each task."""
+    examples: NotRequired[str]
+    """What the tasks are of: images or texts."""
     skipped_images: dict[str, dict[str, int]]
+    """Images and texts that cannot be read and were left out, by task and split."""
+    cut_texts: NotRequired[dict[str, dict[str, int]]]
+    """Texts that are longer than the encoder takes, by task and split."""
     processes: int
     command: str
     time: str
@@ -118,6 +127,21 @@ class Finetune(Training):
     penalty: NotRequired[float]
 
 
+class Tuning(Recorded):
+    """A candidate of `config.tune`, and what its merged model is worth on validation."""
+
+    settings: dict[str, float]
+    """By the field of `config.finetune`."""
+    merged_top1: float
+    """Mean over tasks, at the best α."""
+    single_top1: float
+    """Mean over tasks of the fine-tuned models, each on its own."""
+    seconds: float
+    chosen: bool
+    at_the_end: list[str]
+    """Of the one that was chosen: fields of which it is the smallest or largest value that was tried."""
+
+
 class Accuracy(Recorded):
     """Accuracy on a split of a task, of whichever model the stage is about."""
 
@@ -168,7 +192,7 @@ class TaskAddition(Accuracy):
 
 
 class Example(TypedDict):
-    """A test image: its file, row, class, and the classes that three models predict."""
+    """A test example: its file, .png or .txt, row, class, and the classes that three models predict."""
 
     file: str
     kind: str
@@ -302,6 +326,25 @@ class Geometry(Recorded):
     """[L]."""
     layer_cosines: NotRequired[list[float | None]]
     """[L]: means over pairs of tasks."""
+
+
+class Curvature(Recorded):
+    """The factors of a task's curvature at θ₀, in `curvature/TASK.safetensors`."""
+
+    task: str
+    images: int
+    seconds: float
+    """That the factors took, with the reading of the images."""
+    megabytes: float
+    """10⁶ bytes, of the file."""
+    feature_norm: float
+    """√E‖f(x; θ₀)‖²."""
+    kronecker: list[str]
+    """Leaves with a pair of factors; a kernel and its bias have one name."""
+    rows: list[str]
+    """Of these, tables of vectors that are taken row by row."""
+    gram: list[str]
+    """Leaves with the full second moment of their gradients."""
 
 
 class Ntk(Recorded):

@@ -141,6 +141,11 @@ def seconds(records: Sequence[Record]) -> float:
     return sum(now for now, after in zip(clocks, [*clocks[1:], -1.0], strict=True) if after < now)
 
 
+def _cores() -> int | None:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def provenance() -> Record:
     """Command, versions, machine, devices and, in a git checkout of tajax, the revision: what a number depends on.
 
@@ -158,7 +163,7 @@ def provenance() -> Record:
         "platform": platform.platform(),
         "device_kind": devices[0].device_kind,
         "device_count": jax.device_count(),
-        "cpu_count": os.cpu_count(),
+        "cpu_count": _cores(),
     }
     revision = _git_revision(Path(__file__).resolve().parents[1])
     return record | ({"git_revision": revision} if revision else {})

@@ -23,7 +23,7 @@ examples:
   python -m tajax.sharing runs/attn_tiny OWNER/NAME
       the task vectors of a run, one file a task
   python -m tajax.sharing runs/attn_tiny/merged OWNER/NAME --private --license mit
-      its merged model, which tajax.models.load("OWNER/NAME") and transformers open
+      its merged model, which tajax.encoders.load("OWNER/NAME") and transformers open
 
 exit codes: 0 done; 2 nothing was pushed, or a wrong option.
 """
@@ -99,7 +99,8 @@ def files_to_push(path: Path) -> dict[str, Path]:
             raise ValueError(f"the task vectors of {path} were made from {len(bases)} bases: push those of one.")
         return {file.name: file for file in vectors}
     if any(layout.is_there(path / name) for name in layout.CONFIGS) and any(path.glob("*.safetensors")):
-        return {file.name: file for file in sorted(path.iterdir()) if file.suffix in _MODEL_SUFFIXES}
+        files = (file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix in _MODEL_SUFFIXES)
+        return {file.relative_to(path).as_posix(): file for file in files}  # a sentence encoder has a folder, 1_Pooling
     raise FileNotFoundError(
         f"nothing to push in {path}: neither a run with task_vectors/*.safetensors, nor a task-vector file, nor a "
         f"model ({' or '.join(layout.CONFIGS)} with safetensors)."
@@ -120,13 +121,13 @@ def model_card(path: Path, repo_id: str, *, license: str | None = None) -> str:
     records = _records(path)
     first = next(iter(vectors.values()), records[0] if records else {})
     base = hub.hub_name(str(hub.split_choice(str(first.get("model", "")))[0]))
-    regime = str(first.get("regime", "")).replace("_", "-")
+    regime, family = str(first.get("regime", "")).replace("_", "-"), str(first.get("family", "clip"))
     data = ModelCardData(
         base_model=base.repo_id if base else None,
         base_model_relation=None if vectors or not base else "merge",
         library_name="tajax",
         license=license,
-        tags=["clip", "task-arithmetic", *(["task-vector"] if vectors else ["merge"]), *filter(None, [regime])],
+        tags=[family, "task-arithmetic", "task-vector" if vectors else "merge", *filter(None, [regime])],
     )
     body = _about_vectors(vectors, repo_id) if vectors else _about_model(repo_id, records)
     if not license:
@@ -186,20 +187,20 @@ def _about_vectors(vectors: Vectors, repo_id: str) -> list[str]:
     place, which = hub.split_choice(str(first.get("model", "")))
     model = str(place).partition("@")[0] + revision + (f"#{which}" if which else "")
     lines = [
-        f"Task vectors τ = θ − θ₀ of the image tower of `{model}`, one a file. θ₀ + λτ is the fine-tuned model at "
+        f"Task vectors τ = θ − θ₀ of the encoder of `{model}`, one a file. θ₀ + λτ is the fine-tuned model at "
         "λ = 1; add several, or subtract one to forget its task.",
         "\n".join(
             [
                 "```python",
                 "import jax",
                 "import tajax",
-                "from tajax import models, vector_files",
+                "from tajax import encoders, vector_files",
                 "",
-                f"clip = models.load({json.dumps(model)})",
-                'theta, base = clip.params["image"], clip.image_sha256',
+                f"encoder = encoders.load({_loaded(model, first.get('family'))})",
+                "theta, base = encoder.params, encoder.identity.sha256",
                 f'tau, _ = vector_files.load_task_vector("{repo_id}/{first_name}", theta, base_sha256=base)',
                 "edited = tajax.apply_task_vector(theta, tau, scaling_coef=1.0)",
-                "features = jax.jit(clip.encode_image)(edited, images)",
+                "features = jax.jit(encoder.apply)(edited, inputs)",
                 "```",
             ]
         ),
@@ -210,13 +211,16 @@ def _about_vectors(vectors: Vectors, repo_id: str) -> list[str]:
             "`state_dict[name] += scaling_coef * tau[name]` for each tensor of the file."
         )
     if any(fields.get("linearized") for fields in vectors.values()):
+        through = any(fields.get("through_norm") for fields in vectors.values())
+        encoder = "through_norm(encoder)" if through else "encoder"
         lines.append(
             "They were trained in the first-order expansion around θ₀ and are meant for it: "
-            "`tajax.linearize(clip.encode_image, theta)(edited, images)`."
+            f"`tajax.linearize({encoder}.apply, theta)(edited, inputs)`"
+            + (" (`tajax.encoders.encoder`), whose features are not normalised again." if through else ".")
         )
     columns = ("task", "regime", "trainable", "layers", "seed", "dtype", "config_hash", "tajax_version")
     rows = [(name, *(_cell(fields.get(column)) for column in columns)) for name, fields in vectors.items()]
-    note = f"SHA-256 of the base's image tower, which is checked: `{first.get('base_sha256')}`"
+    note = f"SHA-256 of the base's encoder, which is checked: `{first.get('base_sha256')}`"
     lines.append(report.markdown([report.Table("Files", ("file", *columns), tuple(rows), (note,))]))
     return lines
 
@@ -228,11 +232,12 @@ def _about_model(repo_id: str, records: Sequence[results.Record]) -> list[str]:
         "task_arithmetic": "θ₀ + α Σ τ over tasks",
         "weight_average": "the average of the fine-tuned models",
     }
+    arguments = _loaded(repo_id, record.get("family"))
     formula = formulas.get(method, f"θ₀ + ατ, with τ merged by {method} from the vectors of all tasks,")
     origin = f", from {record['model']} by {record['regime']} fine-tuning" if "regime" in record else ""
     lines = [
-        f"A CLIP made by task arithmetic{origin}: {formula} in the image tower, the text tower untouched.",
-        f'```python\nfrom tajax import models\n\nclip = models.load("{repo_id}")\n```',
+        f"A model made by task arithmetic{origin}: {formula} in its encoder, all else untouched.",
+        f"```python\nfrom tajax import encoders\n\nencoder = encoders.load({arguments})\n```",
     ]
     if str(record.get("regime", "")).startswith("linear") or record.get("regime") == "posthoc":
         lines.append(
@@ -240,6 +245,11 @@ def _about_model(repo_id: str, records: Sequence[results.Record]) -> list[str]:
             "forward pass is another function."
         )
     return lines
+
+
+def _loaded(name: str, family: object) -> str:
+    """The arguments that `encoders.load` takes; vectors and runs that say no family are of its default."""
+    return json.dumps(name) + (f", family={json.dumps(family)}" if family else "")
 
 
 def _cell(value: object) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
@@ -59,7 +60,8 @@ class Batch(NamedTuple):
     """
 
     inputs: PyTree[Shaped[Array, "B ..."]]
-    """What the encoder takes: of images the pixels after resize and crop, before normalisation, uint8 [B, H, W, 3]."""
+    """What the encoder takes: of images the pixels after resize and crop, before normalisation, uint8 [B, H, W, 3]; of
+    texts the ids of their tokens, int32 [B, L], −1 in padding."""
     label: Int[Array, " B"]
     """Class index, int32. Any value in padded rows."""
     mask: Bool[Array, " B"]
@@ -67,7 +69,7 @@ class Batch(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A frozen linear classifier on L2-normalised features.
+    """A frozen linear classifier on L2-normalised features: the logits of x are (x / ‖x‖) W.
 
     K may exceed `num_classes`, so that one compiled program serves tasks with different numbers of classes.
     """
@@ -76,6 +78,19 @@ class Head(NamedTuple):
     """float32; the temperature is already multiplied in. Columns from `num_classes` on are padding."""
     num_classes: Int[Array, ""]
     """int32 scalar: how many of the K columns are classes."""
+    normalizes: Bool[Array, ""] | bool = True
+    """Whether x is divided by its norm. Not where an expansion goes through the norm: the logits are then x W."""
+
+
+class Resize(NamedTuple):
+    """What is done to an image of any shape before the centre square of it is cut out."""
+
+    side: int
+    """Pixels that the shorter side becomes, or both do; at least as many as the input has."""
+    squash: bool = False
+    """Whether both sides become that long, which changes the image's proportions."""
+    interpolation: str = "bicubic"
+    """Filter of Pillow's by its name in lower case."""
 
 
 class Preprocessing(NamedTuple):
@@ -87,3 +102,35 @@ class Preprocessing(NamedTuple):
     """Per channel, on the scale where white is 1."""
     std: tuple[float, ...]
     """Per channel, on the same scale."""
+    resize: Resize | None = None
+    """None: CLIP's, the shorter side to `size`, bicubically."""
+
+    def to_json(self) -> JsonObject:
+        """As what a run keeps and compares."""
+        told = self._asdict() | {"resize": self.resize and self.resize._asdict()}
+        return {name: value for name, value in told.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenization:
+    """How a text becomes the input of an encoder: a row of token ids, int32, with −1 in padding.
+
+    Attributes:
+        split: texts -> the ids of each, int32 [L], special tokens among them, of any length.
+        max_length: tokens of a row at most, special ones among them. Longer texts are cut.
+        ending: special tokens that stand at the end of each text, and are kept where it is cut.
+        facts: what ids depend on, as JSON values: a digest of the vocabulary and what is done to texts before.
+    """
+
+    split: Callable[[Sequence[str]], Sequence[Int[np.ndarray, " L"]]]
+    max_length: int
+    ending: int
+    facts: JsonObject
+
+    def to_json(self) -> JsonObject:
+        """As what a run keeps and compares."""
+        return {**self.facts, "max_length": self.max_length}
+
+
+InputSpec: TypeAlias = Preprocessing | Tokenization
+"""How an example becomes a row of a batch: an image, or a text."""

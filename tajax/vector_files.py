@@ -1,6 +1,7 @@
 """Task vectors on disk, to share: safetensors without code, which any safetensors library reads.
 
-Leaves that were frozen are left out and come back as zeros. The metadata say of what model, on what task and how the
+Leaves that were frozen are left out and come back as zeros; of others the zeros may be, where that is smaller
+(`save_task_vector(…, sparse=True)`). The metadata say of what model, on what task and how the
 vector was made (`vector_metadata`). Under the names of a PyTorch model, `naming='huggingface'` or `'open_clip'`,
 `state_dict[name] += coef * tau[name]` applies the vector there, without tajax.
 """
@@ -22,13 +23,17 @@ from jax.typing import ArrayLike, DTypeLike
 
 import tajax
 from tajax import atomic, tensor_files, trees
+from tajax.sparse import packed, unpacked
 from tajax.trees import check_same_names
 from tajax.types import Mask, Params
 
 __all__ = ["is_task_vector", "load_task_vector", "read_metadata", "save_task_vector", "vector_metadata"]
 
 FORMAT = tensor_files.TASK_VECTOR
-RESERVED = ("format", "trained", "naming", "zero_rows", "dtype")
+RESERVED = ("format", "trained", "naming", "zero_rows", "dtype", "sparse")
+ENTRIES = "#entries"
+"""Behind the name of a leaf: which of its entries are stored, as bits (`tajax.sparse.packed`)."""
+_HEADER = 200  # bytes that one more tensor takes in the header of a file, some more than it does
 NAMINGS = ("tajax", "huggingface", "open_clip")
 STORED = ("float16", "bfloat16", "float32", "float64")
 
@@ -37,7 +42,9 @@ _JSON = {
     "trainable": lambda v: isinstance(v, str | list | dict),
     "layers": lambda v: isinstance(v, list) and len(v) == 2 and all(type(end) is int for end in v),
     "linearized": lambda v: isinstance(v, bool),
+    "through_norm": lambda v: isinstance(v, bool),
     "seed": lambda v: type(v) is int and v >= 0,
+    "trained_parameters": lambda v: type(v) is int and v > 0,
 }
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -48,26 +55,32 @@ def vector_metadata(
     base_sha256: str,
     task: str,
     revision: str | None = None,
+    family: str | None = None,
     regime: str | None = None,
     trainable: object = None,
     layers: tuple[int, int] | None = None,
     linearized: bool = False,
+    through_norm: bool | None = None,
     seed: int | None = None,
     config_hash: str | None = None,
+    trained_parameters: int | None = None,
 ) -> dict[str, object]:
     """What a task vector says of itself, for `save_task_vector`.
 
     Args:
-        model: the base model, as `models.load` takes it.
-        base_sha256: `LoadedClip.image_sha256` of the base.
+        model: the base model, as `encoders.load` takes it.
+        base_sha256: `Identity.sha256` of the base, of a CLIP `LoadedClip.image_sha256`.
         task: what it was fine-tuned on.
         revision: the base's commit on the hub, `LoadedClip.revision`; None for a local or the bundled model.
+        family: of the base, as `encoders.load` takes it; None: its default.
         regime: the name of the regime.
         trainable: the rule that said what is trained, as for `param_mask`.
         layers: the half-open range of layers that were trained; None for all.
         linearized: whether it was trained in the expansion around the base, and means little outside it.
+        through_norm: of such a one, whether the expansion is of the normalised features; None is no.
         seed: of the run.
         config_hash: of the run.
+        trained_parameters: how many numbers were trained, where these are not all that the rule names.
 
     Returns:
         The fields that are not None, and `tajax_version`.
@@ -93,6 +106,7 @@ def save_task_vector(
     mask: Mask | None = None,
     dtype: DTypeLike | None = None,
     naming: str = "tajax",
+    sparse: bool = False,
 ) -> None:
     """Writes a task vector as a safetensors file, whole or not at all.
 
@@ -108,10 +122,14 @@ def save_task_vector(
             tensor a layer, of an image tower's vector alone. Frozen layers are not stored; where open_clip keeps
             query, key and value in one tensor and some of them are frozen, their rows are zeros, and the entry
             `zero_rows` of the metadata names them.
+        sparse: store of each leaf the entries that are not zero, in the order of memory, and as `NAME#entries` which
+            they are, a bit an entry (uint8, first entry in the highest bit), where that is smaller. With naming 'tajax'
+            alone; versions of tajax before this option refuse such files, by the name of a tensor.
 
     Raises:
         ValueError: an entry is NaN or infinite, or overflows `dtype`; what is frozen is not zero; a key of `metadata`
-            is taken or its value of another kind; an unknown dtype or naming; a leaf that has no name there.
+            is taken or its value of another kind; an unknown dtype or naming; a leaf that has no name there, or a name
+            that ends in `#entries`; `sparse` with the names of PyTorch.
     """
     what = f"task vector for {path}"
     taken = [key for key in RESERVED if key in metadata]
@@ -119,6 +137,8 @@ def save_task_vector(
         raise ValueError(f"metadata of {path} uses the reserved key {taken[0]!r}. Reserved: {', '.join(RESERVED)}.")
     if naming not in NAMINGS:
         raise ValueError(f"naming {naming!r} is unknown; choose one of {', '.join(NAMINGS)}.")
+    if sparse and naming != "tajax":
+        raise ValueError(f"{what} cannot be sparse under {naming} names, which promise whole tensors: leave that out.")
     texts = _encoded(metadata)
     _decoded(texts, what)
     trees.check_finite(tau, what)
@@ -137,8 +157,14 @@ def save_task_vector(
         tensors, zero_rows = torch_names.tensors_from_leaves(leaves, naming, trained)
     if dtype is not None:
         tensors = {name: _stored(name, tensor, dtype, what) for name, tensor in tensors.items()}
-    texts |= {"format": FORMAT, "trained": json.dumps(sorted(tensors)), "naming": naming}
     texts["dtype"] = ", ".join(sorted({tensor.dtype.name for tensor in tensors.values()}))
+    if sparse and (of_few := {name: parts for name, tensor in tensors.items() if (parts := _few(tensor))}):
+        if clash := [name for name in tensors if name.endswith(ENTRIES)]:
+            raise ValueError(f"{what}: no leaf of a sparse file may be called {clash[0]!r}.")
+        tensors |= {name: values for name, (values, _) in of_few.items()}
+        tensors |= {name + ENTRIES: bits for name, (_, bits) in of_few.items()}
+        texts["sparse"] = json.dumps(sorted(of_few))
+    texts |= {"format": FORMAT, "trained": json.dumps(sorted(tensors)), "naming": naming}
     if zero_rows:
         texts["zero_rows"] = json.dumps(zero_rows)
     atomic.write(path, safetensors.numpy.save(tensors, metadata=texts))
@@ -175,6 +201,8 @@ def load_task_vector(
     check_same_names(what, _listed(texts.get("trained", "[]"), what), tensors, "the list in its metadata")
     leaves = trees.flatten_paths(like)
     shapes = {name: np.shape(leaf) for name, leaf in leaves.items()}
+    for name in _listed(texts.get("sparse", "[]"), what):
+        tensors[name] = _whole(name, tensors.pop(name, None), tensors.pop(name + ENTRIES, None), shapes, what)
     if (naming := str(metadata.get("naming", "tajax"))) != "tajax":
         from tajax.models import torch_names
 
@@ -209,7 +237,7 @@ def read_metadata(path: str | Path) -> dict[str, object]:
     texts = tensor_files.read_metadata(path)
     if texts.get("format") != FORMAT:
         raise ValueError(f"{path} is not a task vector of tajax: its metadata does not say {FORMAT!r}.")
-    return _decoded({key: text for key, text in texts.items() if key not in ("format", "trained")}, str(path))
+    return _decoded({key: text for key, text in texts.items() if key not in ("format", "trained", "sparse")}, str(path))
 
 
 def is_task_vector(path: str | Path) -> bool:
@@ -261,6 +289,37 @@ def _stored(name: str, tensor: np.ndarray, dtype: DTypeLike, what: str) -> np.nd
     if not np.isfinite(cast).all():
         raise ValueError(f"{what}: {name} overflows {dtype.name} (max |τ| {np.abs(tensor).max():.3g})")
     return cast
+
+
+def _few(tensor: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The entries that are not zero, whose bits are not all 0, and which they are; None where that is not smaller."""
+    flat = tensor.reshape(-1)
+    there = np.asarray(flat.view(np.uint8).reshape(flat.size, -1).any(axis=1) if flat.size else [], bool)
+    values, bits = flat[there], packed(there)
+    return (values, bits) if values.nbytes + bits.nbytes + _HEADER < flat.nbytes else None
+
+
+def _whole(
+    name: str,
+    values: np.ndarray | None,
+    bits: np.ndarray | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    what: str,
+) -> np.ndarray:
+    """The tensor of which `_few` made these; neither of them is believed."""
+    if values is None or bits is None:
+        raise ValueError(f"{what}: of the sparse tensor {name} its values or {name}{ENTRIES} are missing")
+    if name not in shapes:
+        raise ValueError(f"{what} holds {name}, which is not in the model")
+    try:
+        there = unpacked(bits, shapes[name])
+    except ValueError as error:
+        raise ValueError(f"{what}: {name}{ENTRIES} does not fit the model's shape {shapes[name]}: {error}") from error
+    if values.shape != (count := int(there.sum()),):
+        raise ValueError(f"{what}: {name} holds values of shape {values.shape} for {count} entries")
+    tensor = np.zeros(shapes[name], values.dtype)
+    tensor[there] = values
+    return tensor
 
 
 def _widened(tensor: np.ndarray | None, leaf: ArrayLike) -> jax.Array:

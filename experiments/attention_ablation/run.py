@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiments import cost, figures, protocol, published, summary
 from experiments.benchmarks import steps
 from experiments.protocol import Run
-from tajax import report, results
+from tajax import encoders, report, results
 from tajax.report import Table
 from tajax.results import Record
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--choices", nargs="+", choices=tuple(CHOICES), default=tuple(CHOICES), help="what is trained")
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each choice; 0 only compiles")
     options = parser.parse_args()
-    depth = _depth(options.benchmark)
+    depth = _depth(options)
     halves = {None: None, 0: (0, depth // 2), 1: (depth // 2, depth)}
     chosen = {name: {"trainable": rule, "layers": halves[half]} for name, (rule, half) in CHOICES.items()}
     runs = {name: [_finetuned(options, name, seed, chosen[name]) for seed in options.seeds] for name in options.choices}
@@ -86,9 +86,13 @@ def main() -> None:
     summary.fill(HERE / "README.md", "published", report.markdown([beside]).replace("## ", "### "))
 
 
-def _depth(benchmark: str) -> int:
-    """Layers of the image tower of a benchmark."""
-    model = cost.MODELS[benchmark]
+def _depth(options: argparse.Namespace) -> int:
+    """Layers of the encoder of a benchmark."""
+    if options.benchmark == "text":
+        config = protocol.make_config(options, "standard", 0)
+        text = encoders.load(config.model, family=config.family)
+        return len(text.params[text.stacked]["ln_1"]["scale"])
+    model = cost.MODELS[options.benchmark]
     vision = steps.GEOMETRIES[model] if model in steps.GEOMETRIES else steps.load_clip(model).config.vision
     return vision.num_hidden_layers
 

@@ -51,9 +51,8 @@ def main() -> None:
 def training(options: argparse.Namespace) -> tuple[Callable[[], object], int]:
     """Steps that go on from each other, and the temporary memory of one."""
     regime = REGIMES[options.regime]
-    step = steps.compile_step(
-        model(options), regime.trainable, linearized=regime.train_linearized, batch_size=options.batch_size
-    )
+    work = steps.of_images(model(options), options.batch_size)
+    step = steps.compile_step(work, regime.trainable, linearized=regime.train_linearized)
     return step.runner(), step.temporary
 
 

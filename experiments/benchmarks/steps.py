@@ -1,4 +1,4 @@
-"""One training step of an image tower as XLA compiles it: its operations, its memory, and runs of it. No PyTorch."""
+"""One training step of an encoder as XLA compiles it: its operations, its memory, and runs of it. No PyTorch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from tajax import finetune, models, optim, trees
 from tajax.data.preprocess import normalize
+from tajax.encoders.encoder import Encoder
 from tajax.parametrization import masked
 from tajax.types import ApplyFn, Batch, Head, Params, Preprocessing
 
@@ -32,6 +33,22 @@ GEOMETRIES = {
     ),
 }
 """Image towers whose weights are drawn from a seed."""
+
+
+class Work(NamedTuple):
+    """What a training step is taken of.
+
+    Attributes:
+        params: θ₀.
+        apply: `(params, inputs) -> features`.
+        head: Drawn, as the batch is: time does not depend on what the examples are.
+        batch: Examples, all of the same size.
+    """
+
+    params: Params
+    apply: ApplyFn
+    head: Head
+    batch: Batch
 
 
 class Step(NamedTuple):
@@ -97,33 +114,47 @@ def noise(clip: models.LoadedClip, batch_size: int) -> tuple[Head, Batch]:
     """A drawn head, and a batch of noise: time does not depend on what the images show."""
     vision, draw = clip.config.vision, np.random.default_rng(0)
     shape = (batch_size, vision.image_size, vision.image_size, vision.num_channels)
-    labels = draw.integers(CLASSES, size=batch_size).astype(np.int32)
-    batch = Batch(draw.integers(256, size=shape, dtype=np.uint8), labels, np.ones(len(labels), bool))
-    weights = draw.normal(size=(vision.projection_dim, CLASSES)).astype(np.float32)
+    return _labelled(draw.integers(256, size=shape, dtype=np.uint8), draw, width=vision.projection_dim)
+
+
+def _labelled(inputs: np.ndarray, draw: np.random.Generator, *, width: int) -> tuple[Head, Batch]:
+    labels = draw.integers(CLASSES, size=len(inputs)).astype(np.int32)
+    batch = Batch(inputs, labels, np.ones(len(labels), bool))
+    weights = draw.normal(size=(width, CLASSES)).astype(np.float32)
     return Head(weights, np.int32(CLASSES)), jax.device_put(batch)
 
 
+def of_images(clip: models.LoadedClip, batch_size: int) -> Work:
+    """Noise through an image tower. XLA counts the operations of layers under a scan once: `unrolled` counts all."""
+    return Work(clip.params["image"], encoder(clip), *noise(clip, batch_size))
+
+
+def of_texts(text: Encoder, batch_size: int, *, tokens: int) -> Work:
+    """Rows of so many drawn tokens, none of them padding, through a sentence encoder with all layers unrolled."""
+    draw, words = np.random.default_rng(0), len(text.params["token_embedding"])
+    ids = draw.integers(words, size=(batch_size, tokens)).astype(np.int32)
+    return Work(text.params, text.apply_for_responses, *_labelled(ids, draw, width=text.feature_dim))
+
+
 def compile_step(
-    clip: models.LoadedClip,
+    work: Work,
     rule: str | Sequence[str] | Mapping[str, bool],
     *,
     layers: tuple[int, int] | None = None,
     linearized: bool = False,
-    batch_size: int,
 ) -> Step:
     """The step of fine-tuning what a rule chooses, compiled; nothing is executed until `Step.runner` is called.
 
     Args:
-        clip: the model. XLA counts the operations of layers under a scan once: for the count, unroll them.
+        work: the model and a batch.
         rule: as of `tajax.param_mask`.
         layers: likewise.
         linearized: train in the tangent space.
-        batch_size: images a step.
     """
-    params, (head, batch) = clip.params["image"], noise(clip, batch_size)
+    params, apply, head, batch = work
     mask = trees.param_mask(params, rule, layers=layers)
     optimizer, trained = optim.adamw(LEARNING_RATE), masked(mask)
-    step = finetune.make_train_step(encoder(clip), optimizer, trained, linearized=linearized)
+    step = finetune.make_train_step(apply, optimizer, trained, linearized=linearized)
     shapes = jax.eval_shape(lambda params: finetune.init_state(trained.init(params), optimizer), params)
     program = step.lower(shapes, params, head, batch).compile()
     begin = lambda: (finetune.init_state(trained.init(params), optimizer), params, head, batch)  # noqa: E731

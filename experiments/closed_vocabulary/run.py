@@ -34,7 +34,7 @@ def main() -> None:
         for regime in options.regimes
     }
     fitted = [run for (heads, _), group in runs.items() if heads == "linear_probe" for run in group]
-    tables = [_accuracies(runs, options.benchmark), _probes(fitted[0])]
+    tables = [_accuracies(runs, protocol.tasks_in_words(options)), _probes(fitted[0])]
     tables[0] = tables[0]._replace(notes=(*tables[0].notes, f"With linear-probe heads: {summary.took(fitted)}"))
     kept = [r for run in fitted for r in summary.kept(run, "head", "zero_shot", "single_task", "task_addition")]
     summary.write(HERE, options.benchmark, tables, kept)
@@ -48,7 +48,7 @@ def _finetuned(options, regime: str, seed: int, heads: str) -> Run:
     return protocol.analysed(run, "task_addition", label="fine", **{"evaluate.scaling_coefs": FINE})
 
 
-def _accuracies(runs: Runs, benchmark: str) -> report.Table:
+def _accuracies(runs: Runs, where: str) -> report.Table:
     rows = []
     for (heads, regime), group in runs.items():
         cells = [summary.percents(summary.mean(run, *where) for run in group) for where in COLUMNS.values()]
@@ -58,7 +58,7 @@ def _accuracies(runs: Runs, benchmark: str) -> report.Table:
         "± is the deviation over seeds; pre-trained: the frozen head on the model before fine-tuning; norm.: merged / "
         "single-task accuracy of the same regime and heads; coef.: α, tuned on validation.",
     )
-    title = f"Test accuracy on the {benchmark} tasks by kind of head, mean over tasks, in %"
+    title = f"Test accuracy on {where} by kind of head, mean over tasks, in %"
     return report.Table(title, ("heads", "regime", "seeds", *COLUMNS, "coef."), tuple(rows), notes)
 
 

@@ -18,6 +18,7 @@ COARSE = (-1.0, -0.5, 0.0, 0.5, 1.0)
 PAIRS = {  # the papers', and three of each other benchmark that share no task; chosen before anything was measured
     "bundled": (("textures", "digits"), ("shapes", "signs"), ("colors", "letters")),
     "real": (("gtsrb", "street_letters"), ("dtd10", "sun8"), ("cars_body", "rsscn7")),
+    "text": (("ag_news", "trec"), ("movie_reviews", "banking77"), ("snips", "tweet_emotion")),
     **dict.fromkeys(("b32", "b16", "l14"), (("eurosat", "svhn"), ("dtd", "sun397"), ("cars", "resisc45"))),
 }
 DISTANCES = ("prediction", "symmetric_kl")
@@ -28,7 +29,9 @@ Runs = dict[str, list[Run]]
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The flags of both experiments."""
     parser = protocol.arguments(description)
-    parser.add_argument("--images", type=int, default=128, help="of each task, evenly spread over its test split")
+    parser.add_argument(
+        "--images", type=int, default=128, help="images, or texts, of each task, evenly spread over its test split"
+    )
     parser.add_argument(
         "--heads",
         choices=("zero_shot", "linear_probe"),
@@ -60,9 +63,17 @@ def all_pairs(options: argparse.Namespace) -> Runs:
     }
 
 
+def pairs(options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """Those of `PAIRS`; with `--few` those that have both tasks there, or else its tasks two by two."""
+    if not options.few:
+        return PAIRS[options.benchmark]
+    names = protocol.FEW_TASKS[options.benchmark]
+    return tuple(pair for pair in PAIRS[options.benchmark] if set(pair) <= set(names)) or (names[:2], names[2:])
+
+
 def fine_maps(options: argparse.Namespace) -> dict[str, Run]:
-    """Of each regime the papers' 25×25 maps of three pairs, with the first seed."""
-    fields = {"disentanglement.pairs": PAIRS[options.benchmark], "disentanglement.images": options.images}
+    """Of each regime the papers' 25×25 maps of `pairs`, with the first seed."""
+    fields = {"disentanglement.pairs": pairs(options), "disentanglement.images": options.images}
     return {
         regime: protocol.analysed(
             finetuned(options, regime, options.seeds[0]), "disentanglement", label="maps", **fields

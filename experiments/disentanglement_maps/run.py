@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import figures, summary
+from experiments import figures, protocol, summary
 from experiments.disentanglement_maps import measure
 from experiments.disentanglement_maps.measure import Runs
 from experiments.protocol import Run
@@ -22,10 +22,15 @@ TITLES = {"prediction": "heads: predictions that change", "symmetric_kl": "featu
 
 
 def main() -> None:
-    options = measure.arguments(__doc__).parse_args()
-    pairs, maps = measure.all_pairs(options), measure.fine_maps(options)
+    parser = measure.arguments(__doc__)
+    parser.add_argument(
+        "--coarse", action="store_true", help="all pairs on 5×5 points alone, without the 25×25 of a few of them"
+    )
+    options = parser.parse_args()
+    pairs, maps = measure.all_pairs(options), {} if options.coarse else measure.fine_maps(options)
     every = [run for group in pairs.values() for run in group] + list(maps.values())
-    tables = [overview(pairs, options.benchmark), of_maps(maps, options.seeds[0])]
+    tables = [overview(pairs, protocol.tasks_in_words(options))]
+    tables += [of_maps(maps, options.seeds[0])] if maps else []
     tables[-1] = tables[-1]._replace(notes=(*tables[-1].notes, summary.took(every)))
     kept = [
         measure.without_map(r)
@@ -36,11 +41,12 @@ def main() -> None:
     for run in maps.values():
         kept += [_rounded(record) for distance in measure.DISTANCES for record in measure.maps_of(run, distance)]
     summary.write(HERE, options.benchmark, tables, kept)
-    figures.save(draw_maps(maps), HERE / "results" / f"{options.benchmark}_maps.png")
+    if maps:
+        figures.save(draw_maps(maps), HERE / "results" / f"{options.benchmark}_maps.png")
     figures.save(draw_pairs(pairs), HERE / "results" / f"{options.benchmark}_pairs.png")
 
 
-def overview(runs: Runs, benchmark: str) -> report.Table:
+def overview(runs: Runs, where: str) -> report.Table:
     """A line for each regime: means over all pairs, by both distances, as they are and relative."""
     rows = []
     for regime, group in runs.items():
@@ -56,7 +62,7 @@ def overview(runs: Runs, benchmark: str) -> report.Table:
         "other vector moves a task's outputs, by how far its own one does (roots of the divergences).",
     )
     columns = ("regime", "seeds", "heads %", "heads relative", "features nats", "features relative")
-    return report.Table(f"Disentanglement error of all pairs of the {benchmark} tasks", columns, tuple(rows), notes)
+    return report.Table(f"Disentanglement error of all pairs of {where}", columns, tuple(rows), notes)
 
 
 def of_maps(runs: dict[str, Run], seed: int) -> report.Table:

@@ -15,12 +15,12 @@ from tajax.report.geometry import mean_cosine
 from tajax.results import Record
 
 HERE = Path(__file__).resolve().parent
-TRAINED = tuple(name for name in protocol.REGIMES if name != "posthoc")  # whose vectors are those of standard
+TRAINED = tuple(name for name in protocol.PAPERS if name != "posthoc")  # whose vectors are those of standard
 GROUPS = {  # which modules a column takes together
     "attention": ("attn",),
     "MLP": ("mlp",),
-    "layer norms": ("ln_1", "ln_2", "ln_pre", "ln_post"),
-    "embeddings": ("class_embedding", "position_embedding", "patch_embedding"),
+    "layer norms": ("ln_1", "ln_2", "ln_pre", "ln_post", "ln_embedding"),
+    "embeddings": ("class_embedding", "position_embedding", "patch_embedding", "token_embedding", "type_embedding"),
     "projection": ("projection",),
 }
 
@@ -34,7 +34,7 @@ def main() -> None:
         for regime in options.regimes
     }
     every = [run for group in runs.values() for run in group]
-    tables = [_overview(runs, options.benchmark), _shares(runs)]
+    tables = [_overview(runs, protocol.tasks_in_words(options)), _shares(runs)]
     kept = [record for run in every for record in summary.kept(run, "geometry")]
     summary.write(HERE, options.benchmark, tables, kept)
     figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
@@ -45,7 +45,7 @@ def _module(run: Run, name: str) -> Record:
     return record
 
 
-def _overview(runs: Runs, benchmark: str) -> report.Table:
+def _overview(runs: Runs, where: str) -> report.Table:
     rows = []
     for regime, group in runs.items():
         whole = [_module(run, "all") for run in group]
@@ -61,7 +61,7 @@ def _overview(runs: Runs, benchmark: str) -> report.Table:
         "and the last layer; ± is the deviation over seeds.",
     )
     columns = ("regime", "seeds", "‖τ‖", "‖τ‖ / ‖θ₀‖ %", "cosine", "least", "largest", "first layer", "last layer")
-    return report.Table(f"Task vectors of the {benchmark} tasks", columns, tuple(rows), notes)
+    return report.Table(f"Task vectors of {where}", columns, tuple(rows), notes)
 
 
 def _shares(runs: Runs) -> report.Table:

@@ -15,7 +15,7 @@ from tajax.config import REGIMES
 HERE = Path(__file__).resolve().parent
 STAGE = "kernel_behaviour"
 COEFS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-TRAINED = tuple(name for name in protocol.REGIMES if name != "posthoc")  # whose vectors are those of standard
+TRAINED = tuple(name for name in protocol.PAPERS if name != "posthoc")  # whose vectors are those of standard
 
 Runs = dict[str, list[Run]]
 
@@ -39,7 +39,7 @@ def main() -> None:
         summary.took(every),
     )
     columns = ("regime", "seeds", "‖τ‖", "gap", "at equal length", "movement", "model", "linearised", "agreement")
-    title = f"Models and their linearisations on the {options.benchmark} tasks"
+    title = f"Models and their linearisations on {protocol.tasks_in_words(options)}"
     table = report.Table(title, columns, tuple(_row(regime, runs) for regime in runs), notes)
     kept = [record for run in every for record in summary.kept(run, STAGE)]
     summary.write(HERE, options.benchmark, [table], kept)

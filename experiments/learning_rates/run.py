@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tajax
-from experiments import figures, protocol, published, summary
+from experiments import figures, protocol, summary
 from experiments.protocol import Run
 from tajax import encoders, report, results, vector_files
 from tajax.report import Table
@@ -27,14 +27,27 @@ CURVES: Mapping[str, tuple[str, dict[str, object]]] = {  # name: regime, and wha
     "mlp": ("standard", {"trainable": "mlp"}),
     "linear": ("linear", {}),
 }
-RATES = {  # of the bundled model; the published ones of real CLIP are 1e-5 for all
-    "standard": (3e-5, 1e-4, 2e-4, 4e-4, 7e-4),
-    "attention": (1e-4, 2e-4, 4e-4, 7e-4, 1e-3),
-    "mlp": (5e-5, 1e-4, 2e-4, 4e-4, 7e-4),
-    "linear": (1e-4, 3e-4, 1e-3),
+RATES = {  # of each model; the published ones of real CLIP are 1e-5 for all
+    "tiny": {
+        "standard": (3e-5, 1e-4, 2e-4, 4e-4, 7e-4),
+        "attention": (1e-4, 2e-4, 4e-4, 7e-4, 1e-3),
+        "mlp": (5e-5, 1e-4, 2e-4, 4e-4, 7e-4),
+        "linear": (1e-4, 3e-4, 1e-3),
+    },
+    "minilm": {
+        "standard": (6e-5, 1e-4, 2e-4),
+        "attention": (1e-4, 2e-4, 4e-4, 7e-4),
+        "mlp": (6e-5, 1e-4, 2e-4, 4e-4),
+        "linear": (3e-5, 1e-4, 2e-4),
+    },
+    "clip": dict.fromkeys(("standard", "attention", "mlp", "linear"), (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)),
 }
-RATES_OF_CLIP = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
-LEVELS = (0.90, 0.92, 0.93, 0.94, 0.95, 0.96)
+MODELS = {"bundled": "tiny", "real": "tiny", "text": "minilm"}
+LEVELS = {
+    "tiny": (0.90, 0.92, 0.93, 0.94, 0.95, 0.96),
+    "minilm": (0.83, 0.84, 0.85, 0.86),
+    "clip": (0.90, 0.92, 0.93, 0.94, 0.95, 0.96),
+}
 """Single-task accuracies at which the curves are compared."""
 
 
@@ -43,41 +56,52 @@ def main() -> None:
     parser.add_argument("--curves", nargs="+", choices=tuple(CURVES), default=tuple(CURVES), help="what is trained")
     parser.add_argument("--rates", nargs="+", type=float, metavar="RATE", help="in place of those of each curve")
     parser.add_argument("--finished", action="store_true", help="make no runs: tables and figure of those there are")
+    measure(parser, HERE, CURVES, RATES)
+
+
+def measure(
+    parser: argparse.ArgumentParser,
+    folder: Path,
+    curves: Mapping[str, tuple[str, dict[str, object]]],
+    rates: Mapping[str, Mapping[str, Sequence[float]]],
+) -> None:
+    """Runs the curves and rates of the command line, or reads those that ended; writes tables, records and figure.
+
+    Args:
+        parser: with the flags of `protocol.arguments`, `--curves`, `--rates` and `--finished`.
+        folder: of the experiment.
+        curves: by name, the regime and what else its config says.
+        rates: by model and curve, where none are given.
+    """
     options = parser.parse_args()
+    model = MODELS.get(options.benchmark, "clip")
     runs = {
-        (name, rate): [
-            _finetuned(options, name, rate, seed) for seed in options.seeds if _wanted(options, name, rate, seed)
-        ]
+        (name, rate): [run for seed in options.seeds if (run := _run(options, name, *curves[name], rate, seed))]
         for name in options.curves
-        for rate in options.rates or (RATES_OF_CLIP if options.benchmark in published.MODELS else RATES[name])
+        for rate in options.rates or rates[model][name]
     }
+    if not any(runs.values()):
+        parser.error(f"no run of these rates and seeds has ended in {options.runs / options.benchmark}")
     records = [_measured(run, *point) for point, group in runs.items() for run in group]
     took = summary.took(run for group in runs.values() for run in group)
-    shown = tables(records, f"the {options.benchmark} tasks")
+    shown = tables(records, protocol.tasks_in_words(options), LEVELS[model])
     shown[-1] = shown[-1]._replace(notes=(*shown[-1].notes, took))
-    summary.write(HERE, options.benchmark, shown, records)
-    figures.save(draw(records), HERE / "results" / f"{options.benchmark}.png")
+    summary.write(folder, options.benchmark, shown, records)
+    figures.save(draw(records), folder / "results" / f"{options.benchmark}.png")
 
 
-def _finetuned(options: argparse.Namespace, name: str, rate: float, seed: int) -> Run:
-    regime, fields = CURVES[name]
-    return protocol.finetuned(
-        options, regime, seed, label=_label(name, rate), **fields, **{"finetune.learning_rate": rate}
-    )
-
-
-def _label(name: str, rate: float) -> str:
-    return "_".join(([] if name == CURVES[name][0] else [name]) + [f"lr{rate:g}"])
-
-
-def _wanted(options: argparse.Namespace, name: str, rate: float, seed: int) -> bool:
-    directory = options.runs / options.benchmark / f"{CURVES[name][0]}_{_label(name, rate)}_{seed}"
-    return not options.finished or bool(results.find(results.read(directory / "results.jsonl"), stage="task_addition"))
+def _run(
+    options: argparse.Namespace, name: str, regime: str, fields: dict[str, object], rate: float, seed: int
+) -> Run | None:
+    """The run of one curve, rate and seed; with `--finished` None where there is none."""
+    label = "_".join(([] if name == regime else [name]) + [f"lr{rate:g}"])
+    make = protocol.kept if options.finished else protocol.finetuned
+    return make(options, regime, seed, label=label, **fields, **{"finetune.learning_rate": rate})
 
 
 def _length(run: Run) -> float:
     """‖τ‖/‖θ₀‖, the mean over tasks."""
-    pretrained = encoders.load(run.config.model).params
+    pretrained = encoders.load(run.config.model, family=run.config.family).params
     vectors = sorted((run.directory / "task_vectors").glob("*.safetensors"))
     norms = [float(tajax.norm(vector_files.load_task_vector(path, pretrained)[0])) for path in vectors]
     return statistics.fmean(norms) / float(tajax.norm(pretrained))
@@ -157,7 +181,7 @@ def at_level(curve: Sequence[tuple[float, float]], level: float) -> float | None
     return max(passed, default=None)
 
 
-def tables(records: Sequence[Record], where: str) -> list[Table]:
+def tables(records: Sequence[Record], where: str, levels: Sequence[float]) -> list[Table]:
     """The point of each curve that validation chooses, the curves at equal single-task accuracy, and every rate."""
     points = _points(records)
     columns = ("rate", "‖τ‖/‖θ₀‖", "single", "merged", "norm.", "coef.", "α = 1 (validation)")
@@ -184,8 +208,8 @@ def tables(records: Sequence[Record], where: str) -> list[Table]:
     )
     equal = Table(
         f"Merged where the single-task accuracy is equal: {where}, test accuracy in %",
-        ("trained", *(f"{100 * level:.0f}" for level in LEVELS)),
-        tuple((name, *(_at_level(rates, level) for level in LEVELS)) for name, rates in points.items()),
+        ("trained", *(f"{100 * level:.0f}" for level in levels)),
+        tuple((name, *(_at_level(rates, level) for level in levels)) for name, rates in points.items()),
         ("Interpolated between neighbouring rates, of seeds run at all of them; –: a curve does not pass it.",),
     )
     every = Table(

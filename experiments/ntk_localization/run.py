@@ -18,7 +18,7 @@ from tajax.results import Record
 
 HERE = Path(__file__).resolve().parent
 REGIMES = ("standard", "attention")
-BLOCKS = {"b32": 16, "b16": 16, "l14": 4}  # images; of the bundled model all at once
+BLOCKS = {"text": 16, "b32": 16, "b16": 16, "l14": 4}  # images or texts; of the bundled model all at once
 MEASURES = (  # title, reading, kernel, and key of the record
     ("share", "nystrom", "plain", "share"),
     ("reverse", "nystrom", "plain", "reverse_share"),
@@ -34,7 +34,7 @@ Setting = tuple[str, str]
 
 def main() -> None:
     parser = protocol.arguments(__doc__, regimes=REGIMES)
-    parser.add_argument("--images", type=int, default=64, help="of each task, and of the control")
+    parser.add_argument("--images", type=int, default=64, help="images, or texts, of each task, and of the control")
     parser.add_argument("--eigenfunctions", type=int, default=16, help="leading ones")
     parser.add_argument("--output", choices=KERNEL_OUTPUTS, default="trace", help="what is kept of the outputs")
     parser.add_argument("--directions", type=int, default=8, help="of the features, at random; 0: all, exactly")
@@ -47,7 +47,7 @@ def main() -> None:
     every = [run for group in runs.values() for run in group]
     tables = [_settings(options, runs, every), _tasks(options, runs)]
     summary.write(HERE, options.benchmark, tables, [record for run in every for record in _kept(run, options.seeds[0])])
-    figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
+    figures.save(draw(runs, protocol.examples(options.benchmark)), HERE / "results" / f"{options.benchmark}.png")
 
 
 def _run(options, start: str, regime: str, seed: int) -> Run:
@@ -82,7 +82,9 @@ def _settings(options, runs: dict[Setting, list[Run]], every: Sequence[Run]) -> 
         summary.took(every),
     )
     columns = ("model, weights", "seeds", *(title for title, *_ in MEASURES))
-    return report.Table(f"Localisation on the {options.benchmark} tasks, mean over tasks", columns, tuple(rows), notes)
+    return report.Table(
+        f"Localisation on {protocol.tasks_in_words(options)}, mean over tasks", columns, tuple(rows), notes
+    )
 
 
 def _tasks(options, runs: dict[Setting, list[Run]]) -> report.Table:
@@ -90,12 +92,12 @@ def _tasks(options, runs: dict[Setting, list[Run]]) -> report.Table:
     names = list(dict.fromkeys(record["task"] for record in _records(next(iter(runs.values()))[0], "nystrom", "plain")))
     columns = {", ".join(setting): [_of_tasks(run) for run in group] for setting, group in runs.items()}
     rows = [(name, *(report.spread([s[name] for s in group], 2) for group in columns.values())) for name in names]
-    title = f"Share of the local energy on each of the {options.benchmark} tasks"
+    title = f"Share of the local energy on each task of {protocol.tasks_in_words(options)}"
     return report.Table(title, ("task", *columns), tuple(rows), ("Nyström reading, new images, plain kernel.",))
 
 
-def draw(runs: dict[Setting, list[Run]]) -> Figure:
-    """Spectra, shares against the number of eigenfunctions, and local energies of images for two models."""
+def draw(runs: dict[Setting, list[Run]], examples: str) -> Figure:
+    """Spectra, shares against the number of eigenfunctions, and local energies of images or texts for two models."""
     figure = Figure(figsize=(10, 5.4))
     axes = figure.subplots(2, 2)
     spectra = {", ".join(s): [_over_tasks(run, "eigenvalues", np.max) for run in group] for s, group in runs.items()}
@@ -105,28 +107,29 @@ def draw(runs: dict[Setting, list[Run]]) -> Figure:
     axes[0, 0].legend(fontsize=7, loc="upper right")
     figures.curves(axes[0, 1], _counts(shares), shares)
     axes[0, 1].axhline(0.5, color="#888888", linewidth=0.8, linestyle="--")
-    axes[0, 1].set(ylim=(0, 1), xlabel="leading eigenfunctions", ylabel="share on new task images")
+    axes[0, 1].set(ylim=(0, 1), xlabel="leading eigenfunctions", ylabel=f"share on new task {examples}")
     regime = list(runs)[-1][1]
     for panel, start in zip(axes[1], INITIALIZATIONS, strict=True):
-        _histogram(panel, runs[start, regime][0])
+        _histogram(panel, runs[start, regime][0], examples)
         panel.set_title(f"{start}, {regime} weights, all tasks")
     return figure
 
 
-def _histogram(axes: Axes, run: Run) -> None:
-    """Local energies of single images, for each task in units of its mean on both sides."""
-    sides: dict[str, list[float]] = {"new images of the task": [], "control": []}
+def _histogram(axes: Axes, run: Run, examples: str) -> None:
+    """Local energies of single images or texts, for each task in units of its mean on both sides."""
+    own = f"new {examples} of the task"
+    sides: dict[str, list[float]] = {own: [], "control": []}
     for record in _records(run, "nystrom", "plain"):
         new, control = record["energy_new"], record["energy_new_control"]
         unit = (statistics.fmean(new) + statistics.fmean(control)) / 2
-        sides["new images of the task"] += [value / unit for value in new]
+        sides[own] += [value / unit for value in new]
         sides["control"] += [value / unit for value in control]
     bins = np.geomspace(1e-2, 1e1, 31)
     for index, (name, values) in enumerate(sides.items()):
         weights = np.full(len(values), 1 / len(values))
         clipped = np.clip(values, bins[0], bins[-1])
         axes.hist(clipped, bins, weights=weights, alpha=0.55, label=name, color=figures.color(name, 2 * index))
-    axes.set(xscale="log", xlabel="local energy, in units of the mean of both sides", ylabel="part of the images")
+    axes.set(xscale="log", xlabel="local energy, in units of the mean of both sides", ylabel=f"part of the {examples}")
     axes.legend(fontsize=7, loc="upper left")
 
 

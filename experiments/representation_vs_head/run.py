@@ -9,7 +9,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from experiments import figures, summary
+from experiments import figures, protocol, summary
 from experiments.disentanglement_maps import measure
 from experiments.disentanglement_maps.measure import Runs
 from experiments.protocol import Run
@@ -24,7 +24,7 @@ def main() -> None:
     options = measure.arguments(__doc__).parse_args()
     runs = measure.all_pairs(options)
     every = [run for group in runs.values() for run in group]
-    table = compare(runs, f"{options.benchmark} tasks, {measure.heads(options).replace('_', ' ')} heads")
+    table = compare(runs, f"{protocol.tasks_in_words(options)}, {measure.heads(options).replace('_', ' ')} heads")
     table = table._replace(notes=(*table.notes, summary.took(every)))
     kept = [measure.without_map(r) for run in every for r in summary.kept(run, "disentanglement")]
     summary.write(HERE, options.benchmark, [table], kept)

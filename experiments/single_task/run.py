@@ -23,7 +23,7 @@ def main() -> None:
     every = [run for group in runs.values() for run in group]
     config = every[0].config
     classes = {task.name: len(task.class_names) for task in data.open_tasks(config.tasks, data_dir=config.data_dir)}
-    where = f"on the {options.benchmark} tasks, in %"
+    where = f"on {protocol.tasks_in_words(options)}, in %"
     tables = [_accuracy(runs, list(classes), split, where) for split in report.accuracy.SPLITS]
     tables.append(_advantage(runs, classes, f"Non-linear advantage {where}"))
     tables[-1] = tables[-1]._replace(notes=(*tables[-1].notes, summary.took(every)))

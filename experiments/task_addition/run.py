@@ -20,7 +20,7 @@ def main() -> None:
     options = protocol.arguments(__doc__).parse_args()
     runs = {regime: [protocol.finetuned(options, regime, seed) for seed in options.seeds] for regime in options.regimes}
     every = [run for group in runs.values() for run in group]
-    title = f"Test accuracy on the {options.benchmark} tasks, mean over tasks, in %"
+    title = f"Test accuracy on {protocol.tasks_in_words(options)}, mean over tasks, in %"
     notes = (
         "± is the deviation over seeds; norm.: merged / single-task accuracy of the same regime; coef.: α, tuned on "
         "validation; α = 1: merged validation accuracy of the plain sum.",

@@ -1,4 +1,4 @@
-"""Task analogies: from two halves of a task's classes and one inverted, does the other inverted half follow?"""
+"""Task analogies: from two halves of a task's classes and one changed, does the other changed half follow?"""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ HERE = Path(__file__).resolve().parent
 SOURCES = {  # tasks that are cut in halves; "{data}" is the folder of real images
     "bundled": ("digits", "letters"),
     "real": ("{data}/mnist.npz", "{data}/fashion_mnist.npz"),
+    "text": ("trec", "banking77"),
     "b32": ("mnist", "svhn"),
     "b16": ("mnist", "svhn"),
     "l14": ("mnist", "svhn"),
 }
-STEPS = {"bundled": 100, "real": 100}  # of fine-tuning; of real CLIP as many as the papers' tasks take
+STEPS = {"bundled": 100, "real": 100, "text": 100}  # of fine-tuning; of real CLIP as many as the papers' tasks take
 CLIP_STEPS = 2000
-LIMIT = 5000  # training images of a half
+LIMIT = 5000  # images or texts of a half in each split
+CHANGES = {"images": "in inverted colours", "texts": "with the words of each text in reverse order"}
+"""What happens to the examples of B and D."""
+SUFFIXES = {"images": "inverted", "texts": "reversed"}
 COMPARED = ("zero-shot", "C alone", "analogy", "fine-tuned")
 
 
@@ -36,7 +40,7 @@ def main() -> None:
         for regime in options.regimes:
             runs[name, regime] = [_run(options, regime, seed, name, paths) for seed in options.seeds]
     every = [run for group in runs.values() for run in group]
-    table = overview(runs)
+    table = overview(runs, CHANGES[protocol.examples(options.benchmark)])
     table = table._replace(notes=(*table.notes, summary.took(every)))
     stages = ("zero_shot", "single_task", "analogy_sweep", "task_analogy")
     summary.write(HERE, options.benchmark, [table], [r for run in every for r in summary.kept(run, *stages)])
@@ -50,7 +54,9 @@ def _run(options: argparse.Namespace, regime: str, seed: int, name: str, paths: 
 
 
 def make_quadruple(options: argparse.Namespace, source: str) -> tuple[str, tuple[str, ...]]:
-    """Four tasks as .npz files: the first half of the classes, the same inverted, the second half, that inverted.
+    """Four tasks as .npz files: the first half of the classes, the same changed, the second half, that changed.
+
+    Images are inverted, of texts the words are put into reverse order.
 
     Returns:
         The name of the source, and the paths in the order A, B, C, D.
@@ -62,33 +68,41 @@ def make_quadruple(options: argparse.Namespace, source: str) -> tuple[str, tuple
     classes = len(task.class_names)
     paths = []
     for half, labels in (("first", range(classes // 2)), ("second", range(classes // 2, classes))):
-        plain, inverted = (folder / f"{task.name}_{half}{suffix}.npz" for suffix in ("", "_inverted"))
-        if not (plain.exists() and inverted.exists()):
+        suffixes = "", f"_{SUFFIXES[task.modality]}"
+        plain, changed = (folder / f"{task.name}_{half}{suffix}.npz" for suffix in suffixes)
+        if not (plain.exists() and changed.exists()):
             arrays = _half(task, labels)
-            turned = {key: 255 - array if key.endswith("_images") else array for key, array in arrays.items()}
+            turned = {k: _changed(a, task.modality) if k.endswith(task.modality) else a for k, a in arrays.items()}
             folder.mkdir(parents=True, exist_ok=True)
-            for path, content in ((plain, arrays), (inverted, turned)):
+            for path, content in ((plain, arrays), (changed, turned)):
                 temporary = path.with_suffix(".tmp.npz")
                 np.savez(temporary, **content)
                 temporary.replace(path)
-        paths += [str(plain), str(inverted)]
+        paths += [str(plain), str(changed)]
     return task.name, tuple(paths)
 
 
 def _half(task: data.Task, labels: range) -> dict[str, np.ndarray]:
-    """The images of some classes, labelled anew from 0."""
+    """The images or texts of some classes, labelled anew from 0."""
     arrays = {"class_names": np.array([task.class_names[k] for k in labels]), "templates": np.array(task.templates)}
     for split in ("train", "val", "test"):
-        source, pictures, found = task.split(split), [], []
+        source, examples, found = task.split(split), [], []
         for index in range(len(source)):
-            image, label = source[index]
+            example, label = source[index]
             if label in labels:
-                pictures.append(np.asarray(image.convert("RGB")))
+                examples.append(example if task.modality == "texts" else np.asarray(example.convert("RGB")))
                 found.append(label - labels.start)
             if len(found) == LIMIT:
                 break
-        arrays |= {f"{split}_images": np.stack(pictures), f"{split}_labels": np.array(found)}
+        arrays |= {f"{split}_{task.modality}": np.array(examples), f"{split}_labels": np.array(found)}
     return arrays
+
+
+def _changed(examples: np.ndarray, modality: str) -> np.ndarray:
+    """What `CHANGES` says, of images `[N, H, W, 3]` or texts `[N]`."""
+    if modality == "images":
+        return 255 - examples
+    return np.array([" ".join(reversed(text.split())) for text in examples.tolist()])
 
 
 def _accuracies(run: Run) -> Mapping[str, float]:
@@ -104,7 +118,7 @@ def _accuracies(run: Run) -> Mapping[str, float]:
     return {name: record["top1"] for name, (record,) in zip(COMPARED, groups, strict=True)}
 
 
-def overview(runs: Mapping[tuple[str, str], list[Run]]) -> report.Table:
+def overview(runs: Mapping[tuple[str, str], list[Run]], change: str) -> report.Table:
     """A line for each task that was cut in halves and each regime."""
     rows = []
     for (name, regime), group in runs.items():
@@ -116,11 +130,11 @@ def overview(runs: Mapping[tuple[str, str], list[Run]]) -> report.Table:
         ]
         rows.append((name, regime, str(len(group)), *accuracies, report.spread(chosen, 2)))
     notes = (
-        "Test accuracy on D, the second half of the classes in inverted colours, ± deviation over seeds, in %. "
+        f"Test accuracy on D, the second half of the classes {change}, ± deviation over seeds, in %. "
         "Analogy: θ₀ + α(τ_C + τ_B − τ_A), with α tuned on validation images of D, as for C alone.",
     )
     columns = ("task", "regime", "seeds", "zero-shot", "C alone", "analogy", "fine-tuned on D", "α")
-    return report.Table("Analogies: the second half inverted", columns, tuple(rows), notes)
+    return report.Table(f"Analogies: the second half of the classes {change}", columns, tuple(rows), notes)
 
 
 def draw(runs: Mapping[tuple[str, str], list[Run]]) -> Figure:

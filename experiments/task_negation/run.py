@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     heads = options.heads or ("linear_probe" if options.benchmark == "real" else "zero_shot")
     label = "" if heads == "zero_shot" else heads
-    variant = options.benchmark if options.benchmark in published.MODELS else "tiny"
+    variant = protocol.VARIANTS.get(options.benchmark, options.benchmark)
     grid = negation.get_config(variant).evaluate.scaling_coefs
     fields = {"evaluate.scaling_coefs": grid, "evaluate.control_threshold": THRESHOLD}
     runs = {
@@ -41,7 +41,7 @@ def main() -> None:
         for regime in options.regimes
     }
     every = [run for group in runs.values() for run in group]
-    tables = [overview(runs, f"{options.benchmark} tasks, {heads.replace('_', ' ')} heads"), per_task(runs)]
+    tables = [overview(runs, f"{protocol.tasks_in_words(options)}, {heads.replace('_', ' ')} heads"), per_task(runs)]
     tables[-1] = tables[-1]._replace(notes=(*tables[-1].notes, summary.took(every)))
     summary.write(HERE, options.benchmark, tables, [r for run in every for r in _kept(run)])
     figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")

@@ -22,8 +22,8 @@ SHOWN = {"flops": "operations", "temporary": "temporary memory", "memory": "all 
 
 
 def main() -> None:
-    parser = protocol.arguments(__doc__, regimes=tuple(r for r in protocol.REGIMES if r != "posthoc"))  # as standard
-    parser.add_argument("--batch-size", type=int, help=f"images a step; default: {cost.BATCH_SIZES}")
+    parser = protocol.arguments(__doc__, regimes=tuple(r for r in protocol.PAPERS if r != "posthoc"))  # as standard
+    parser.add_argument("--batch-size", type=int, help=f"images, or texts, a step; default: {cost.BATCH_SIZES}")
     parser.add_argument("--repeats", type=int, default=9, help="rounds that are timed; 0 only compiles")
     options = parser.parse_args()
     if options.benchmark == "real":
@@ -61,7 +61,13 @@ def table(records: Sequence[Record]) -> Table:
         "parameters, θ₀, moments and images, temporary memory activations and gradients.",
         f"s: median of {first['rounds']} steps, in turn with the others'; {where}." if first["rounds"] else where,
     )
-    return Table(f"A step of {first['batch_size']} images, {first['model']}", titles, tuple(rows), notes)
+    return Table(f"A step of {batch_in_words(first)}, {first['model']}", titles, tuple(rows), notes)
+
+
+def batch_in_words(record: Record) -> str:
+    """What a step is of: "32 images", or "32 texts of 24 tokens"."""
+    texts = f"texts of {record['tokens']} tokens" if "tokens" in record else "images"
+    return f"{record['batch_size']} {texts}"
 
 
 def beside(kept: dict[str, list[Record]]) -> Table:
@@ -86,7 +92,7 @@ def draw(kept: dict[str, list[Record]]) -> Figure:
         shown = [key for key in SHOWN if records[0][key] is not None]
         series = {str(r["name"]): [[100 * float(r[f"relative_{key}"]) for key in shown]] for r in records}
         figures.bars(axes, [SHOWN[key].replace(" ", "\n") for key in shown], series)
-        axes.set(title=f"{records[0]['model']}, {records[0]['batch_size']} images", ylabel="% of standard")
+        axes.set(title=f"{records[0]['model']}, {batch_in_words(records[0])}", ylabel="% of standard")
     entries = panels[0].get_legend_handles_labels()
     figure.legend(*entries, fontsize=7, ncols=5 if len(panels) > 1 else 3, loc="outside lower center")
     return figure

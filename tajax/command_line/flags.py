@@ -129,22 +129,29 @@ def check_tuple(field: str, value: str) -> None:
         ...
         ValueError: --config.tasks=shapes,digits: several values are written as in Python, and quoted for the shell:
         --config.tasks="('shapes', 'digits')". One alone needs neither.
+        >>> check_tuple("tasks", "reviews.csv#text=review,label=stars")  # is one
     """
     default = configuration.default_config()
     rules = field == "trainable" and set(re.split(r"[,\s]+", value)) <= set(RULES)
-    if not rules and field_type(default, field) is not tuple or not re.search(r"[,\s()\[\]]", value.strip()):
+    parted = _CHOICE.sub(_JOINT, value) if "#" in value else value
+    if not rules and field_type(default, field) is not tuple or not re.search(r"[,\s()\[\]]", parted.strip()):
         return
     try:
         ast.literal_eval(value)
     except (ValueError, SyntaxError):
         now = configuration.flatten(default)[field]
-        inner = value.strip("()[]'\" ,")
-        words = tuple(re.split(r"[\s'\"]*,[\s'\"]*" if "," in inner else r"\s+", inner))
-        shown = repr(now[:3] if isinstance(now, tuple) and not isinstance(now[0], str) else words)
+        inner = parted.strip("()[]'\" ,")
+        words = re.split(r"[\s'\"]*,[\s'\"]*" if "," in inner else r"\s+", inner)
+        written = tuple(word.replace(_JOINT, ",") for word in words)
+        shown = repr(now[:3] if isinstance(now, tuple) and not isinstance(now[0], str) else written)
         raise ValueError(
             f"--config.{field}={value}: several values are written as in Python, and quoted for the shell:\n"
             f'--config.{field}="{shown}". One alone needs neither.'
         ) from None
+
+
+_CHOICE = re.compile(r",(?=(?:text|label|split)=)")  # commas inside of one task, reviews.csv#text=review,label=stars
+_JOINT = "\0"
 
 
 def parse(argv: Sequence[str]) -> Command:

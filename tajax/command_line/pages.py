@@ -18,7 +18,7 @@ from rich.text import Text
 from tajax import config as configuration
 from tajax.command_line import files
 from tajax.command_line.flags import HELP, define, read
-from tajax.config.fields import BUNDLED_TASKS, PROTOCOL_TASKS, SUITE_TASKS
+from tajax.config.fields import BUNDLED_TASKS, PROTOCOL_TASKS, SUITE_TASKS, TEXT_TASKS
 from tajax.rules import RULES
 
 Rows = Iterable[tuple[str, str]]
@@ -97,7 +97,7 @@ def show_help(argv: Sequence[str]) -> bool:
 
 def command_page(command: str, *, whole: bool = False) -> Iterator[Part]:
     """The page of the command; `whole` with every field and flag."""
-    yield Text("Task arithmetic: fine-tune CLIP per task, keep the differences as task vectors, add them.")
+    yield Text("Task arithmetic: fine-tune an encoder per task, keep the differences as task vectors, add them.")
     yield Text(f"\nusage: {command} --config=NAME[:VARIANT] [--config.FIELD=VALUE …] [--workdir=DIR] [flags]")
     here = any(not path.is_absolute() for path in files.found().values())
     yield from _section(
@@ -195,6 +195,7 @@ def _in_short(variant: str) -> str:
         BUNDLED_TASKS: f"the {count} bundled tasks",
         PROTOCOL_TASKS: f"the papers' {count} tasks",
         SUITE_TASKS: f"the suite of {count} tasks",
+        TEXT_TASKS: f"{count} sets of texts",
     }
     return f"{'the bundled model' if config.model == 'tiny' else config.model}, {sets[tasks]}"
 

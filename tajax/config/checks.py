@@ -16,18 +16,20 @@ from tajax.config.fields import (
     INITIALIZATIONS,
     KERNEL_OUTPUTS,
     ON_BAD_IMAGE,
+    PROTOCOL,
     SCENES,
     SPLITS,
     WORKFLOWS,
     default_config,
-    merging_options,
+    options,
 )
 from tajax.config.identity import flatten, reads
 from tajax.encoders import FAMILIES
 from tajax.merging import METHODS
+from tajax.optim import OPTIMIZERS
 from tajax.parallel import PLACEMENTS
 from tajax.questions import QUESTIONS
-from tajax.regimes import REGIMES, Regime
+from tajax.regimes import REGIMES, Regime, regime_options
 
 
 def one_of(what: str, value: object, choices: Iterable[str], *, way_out: str = "") -> str:
@@ -58,9 +60,8 @@ def regime(config: ConfigDict) -> Regime:
     Example:
         >>> config = default_config()
         >>> config.trainable = "mlp"
-        >>> regime(config)
-        Regime(name='standard', trainable='mlp', train_linearized=False, evaluate_linearized=False, color='',
-               penalty='')
+        >>> regime(config).trainable
+        'mlp'
     """
     chosen = REGIMES[one_of("regime", config.regime, REGIMES)]
     if config.trainable is None:
@@ -100,12 +101,14 @@ def validate(config: ConfigDict) -> None:
     default = default_config()
     _check_fields(config, default)
     regime(config)
-    values, options = flatten(config), merging_options()
-    for field, choices in (_CHOICES | {name: option.choices for name, option in options.items()}).items():
+    values, optional = flatten(config), options()
+    for field, choices in (_CHOICES | {name: option.choices for name, option in optional.items()}).items():
         if choices:
             one_of(field, values[field], choices)
-    ranges = {name: (option.holds, option.wanted) for name, option in options.items()}
+    ranges = {name: (option.holds, option.wanted) for name, option in optional.items()}
     for field, value in values.items():
+        if field.startswith("tune."):  # which holds several values of the field of the same name
+            continue
         unnamed = _COUNT if field_type(default, field) is int else _ANYTHING
         holds, wanted = ranges.get(field) or _RANGES.get(field.rpartition(".")[2], unnamed)
         if value is not None and not holds(value):  # NaN fails every comparison
@@ -117,6 +120,7 @@ def validate(config: ConfigDict) -> None:
     _check_grid("evaluate.scaling_coefs", config.evaluate.scaling_coefs, at_least=1 + config.evaluate.exact)
     _check_grid("disentanglement.coefs", config.disentanglement.coefs, at_least=1)
     _check_exact(config)
+    _check_through_norm(config)
     _check_merging(config)
     _check_pairs(config)
     _check_ntk(config)
@@ -131,6 +135,7 @@ _CHOICES = {
     "heads": HEADS,
     "on_bad_image": ON_BAD_IMAGE,
     "placement": PLACEMENTS,
+    "finetune.optimizer": OPTIMIZERS,
     "merging.method": METHODS,
     "disentanglement.split": SPLITS,
     "ntk.output": KERNEL_OUTPUTS,
@@ -148,7 +153,7 @@ _RANGES: dict[str, Range] = {  # by the last part of a field's name
     "checkpoint_seconds": (lambda v: v > 0, "seconds above 0, or inf for never"),
     "clip_norm": (lambda v: v > 0, "a number above 0, or inf for no clipping"),
     "control_threshold": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
-    "control": (bool, "a task: a name, a folder or an .npz file"),
+    "control": (bool, "a task: a name, a folder or a file"),
     "variant": (re.compile(r"\w[\w.-]*|").fullmatch, "a name, which becomes part of a directory's"),
     "penalty_strength": (lambda v: 0 <= v < math.inf, "a finite number, 0 or more"),
     "natural_fraction": (lambda v: 0 <= v <= 1, "a share between 0 and 1"),
@@ -213,10 +218,10 @@ def _check_layers(layers: tuple[Any, ...] | None) -> None:
 def _check_tasks(config: ConfigDict) -> None:
     tasks = config.tasks
     if not tasks:
-        raise ValueError("tasks is empty. Give at least one name, folder or .npz file.")
+        raise ValueError("tasks is empty. Give at least one name, folder or file.")
     for task in tasks:
         if not isinstance(task, str) or not task:
-            raise TypeError(f"tasks holds {task!r}, want strings: names, folders or .npz files.")
+            raise TypeError(f"tasks holds {task!r}, want strings: names, folders or files.")
     twice = sorted({task for task in tasks if tasks.count(task) > 1})
     if twice:
         raise ValueError(f"tasks names {', '.join(map(repr, twice))} more than once.")
@@ -261,6 +266,15 @@ def _check_exact(config: ConfigDict) -> None:
     if config.evaluate.exact and not regime(config).evaluate_linearized:
         names = ", ".join(name for name, r in REGIMES.items() if r.evaluate_linearized)
         raise ValueError(f"evaluate.exact is for regimes that are evaluated linearised ({names}), not {config.regime}.")
+
+
+def _check_through_norm(config: ConfigDict) -> None:
+    row = regime(config)
+    if config.linearize_through_norm and not (row.train_linearized or row.evaluate_linearized):
+        names = ", ".join(name for name, r in REGIMES.items() if r.evaluate_linearized)
+        raise ValueError(
+            f"linearize_through_norm is for regimes that are linearised ({names}), not {config.regime}. Leave it out."
+        )
 
 
 def _check_merging(config: ConfigDict) -> None:
@@ -309,13 +323,49 @@ def _check_finetune(config: ConfigDict) -> None:
     if steps is not None:
         warmup_steps(config, steps)
     _check_divides(config, "finetune.accumulation_steps", "finetune.batch_size")
-    strength, name = config.finetune.penalty_strength, config.regime
-    if strength != default_config().finetune.penalty_strength and not REGIMES[name].penalty:
-        having = ", ".join(other for other, row in REGIMES.items() if row.penalty) or "none so far"
+    if config.finetune.protocol != PROTOCOL:
         raise ValueError(
-            f"finetune.penalty_strength is {strength}, but regime {name!r} has no penalty that it would weigh. "
-            f"Leave it out; regimes with one: {having}."
+            f"finetune.protocol is {config.finetune.protocol}; this version trains by {PROTOCOL}. Leave it out."
         )
+    _check_regime_options(config)
+    _check_tune(config)
+
+
+def _check_regime_options(config: ConfigDict) -> None:
+    """What the regime does not read must not be given, as if it had an effect."""
+    row, default = regime(config), default_config().finetune
+    given = [name for name in regime_options() if config.finetune[name] != default[name]]
+    given += ["penalty_strength"] if config.finetune.penalty_strength is not None else []
+    for name in given:
+        if name not in (*row.options, *(("penalty_strength",) if row.strength is not None else ())):
+            having = [
+                other.name
+                for other in REGIMES.values()
+                if (other.strength is not None if name == "penalty_strength" else name in other.options)
+            ]
+            raise ValueError(
+                f"finetune.{name} is {config.finetune[name]}, but regime {row.name!r} does not read it. "
+                f"Leave it out; regimes that do: {', '.join(having) or 'none so far'}."
+            )
+
+
+def _check_tune(config: ConfigDict) -> None:
+    for field, given in config.tune.items():
+        if given is None:
+            continue
+        holds, wanted = _RANGES[field]
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
+        if not given or not numbers or not all(map(holds, given)) or len(set(given)) != len(given):
+            raise ValueError(f"tune.{field} is {given!r}, want different numbers, each {wanted}.")
+        if not reads(config.workflow, "tune"):
+            raise ValueError(f"tune.{field} is given, but workflow {config.workflow!r} trains nothing. Leave it out.")
+        if config.task_vectors is not None or config.checkpoints is not None:
+            raise ValueError(f"tune.{field} is given, but task_vectors or checkpoints are, too: nothing is trained.")
+    if config.tune.penalty_strength is not None and regime(config).strength is None:
+        raise ValueError(f"tune.penalty_strength is given, but regime {config.regime!r} has no penalty. Leave it out.")
+    merged = METHODS[config.merging.method]
+    if any(config.tune.values()) and merged.needs != "nothing":
+        raise ValueError(f"tune measures merged models, and merging.method {config.merging.method!r} needs data.")
 
 
 def _check_pretrain(config: ConfigDict) -> None:

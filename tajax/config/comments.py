@@ -24,9 +24,9 @@ def field_comments() -> Mapping[str, str]:
 
     Example:
         >>> field_comments()["finetune.batch_size"]
-        'images an optimiser step, all devices together; data.load'
+        'examples an optimiser step, all devices together; data.load'
         >>> field_comments()["ntk.split"], field_comments()["heads"].partition(":")[0]
-        ('whose images', 'one of zero_shot, linear_probe')
+        ('whose examples', 'one of zero_shot, linear_probe')
     """
     source = inspect.getsource(fields.default_config)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
@@ -39,7 +39,7 @@ def field_comments() -> Mapping[str, str]:
         if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
             section = "" if target.value.id == "config" else f"{target.value.id}."
             comments[section + target.attr] = re.sub(r"\b[A-Z]{2,}[A-Z_]+\b", _choices, comment)
-    for field, option in fields.merging_options().items():
+    for field, option in fields.options().items():
         comments[field] = f"one of {', '.join(option.choices)}: {option.help}" if option.choices else option.help
     sections = [field.partition(".")[0] for field in comments]
     return dict(sorted(comments.items(), key=lambda item: sections.index(item[0].partition(".")[0])))

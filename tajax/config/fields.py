@@ -7,8 +7,11 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict, config_dict
 
-from tajax.merging import METHODS, Option
+from tajax import task_names
+from tajax.merging import METHODS
+from tajax.options import Option
 from tajax.questions import ON_VECTORS, QUESTIONS
+from tajax.regimes import regime_options
 
 WORKFLOWS: Mapping[str, str] = {name: question.text for name, question in QUESTIONS.items()}
 INITIALIZATIONS = ("pretrained", "random")
@@ -18,6 +21,7 @@ KERNEL_OUTPUTS = ("trace", "diagonal", "full")
 SCENES = ("small", "large")
 ON_BAD_IMAGE = ("error", "skip")
 
+TEXT_TASKS = task_names.TEXT_TASKS  # by their files in the data directory
 BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
 PROTOCOL_TASKS = ("cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn")
 SUITE_TASKS = (  # of the suite of twenty; the first fourteen are a suite, too
@@ -39,6 +43,7 @@ OPERATIONAL = (
     "finetune.remat",
     "evaluate.batch_size",
     "ntk.batch_size",
+    "curvature.batch_size",
     "save.merged",
     "save.examples",
     "save.open_clip",
@@ -61,6 +66,14 @@ READERS = {
 COUNT_ANYWAY = (*ON_VECTORS, "evaluate.scaling_coefs", "evaluate.exact", "save")
 
 
+# What runs of earlier versions did, whose `config.json` has no such field.
+FORMERLY: Mapping[str, object] = {"finetune.protocol": 1}
+
+PROTOCOL = 2
+"""Of fine-tuning. Since 2: step k of a warm-up of W is taken at λ(k + 1)/W, and the last batch of an epoch is as small
+as what is left, as in the papers' released code; before, at λk/W, and batches went on in the next epoch."""
+
+
 def merging_options() -> dict[str, Option]:
     """What merging methods leave open, by the field of each; the methods may share fields.
 
@@ -73,6 +86,16 @@ def merging_options() -> dict[str, Option]:
         for method in METHODS.values()
         for keyword, option in method.options.items()
     }
+
+
+def options() -> dict[str, Option]:
+    """What methods of merging and regimes leave open, by field.
+
+    Example:
+        >>> options()["merging.drop_rate"].wanted
+        'a share below 1'
+    """
+    return merging_options() | {f"finetune.{name}": option for name, option in regime_options().items()}
 
 
 def default_config() -> ConfigDict:
@@ -91,66 +114,78 @@ def default_config() -> ConfigDict:
     config.variant = ""  # set by with_variant, names the default workdir; main
     config.regime = "standard"  # one of REGIMES; finetune and evaluate
     config.trainable = config_dict.placeholder(object)  # rule, patterns or {pattern: bool}; None: regime's
+    config.linearize_through_norm = False  # the expansion is of x/‖x‖ instead of the features x; linearised regimes
     config.layers = config_dict.placeholder(tuple)  # (first, end) of the layers that are trained; None: all
     config.model = "tiny"  # "tiny", a hub id, owner/name@revision where it is to be pinned, or a directory; models.load
     config.family = "clip"  # one of FAMILIES, of which the model is; encoders
     config.initialization = "pretrained"  # of the encoder, one of INITIALIZATIONS; random: drawn from the seed
     config.heads = "zero_shot"  # one of HEADS: from class names, or fitted to the pre-trained features
-    config.tasks = BUNDLED_TASKS  # names of the task table, TFDS names, folders or .npz files; data.open_task
+    config.tasks = BUNDLED_TASKS  # names of the task table, TFDS names, folders, .npz files or tables; data.open_task
     config.control = config_dict.placeholder(str)  # a task that edits must leave alone; task_negation and ntk
     config.task_vectors = config_dict.placeholder(str)  # workdir whose vectors are reused; None: train
     config.checkpoints = config_dict.placeholder(tuple)  # fine-tuned elsewhere, one a task, or one with {task} in it
     config.any_base = False  # take task vectors that were made from another base, too
     config.seed = 0  # order of examples, augmentation; data.load and finetune
     config.data_dir = os.environ.get("TAJAX_DATA_DIR", "~/.cache/tajax")  # prepared data sets; data
-    config.on_bad_image = "error"  # one of ON_BAD_IMAGE: what an image that cannot be read does to the run; data
+    config.on_bad_image = "error"  # one of ON_BAD_IMAGE: what an image or text that cannot be read does; data
+    config.max_tokens = config_dict.placeholder(int)  # of a text, longer ones are cut; None: the encoder's limit; data
     config.data_workers = 0  # processes that decode images, 0: in the main process; data.load
     config.devices = config_dict.placeholder(int)  # local devices to use; None: all; parallel
     config.placement = "replicated"  # one of PLACEMENTS, where parameters and batches live on them; parallel
 
     config.finetune = finetune = ConfigDict()
+    finetune.optimizer = "adamw"  # one of OPTIMIZERS; muon: of matrices, and AdamW for the rest; optim
     finetune.learning_rate = 1e-5  # peak of the cosine schedule; optim
-    finetune.weight_decay = 0.1  # AdamW, decoupled; optim
+    finetune.weight_decay = 0.1  # decoupled; optim
     finetune.clip_norm = 1.0  # global gradient norm over the trained leaves, inf: never clip; optim
-    finetune.penalty_strength = 1.0  # of regimes with a penalty: times which it is added to the loss; penalties
+    finetune.penalty_strength = config_dict.placeholder(float)  # times the penalty; None: the regime's own; training
+    finetune.protocol = PROTOCOL  # version of schedule and batches, no other can be had; finetune
     finetune.steps = config_dict.placeholder(int)  # optimiser steps a task; None: from `epochs`; finetune
     finetune.epochs = config_dict.placeholder(int)  # passes over train; None: the task table's; finetune
     finetune.warmup_steps = config_dict.placeholder(int)  # linear warm-up; None: a tenth of the steps; optim
-    finetune.batch_size = 128  # images an optimiser step, all devices together; data.load
+    finetune.batch_size = 128  # examples an optimiser step, all devices together; data.load
     finetune.accumulation_steps = 1  # parts a batch is computed in, one after the other; finetune
-    finetune.augment = True  # random resized crop of scale 0.9–1.0; data.load
+    finetune.augment = True  # of images, random resized crop of scale 0.9–1.0; data.load
     finetune.remat = False  # recompute activations in the backward pass: less memory, more time; models
     finetune.checkpoint_every = 500  # steps; finetune
     finetune.checkpoint_seconds = 300.0  # or so long since the last one, whichever is first; inf: never; finetune
     finetune.log_every = 50  # steps; finetune
 
+    config.tune = tune = ConfigDict()  # tried on validation before the run, by the merged model's accuracy
+    tune.learning_rate = config_dict.placeholder(tuple)  # candidates for finetune.learning_rate; None: that alone
+    tune.penalty_strength = config_dict.placeholder(tuple)  # for finetune.penalty_strength, with every rate
+
     config.evaluate = evaluate = ConfigDict()
-    evaluate.batch_size = 256  # images; accuracy does not depend on it; evaluate
+    evaluate.batch_size = 256  # examples; accuracy does not depend on it; evaluate
     evaluate.scaling_coefs = tuple(round(0.05 * k, 2) for k in range(21))  # the grid of α; evaluate
     evaluate.exact = False  # linearised regimes: the best of all α between the ends of the grid; scaling
     evaluate.control_threshold = 0.95  # control accuracy to keep, relative to the pre-trained one's; task_negation
 
     config.merging = merging = ConfigDict()  # read by workflows.task_addition
     merging.method = "task_arithmetic"  # one of METHODS; its α is then tuned, if it has one
-    config.update_from_flattened_dict({field: option.default for field, option in merging_options().items()})
+    config.update_from_flattened_dict({field: option.default for field, option in options().items()})
 
     config.disentanglement = disentanglement = ConfigDict()  # read by workflows.disentanglement
     disentanglement.coefs = tuple(0.25 * k - 3 for k in range(25))  # values of α₁ and α₂
     disentanglement.pairs = config_dict.placeholder(tuple)  # pairs of task names; None: every pair
-    disentanglement.split = "test"  # whose images
+    disentanglement.split = "test"  # whose examples
     disentanglement.images = config_dict.placeholder(int)  # so many of each task, evenly spread; None: all
 
     config.ntk = ntk = ConfigDict()  # read by workflows.ntk
     ntk.images = 128  # of each task, and of the control, drawn with the seed
-    ntk.split = "test"  # whose images
+    ntk.split = "test"  # whose examples
     ntk.eigenfunctions = 16  # leading ones whose energy is measured, at most half of the images
     ntk.output = "trace"  # one of KERNEL_OUTPUTS: over the features, the mean over each on its own, or E×E matrices
     ntk.directions = config_dict.placeholder(int)  # random ones of the features that stand for all; None: all, exactly
     ntk.batch_size = 128  # images a block: memory is twice as many gradients, in full as many activations
 
+    config.curvature = curvature = ConfigDict()  # read by workflows.curvature
+    curvature.images = 256  # training examples of each task, drawn with the seed; a few hundred are enough
+    curvature.batch_size = 16  # examples at once: memory is what all dense layers are given and send back
+
     config.save = save = ConfigDict()
     save.merged = True  # write the merged model as a Hugging Face directory; workflows
-    save.examples = True  # keep some test images, as the models see them, for the report; workflows.task_addition
+    save.examples = True  # keep some test examples, as the models see them, for the report; workflows.task_addition
     save.open_clip = False  # write it for open_clip, too, to `merged_open_clip`; workflows
 
     config.track = track = ConfigDict()  # where results are shown while they come; tracking

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from ml_collections import ConfigDict
 
-from tajax.config.fields import COUNT_ANYWAY, OPERATIONAL, READERS, default_config
+from tajax.config.fields import COUNT_ANYWAY, FORMERLY, OPERATIONAL, READERS, default_config
 
 Fields: TypeAlias = ConfigDict | Mapping[str, object]
 
@@ -36,9 +36,10 @@ def config_hash(config: Fields) -> str:
     """Twelve hexadecimal digits that name what a config computes.
 
     A hash of the fields that `counts` names and that are not as in `default_config`: a field that a later version adds
-    leaves the runs of an earlier one as they are. Whether a whole number is written 1 or 1.0 makes no difference.
+    leaves the runs of an earlier one as they are, unless they did something else (`FORMERLY`). Whether a whole number
+    is written 1 or 1.0 makes no difference.
     """
-    flat, default = flatten(config), _default()
+    flat, default = _whole(config), _default()
     fields = {name: _canonical(value) for name, value in flat.items() if counts(name, flat.get("workflow"))}
     own = {name: value for name, value in fields.items() if name not in default or value != default[name]}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
@@ -71,7 +72,8 @@ def reads(workflow: object, field: str) -> bool:
 def diff(config_a: Fields, config_b: Fields) -> dict[str, tuple[object, object]]:
     """Fields in which two configs differ, with both values.
 
-    A config that an earlier version wrote lacks the fields that came later: there it has their defaults.
+    A config that an earlier version wrote lacks the fields that came later: there it has their defaults, or what that
+    version did.
 
     Example:
         >>> from tajax.config import default_config, with_variant
@@ -79,12 +81,18 @@ def diff(config_a: Fields, config_b: Fields) -> dict[str, tuple[object, object]]
         (1, 2)
     """
     default = flatten(default_config())
-    a, b = default | flatten(config_a), default | flatten(config_b)
+    a, b = (default | _whole(config) for config in (config_a, config_b))
     return {
         field: (a.get(field), b.get(field))
         for field in dict.fromkeys((*default, *a, *b))
         if _canonical(a.get(field)) != _canonical(b.get(field))
     }
+
+
+def _whole(config: Fields) -> dict[str, object]:
+    """The fields, and what an earlier version did where the config that it wrote lacks one."""
+    flat = flatten(config)
+    return {name: value for name, value in FORMERLY.items() if reads(flat.get("workflow"), name)} | flat
 
 
 @functools.cache

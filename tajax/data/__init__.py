@@ -1,13 +1,15 @@
-"""Tasks and their images: one `load(task, split)` for bundled tasks, TFDS, local folders and .npz files."""
+"""Tasks and their images or texts: one `load(task, split)` for bundled tasks, TFDS, local folders and files."""
 
 from tajax.data.images import Images, open_images
 from tajax.data.overlap import Overlap, find_overlap
-from tajax.data.pipeline import Batches, check_images, load
+from tajax.data.pipeline import Batches, check_images, check_takes, load
 from tajax.data.preprocess import normalize
 from tajax.data.readiness import Readiness, check
-from tajax.data.sources import BadImageError
+from tajax.data.samples import sample
+from tajax.data.sources import BadImageError, BadTextError
 from tajax.data.table import BUNDLED, PROTOCOL, SUITE, TASKS, TaskSpec
 from tajax.data.tasks import Task, check_entry, open_task, open_tasks
+from tajax.data.tokens import count_cut, join
 
 __all__ = [
     "BUNDLED",
@@ -15,6 +17,7 @@ __all__ = [
     "SUITE",
     "TASKS",
     "BadImageError",
+    "BadTextError",
     "Batches",
     "Images",
     "Overlap",
@@ -24,10 +27,14 @@ __all__ = [
     "check",
     "check_entry",
     "check_images",
+    "check_takes",
+    "count_cut",
     "find_overlap",
+    "join",
     "load",
     "normalize",
     "open_images",
     "open_task",
     "open_tasks",
+    "sample",
 ]

@@ -29,14 +29,19 @@ _TENSORFLOW = (
 )
 
 _EPILOG = """\
-TASK is a name of the table (cars, dtd, mnist, …), a group (protocol: the eight tasks and ImageNet; suite: the twenty;
-bundled: those drawn on this machine), or the path of a folder or .npz file. Without one, every task is looked at.
+TASK is a name of the table (cars, dtd, mnist, …); a group (protocol: the eight tasks and ImageNet; suite: the twenty;
+bundled: those drawn on this machine; texts: the eight tasks of texts and their control); the path of a folder or .npz
+file of images or texts, or of a .csv, .tsv or .jsonl file of texts, whose columns may be chosen
+(reviews.csv#text=review,label=stars); or the name of what lies in DIR or of a TFDS data set. Without one, every task of
+the table is looked at.
 
 examples:
   python -m tajax.data --check protocol
       what is there, what is missing, and how to get it
   python -m tajax.data --check dtd --overlap
       whether the same images stand in two splits of DTD
+  python -m tajax.data --check texts './reviews.csv#label=stars' --overlap
+      which tasks of texts are there, and whether a text of theirs stands in two splits
   python -m tajax.data --check bundled ./birds --corpus pretrain.npz
       whether their validation and test images stand in files that configs/pretrain.py trains on
   python -m tajax.data --prepare gtsrb mnist
@@ -50,7 +55,7 @@ option.
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tajax.data",
-        description="Says which tasks are ready, or prepares their images.",
+        description="Says which tasks are ready, or prepares their images or texts.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -67,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         "(default: $TAJAX_DATA_DIR or ~/.cache/tajax)",
     )
     parser.add_argument(
-        "--overlap", action="store_true", help="look for images in two splits by their pixels; decodes every image"
+        "--overlap",
+        action="store_true",
+        help="look for images in two splits by their pixels, and for texts by their characters; decodes every image",
     )
     parser.add_argument(
         "--corpus",
@@ -86,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     data_dir = Path(options.data_dir).expanduser()
     try:
-        names = readiness.names_of(options.prepare or options.check)
+        names = readiness.names_of(options.prepare or options.check, data_dir=data_dir)
     except ValueError as error:
         parser.error(str(error))
     if options.prepare:
@@ -134,7 +141,7 @@ def show(records: Sequence[Readiness], data_dir: Path) -> None:
             console.print(Text(f"\n{record.task}", "bold"))
             for line in lines:
                 console.print(Text(line), soft_wrap=True)  # paths and commands stay whole
-    if any(record.state == "missing" for record in records):
+    if any(record.state == "missing" and record.what == "images" for record in records):
         console.print(
             f"\nInstead of any of them: images as {data_dir}/TASK/train/CLASS/*.jpg and test/CLASS/*.jpg.",
             soft_wrap=True,
@@ -159,6 +166,9 @@ def show_leaks(records: Sequence[Readiness], corpus: Sequence[str], data_dir: Pa
         if record.state not in ("ready", "on first use", "differs"):  # opening it would prepare or download it
             table.add_row(record.task, f"not looked at: {record.state}", *[""] * 4)
             continue
+        if record.what != "images":
+            table.add_row(record.task, f"not looked at: {record.what}", *[""] * 4)
+            continue
         for leak in leaks.find_leaks(open_task(record.task, data_dir=data_dir), known):
             cells = f"{leak.images:,}", f"{leak.exact:,}", f"{leak.near:,}", f"{leak.nearest:.1f}"
             table.add_row(record.task, leak.split, *cells)
@@ -179,7 +189,7 @@ def show_leaks(records: Sequence[Readiness], corpus: Sequence[str], data_dir: Pa
 
 
 def _counts(record: Readiness, split: str) -> Text:
-    """Images found, and those expected where they differ or nothing was found."""
+    """Images or texts found, and those expected where they differ or nothing was found."""
     found, expected = record.counts.get(split), record.expected.get(split)
     if found is None:
         return Text("–" if expected is None else f"({expected:,})", "dim")
@@ -195,7 +205,7 @@ def _overlap_lines(record: Readiness) -> list[str]:
     for overlap in record.overlaps:
         pair = f"{overlap.second[0]} that stand in {overlap.first[0]}, too"
         kinds.setdefault(pair, set()).add(overlap.second[1])
-    lines = [f"{len(images):,} images of {pair}" for pair, images in kinds.items()]
+    lines = [f"{len(examples):,} {record.what} of {pair}" for pair, examples in kinds.items()]
     lines += [f"  {first} = {second}" for first, second in (overlap.names for overlap in record.overlaps[:_LISTED])]
     more = len(record.overlaps) - _LISTED
     return lines + ([f"  … and {more} more"] if more > 0 else [])
@@ -207,7 +217,7 @@ class _Hashing(contextlib.ExitStack):
     def __init__(self, data_dir: Path):
         super().__init__()
         self.task = ""
-        progress.plan("images in two splits", str(data_dir), ())
+        progress.plan("images or texts in two splits", str(data_dir), ())
 
     def __call__(self, task: str, done: int, total: int) -> None:
         if task != self.task:

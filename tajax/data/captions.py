@@ -109,7 +109,7 @@ def load_natural(path: str | Path, *, on_bad_image: str = "error") -> list[Capti
     files = (jpeg[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:], strict=True))
     records = [{"image": file, "label": row} for row, file in enumerate(files)]
     encoded = RecordSource(records, "image", "label", count, str(path))  # rows as labels: they say what was left out
-    source = ready(encoded, size=None, where=str(path), on_bad_image=on_bad_image, memory_bytes=sys.maxsize)
+    source, _ = ready(encoded, preprocessing=None, where=str(path), on_bad_image=on_bad_image, memory_bytes=sys.maxsize)
     assert isinstance(source, ArraySource)  # as all of it may be kept in memory
     if not isinstance(source.images, np.ndarray):
         sizes = sorted({image.shape for image in source.images})

@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -14,8 +15,8 @@ from tqdm import tqdm
 from tajax import progress
 from tajax.data import archives, network, preparation
 from tajax.data.builders import BUILDERS, prepare, prepare_all
-from tajax.data.contents import Contents, check_splits, some
-from tajax.data.sources import RecordSource, Source
+from tajax.data.contents import Contents, check_labels, check_splits, some
+from tajax.data.sources import BadTextError, RecordSource, Source, TextSource, announce
 
 # Role → names its split may have; the first that exists. Where there is no test split, validation stands in for it.
 _ROLES = {
@@ -24,6 +25,8 @@ _ROLES = {
     "val": ("validation", "val", "valid"),
 }
 _LISTED = 8  # addresses in a message
+_SUFFIX = {"images": "png", "texts": "txt"}
+_BLOCK = 1024  # texts that are read at a time
 # What some builders of TFDS look for in the manual directory and tell in words alone.
 BY_HAND = {
     "resisc45": ("NWPU-RESISC45",),
@@ -79,21 +82,32 @@ def open_bundled(name: str, data_dir: Path) -> Contents:
     """A bundled task, generated into `data_dir` on first use; errors as in `prepare_bundled`."""
     prepare_bundled([name], data_dir)
     builder = prepare(name, data_dir=data_dir)
-    return _contents(builder, {"train": "train", "val": "val", "test": "test"}, _keys(builder))
+    return _contents(builder, {"train": "train", "val": "val", "test": "test"}, _keys(builder, {}))
 
 
-def open_tfds(name: str, data_dir: Path, *, splits: Mapping[str, str] | None = None, hint: str = "") -> Contents:
-    """Any image classification data set of TFDS, stored as array_record and prepared if it can be.
+def open_tfds(
+    name: str,
+    data_dir: Path,
+    *,
+    splits: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    hint: str = "",
+) -> Contents:
+    """Any data set of TFDS for the classification of images or texts, stored as array_record, prepared if it can be.
+
+    Images are read as they are wanted, texts at once.
 
     Args:
         name: `name`, `name/config` or `name/config:version`.
         data_dir: where TFDS keeps prepared data sets.
         splits: role → TFDS split, such as {"train": "train+validation", "test": "test"}; None: as the names suggest.
+        columns: "text" and "label", the features of a data set of texts that has several of a kind; None: those that
+            TFDS calls supervised, or the only ones.
         hint: added to the error if the set can neither be opened nor prepared.
 
     Raises:
         ValueError: no such config; not prepared and not preparable here (says what to do); stored in a format without
-            random access; not images with one label; no usable splits; an empty split.
+            random access; not images or texts with one label; no usable splits; an empty split.
     """
     family, config = _family(name), name.partition("/")[2].split(":")[0]
     configs = list(tfds.builder_cls(family).builder_configs) if family in _names() else None
@@ -103,16 +117,16 @@ def open_tfds(name: str, data_dir: Path, *, splits: Mapping[str, str] | None = N
         raise ValueError(f"TFDS data set {family!r} has no config {config!r}; {choices}")
     try:
         builder = tfds.builder(name, data_dir=os.fspath(data_dir))
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, ImportError) as error:  # the last of builders that are made with TensorFlow
         raise ValueError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
-    keys = _keys(builder)  # before preparing what could not be used
+    keys = _keys(builder, columns or {})  # before preparing what could not be used
     if not preparation.is_prepared(builder):
         if family in archives.BUILDERS:
             builder = _prepare_archive(name, data_dir, hint)
         else:
-            _prepare(builder, name, data_dir, hint)
+            _prepare(builder, name, data_dir, hint, keys.what)
             builder = tfds.builder(name, data_dir=os.fspath(data_dir))
-    chosen = splits or _by_name(builder)
+    chosen = splits or _by_name(builder, keys.what)
     contents = _contents(builder, chosen, keys)
     left_out = [split for split in builder.info.splits if split not in chosen.values()]
     if left_out and not splits:
@@ -124,10 +138,10 @@ def prepared(name: str, data_dir: Path) -> bool:
     """Whether `open_tfds` would open a data set without preparing it. Never asks the network.
 
     Args:
-        name: as in `open_tfds`, without a version.
+        name: as in `open_tfds`; its version does not count.
         data_dir: where TFDS keeps prepared data sets.
     """
-    family, _, config = name.partition("/")
+    family, _, config = name.partition(":")[0].partition("/")
     place = data_dir / family / config
     if family in BUILDERS:
         place = place / str(BUILDERS[family].VERSION)
@@ -137,6 +151,8 @@ def prepared(name: str, data_dir: Path) -> bool:
         chosen = configs.get(config) or next(iter(configs.values()), None)
         place = data_dir / family / (chosen.name if chosen else "")
         place /= str((chosen and chosen.version) or builder.VERSION)
+    else:  # of another program, which TFDS opens by what lies there
+        return any(place.glob("**/dataset_info.json"))
     return (place / "dataset_info.json").is_file()
 
 
@@ -187,7 +203,7 @@ def _prepare_archive(name: str, data_dir: Path, hint: str) -> tfds.core.DatasetB
         raise ValueError(f"data set {name!r} cannot be prepared in {data_dir}: {error}\n{hint}".strip()) from error
 
 
-def _prepare(builder: tfds.core.DatasetBuilder, name: str, data_dir: Path, hint: str) -> None:
+def _prepare(builder: tfds.core.DatasetBuilder, name: str, data_dir: Path, hint: str, what: str) -> None:
     manual = archives.manual_directory(data_dir)
     try:
         absent = [file for file in BY_HAND.get(_family(name), ()) if not (manual / file).exists()]
@@ -208,13 +224,14 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str, data_dir: Path, hint:
         lines += how_to_get(name, data_dir)
         if hint:
             lines.append(hint)
-        lines.append("Or give the same images as a folder (train/class name/*.png, test/…) or an .npz file.")
+        lines.append(
+            f"Or give the same {what} as a folder (train/class name/*.{_SUFFIX[what]}, test/…) or an .npz file."
+        )
         raise ValueError("\n".join(lines)) from error
 
 
-def _contents(builder: tfds.core.DatasetBuilder, splits: Mapping[str, str], keys: tuple[str, str]) -> Contents:
-    image_key, label_key = keys
-    names = tuple(builder.info.features[label_key].names)
+def _contents(builder: tfds.core.DatasetBuilder, splits: Mapping[str, str], keys: _Keys) -> Contents:
+    names = tuple(builder.info.features[keys.label].names)
     sources: dict[str, Source] = {}
     for role, split in splits.items():
         absent = [part for part in split.split("+") if part not in builder.info.splits]
@@ -223,7 +240,7 @@ def _contents(builder: tfds.core.DatasetBuilder, splits: Mapping[str, str], keys
                 f"{builder.info.full_name} lacks the split {' and '.join(absent)} that is needed for {role!r}; it has "
                 f"{', '.join(builder.info.splits)}. Prepare it anew from complete files."
             )
-        decoders = {image_key: tfds.decode.SkipDecoding()}
+        decoders = {keys.example: tfds.decode.SkipDecoding()} if keys.what == "images" else None
         try:
             records = builder.as_data_source(split, decoders=decoders)
         except NotImplementedError as error:
@@ -232,13 +249,32 @@ def _contents(builder: tfds.core.DatasetBuilder, splits: Mapping[str, str], keys
                 "which has no random access. Convert it once: tfds convert_format --out_file_format=array_record "
                 f"--dataset_dir={builder.data_dir}, or prepare it anew in another data_dir."
             ) from error
-        sources[role] = RecordSource(records, image_key, label_key, len(names), f"{builder.info.full_name}:{split}")
+        where = f"{builder.info.full_name}:{split}"
+        if keys.what == "texts":
+            sources[role] = _texts(records, keys, names, where)
+        else:
+            sources[role] = RecordSource(records, keys.example, keys.label, len(names), where)
     contents = Contents(names, sources)
     check_splits(contents, builder.info.full_name)
     return contents
 
 
-def _by_name(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
+def _texts(records: tfds.core.DataSource, keys: _Keys, names: Sequence[str], where: str) -> TextSource:
+    announce(len(records), "texts", where)
+    texts: list[str] = []
+    labels = np.zeros(len(records), np.int32)
+    for start in range(0, len(records), _BLOCK):
+        for record in records.__getitems__(range(start, min(start + _BLOCK, len(records)))):
+            labels[len(texts)] = record[keys.label]
+            try:
+                texts.append(record[keys.example].decode())
+            except UnicodeDecodeError as error:
+                raise BadTextError(f"text {where}[{len(texts)}] is not UTF-8: {error}") from error
+    check_labels(labels, names, where)
+    return TextSource(texts, labels, where)
+
+
+def _by_name(builder: tfds.core.DatasetBuilder, what: str) -> dict[str, str]:
     available = list(builder.info.splits)
     chosen: dict[str, str] = {}
     for role, names in _ROLES.items():
@@ -249,32 +285,57 @@ def _by_name(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
     if lacking:
         raise ValueError(
             f"{builder.info.full_name} has no split for {' and '.join(lacking)}; it has {', '.join(available)}. "
-            "Export it to a folder (train/class name/*.png, test/…) or an .npz file with the split of your choice."
+            f"Export it to a folder (train/class name/*.{_SUFFIX[what]}, test/…) or an .npz file with the split of "
+            "your choice."
         )
     return chosen
 
 
-def _keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    """Names of the image and of the label in a record."""
+class _Keys(NamedTuple):
+    """Names of the image or text and of the label in a record, and what it is: "images" or "texts"."""
+
+    example: str
+    label: str
+    what: str
+
+
+def _keys(builder: tfds.core.DatasetBuilder, columns: Mapping[str, str]) -> _Keys:
     features = builder.info.features
-    of_type: dict[type, Sequence[str]] = {
-        kind: [key for key, feature in features.items() if isinstance(feature, kind)]
-        for kind in (tfds.features.Image, tfds.features.ClassLabel)
-    }
     supervised = builder.info.supervised_keys or ()
-    image, label = (
-        next((key for key in supervised if key in found), None) or (found[0] if len(found) == 1 else None)
-        for found in of_type.values()
-    )
-    if image is None or label is None:
+
+    def of_type(kind: type) -> list[str]:
+        return [key for key, feature in features.items() if isinstance(feature, kind)]
+
+    def chosen(kind: type, column: str) -> str | None:
+        """The one that was chosen, the supervised one, or the only one."""
+        found = of_type(kind)
+        if column in columns:
+            return columns[column] if columns[column] in found else None
+        return next((key for key in supervised if key in found), None) or (found[0] if len(found) == 1 else None)
+
+    image, text = chosen(tfds.features.Image, "image"), chosen(tfds.features.Text, "text")
+    label = chosen(tfds.features.ClassLabel, "label")
+    of_text = "text" in columns or not of_type(tfds.features.Image) or (image not in supervised and text in supervised)
+    example, what = (text, "texts") if of_text else (image, "images")
+    if example is None or label is None or "split" in columns:
+        asked = f" with {', '.join(f'{key}={column}' for key, column in columns.items())}" if columns else ""
+        name = "/".join(filter(None, (builder.name, builder.builder_config and builder.builder_config.name)))
+        found = [len(of_type(kind)) for kind in (tfds.features.Text, tfds.features.ClassLabel)]
+        several = of_text and min(found) > 0 and max(found) > 1
+        way_out = f". Choose them: {name}#text=FEATURE,label=FEATURE" if several else ""
         raise ValueError(
-            f"{builder.info.full_name} is not image classification: it needs one image and one class label, and has "
-            f"{', '.join(f'{key} ({type(feature).__name__})' for key, feature in features.items())}"
+            f"{builder.info.full_name} is not classification of images or of texts{asked}: it needs one image or one "
+            "text, and one class label, and has "
+            f"{', '.join(f'{key} ({type(feature).__name__})' for key, feature in features.items())}{way_out}"
         )
-    dtype = np.dtype(features[image].np_dtype)
-    if dtype != np.uint8:
-        raise ValueError(f"{builder.info.full_name} stores {dtype} images; expected uint8")
-    return image, label
+    if columns and what == "images":
+        raise ValueError(f"{builder.info.full_name} is of images, of which no columns are chosen")
+    dtype = np.dtype(features[example].np_dtype)
+    expected = {"images": np.dtype(np.uint8), "texts": np.dtype(object)}[what]
+    if dtype != expected:
+        wanted = "uint8" if what == "images" else "strings"
+        raise ValueError(f"{builder.info.full_name} stores {dtype} {what}; expected {wanted}")
+    return _Keys(example, label, what)
 
 
 def _first_line(error: BaseException) -> str:

@@ -34,8 +34,8 @@ class Given(NamedTuple):
     by_position: bool
 
 
-def in_order(directories: Iterable[str], where: object) -> list[str]:
-    """Class directories in the order of their labels: as numbers if all are whole numbers, else as text.
+def in_order(directories: Iterable[str], where: object, *, what: str = "class directories") -> list[str]:
+    """Class directories, or labels, in the order of their labels: as numbers if all are whole numbers, else as text.
 
     Raises:
         ValueError: two are the same number.
@@ -50,7 +50,7 @@ def in_order(directories: Iterable[str], where: object) -> list[str]:
     names.sort(key=int)
     for before, after in zip(names, names[1:], strict=False):
         if int(before) == int(after):
-            raise ValueError(f"class directories {before!r} and {after!r} of {where} are the same number; rename one")
+            raise ValueError(f"{what} {before!r} and {after!r} of {where} are the same number; rename one")
     return names
 
 
@@ -69,12 +69,22 @@ def order_is_doubtful(directories: Sequence[str]) -> bool:
     return list(directories) != sorted(directories, key=natural)
 
 
+def doubts(given: Given | None, stored: Sequence[str], what: str = "directories") -> tuple[str, ...]:
+    """A warning, if names that were given by their order may have been written in another."""
+    if given is None or not given.by_position or not order_is_doubtful(stored):
+        return ()
+    return (
+        f"{FILE} has names alone, for the {what} in the order {some(stored)}; if it was written in another order, "
+        f"classes are misnamed. Better is {FORM}",
+    )
+
+
 def plain(name: str) -> str:
     """A name without what people and file systems change in it: case, underscores, slashes, hyphens, quotes."""
     return " ".join(re.findall(r"[^\W_]+", readable(name).casefold()))
 
 
-def read(path: Path, stored: Sequence[str]) -> Given | None:
+def read(path: Path, stored: Sequence[str], *, what: str = "class directory") -> Given | None:
     """The names in a text file, or None if there is no such file.
 
     Each line is a name, in the order of `stored`; or each is `stored<TAB>name`, in any order. Empty lines do not count.
@@ -82,6 +92,7 @@ def read(path: Path, stored: Sequence[str]) -> Given | None:
     Args:
         path: of the file.
         stored: the names they replace, index = label.
+        what: what these are, for messages.
 
     Raises:
         ValueError: the file cannot be read; the numbers of names differ; lines of both forms; a line that names no
@@ -99,7 +110,7 @@ def read(path: Path, stored: Sequence[str]) -> Given | None:
             "the form directory<TAB>name"
         )
     if pairs:
-        return Given(_by_directory(lines, stored, path), by_position=False)
+        return Given(_by_directory(lines, stored, path, what), by_position=False)
     return Given(_by_position(lines, stored, path), by_position=True)
 
 
@@ -120,7 +131,7 @@ def _by_position(lines: Sequence[tuple[int, str]], stored: Sequence[str], path: 
     return tuple(name for _, name in lines)
 
 
-def _by_directory(lines: Sequence[tuple[int, str]], stored: Sequence[str], path: Path) -> tuple[str, ...]:
+def _by_directory(lines: Sequence[tuple[int, str]], stored: Sequence[str], path: Path, what: str) -> tuple[str, ...]:
     found: dict[str, tuple[int, str]] = {}
     known = {directory.strip(): directory for directory in stored}
     for number, line in lines:
@@ -128,7 +139,7 @@ def _by_directory(lines: Sequence[tuple[int, str]], stored: Sequence[str], path:
         if directory not in known:
             near = difflib.get_close_matches(directory, stored, n=1, cutoff=0.0)
             raise ValueError(
-                f"{path}, line {number}: {directory!r} is not a class directory. The nearest is {near[0]!r}; there are "
+                f"{path}, line {number}: {directory!r} is not a {what}. The nearest is {near[0]!r}; there are "
                 f"{len(stored)}: {some(stored)}"
             )
         directory = known[directory]

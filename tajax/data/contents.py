@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tajax.data.sources import Source
+from tajax.data.sources import Source, what_of
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-"""What each split may be called in folders, in any case, and in .npz files."""
+"""What each split may be called in folders and tables, in any case, and in .npz files."""
 _LISTED = 5  # names in a message
 
 
@@ -73,9 +73,10 @@ def check_splits(contents: Contents, where: str) -> None:
     Raises:
         ValueError: naming the split and the classes.
     """
+    what = what_of(contents.splits["train"])
     for split, source in contents.splits.items():
         if not len(source):
-            raise ValueError(f"split {split!r} of {where} is empty: it has no images")
+            raise ValueError(f"split {split!r} of {where} is empty: it has no {what}")
     trained = contents.splits["train"].labels
     for split, source in contents.splits.items():
         if trained is None or source.labels is None:
@@ -83,7 +84,7 @@ def check_splits(contents: Contents, where: str) -> None:
         absent = sorted(set(source.labels.tolist()) - set(trained.tolist()))
         if absent:
             raise ValueError(
-                f"{len(absent)} classes of split {split!r} of {where} have no training image: "
-                f"{some([repr(contents.class_names[label]) for label in absent])}. Add images to train, or remove the "
+                f"{len(absent)} classes of split {split!r} of {where} have no training {what[:-1]}: "
+                f"{some([repr(contents.class_names[label]) for label in absent])}. Add {what} to train, or remove the "
                 "classes."
             )

@@ -1,11 +1,11 @@
 """What a task is, in a few lines of JSON, so that a run can tell whether it is still the same.
 
-A split is its labels and the content of its images, in order: neither names of files nor their times count, so that a
-copy of a data set is the same data set, and a file with as many bytes and other pixels is not.
+A split is its labels and the content of its images or texts, in order: neither names of files nor their times count,
+so that a copy of a data set is the same data set, and a file with as many bytes and other pixels is not.
 
 - Files are read once at the beginning of a run anyway, to find broken ones (`memory.check`); their digests cost a
   SHA-256 of bytes that are there: a twentieth more, 1.4 GB a second and core.
-- Arrays are hashed image by image.
+- Arrays are hashed image by image, and texts one by one.
 - Records of prepared data sets are too many and too rarely edited to be read: what counts is the name and version of
   the data set, its size, which records the split takes, and `PROBES` of them by their pixels.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from tajax.data import archives, builders
 from tajax.data.captions import CaptionedImages
 from tajax.data.memory import DIGEST, digest, digests
-from tajax.data.sources import ArraySource, BadLabelError, FileSource, RecordSource, Rows, Source
+from tajax.data.sources import ArraySource, BadLabelError, FileSource, RecordSource, Rows, Source, TextSource, what_of
 from tajax.data.tasks import Task
 from tajax.types import JsonObject
 
@@ -40,8 +40,8 @@ def of_task(task: Task) -> JsonObject:
         task: after `check_images`, which has read the files; otherwise they are read here.
 
     Returns:
-        A JSON object: `class_names`, `templates`, and `splits` with `images` and `sha256` of each; where labels are
-        known without reading, `classes` with the number of images and a digest of each class.
+        A JSON object: `class_names`, `templates`, and `splits` with `images` or `texts`, their number, and `sha256` of
+        each; where labels are known without reading, `classes` with the number and a digest of each class.
 
     Raises:
         BadImageError: one of the records that are looked at cannot be read.
@@ -101,7 +101,7 @@ def differences(earlier: Mapping[str, Any], present: Mapping[str, Any]) -> list[
     for split, before in earlier["splits"].items():
         after = present["splits"][split]
         if before["sha256"] != after["sha256"]:
-            found.append(f"{split}: {_images(before, after, present['class_names'])}")
+            found.append(f"{split}: {_examples(before, after, present['class_names'])}")
     return found
 
 
@@ -114,19 +114,26 @@ def _texts(before: Sequence[str], after: Sequence[str]) -> str:
     return f"{len(pairs)} of {len(after)} differ: {_some(pairs)}"
 
 
-def _images(before: Mapping[str, Any], after: Mapping[str, Any], names: Sequence[str]) -> str:
-    count = f"{before['images']:,} → {after['images']:,} images"
-    if before["images"] == after["images"]:
-        count = f"{after['images']:,} images as before, but not the same ones"
+def _examples(before: Mapping[str, Any], after: Mapping[str, Any], names: Sequence[str]) -> str:
+    (what, was), (what_now, now) = _count(before), _count(after)
+    count = f"{was:,} → {now:,} {what_now}" if what == what_now else f"{was:,} {what} → {now:,} {what_now}"
+    if (what, was) == (what_now, now):
+        count = f"{now:,} {what} as before, but not the same ones"
     classes = [found.get("classes", ()) for found in (before, after)]
     if not all(classes) or len(classes[0]) != len(classes[1]):
         return count
     changed = [
-        f"{name} {was[0]:,} → {now[0]:,}" if was[0] != now[0] else f"{name} {now[0]:,}, others than before"
-        for name, was, now in zip(names, *classes, strict=True)
-        if was != now
+        f"{name} {old[0]:,} → {new[0]:,}" if old[0] != new[0] else f"{name} {new[0]:,}, others than before"
+        for name, old, new in zip(names, *classes, strict=True)
+        if old != new
     ]
     return f"{count} ({_some(changed) if changed else 'the same ones in another order'})"
+
+
+def _count(split: Mapping[str, Any]) -> tuple[str, int]:
+    """What the examples of a split are called, and how many there are."""
+    what = "texts" if "texts" in split else "images"
+    return what, split[what]
 
 
 def _some(words: Sequence[str]) -> str:
@@ -136,7 +143,7 @@ def _some(words: Sequence[str]) -> str:
 def _of_split(source: Source, where: str, task: Task) -> JsonObject:
     of_each = _of_each(source, where)
     if of_each is None:
-        return {"images": len(source), "sha256": _of_records(source)}
+        return {what_of(source): len(source), "sha256": _of_records(source)}
     labels = source.labels
     assert labels is not None  # of files and of arrays
     # One after the other by class, each in its order.
@@ -144,16 +151,18 @@ def _of_split(source: Source, where: str, task: Task) -> JsonObject:
     counts = np.bincount(labels, minlength=len(task.class_names))
     groups = np.split(of_each[order], np.cumsum(counts)[:-1])
     return {
-        "images": len(source),
+        what_of(source): len(source),
         "sha256": _hexadecimal(labels.astype("<i4").tobytes() + of_each.tobytes()),
         "classes": [[len(group), _hexadecimal(group.tobytes())[:8]] for group in groups],
     }
 
 
 def _of_each(source: Source, where: str) -> np.ndarray | None:
-    """`DIGEST` [N], one of each image, where they are at hand."""
+    """`DIGEST` [N], one of each example, where they are at hand."""
     if isinstance(source, FileSource):
         return digests(source, where=where)
+    if isinstance(source, TextSource):
+        return np.array([digest(text.encode()) for text in source.texts], DIGEST)
     if isinstance(source, ArraySource):
         images = (np.ascontiguousarray(image) for image in source.images)
         return np.array([digest(f"{image.shape}".encode() + image.tobytes()) for image in images], DIGEST)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tajax.data import folders, memory
 from tajax.data.contents import some
+from tajax.data.forms import Pixels
 from tajax.data.pipeline import Batches, check_batches
 from tajax.data.sources import FileSource
 from tajax.types import Preprocessing
@@ -56,14 +57,9 @@ class Images:
             ValueError: a batch or an image of less than 1 row or pixel; a file that was changed since it was opened.
         """
         check_batches(batch_size, preprocessing)
-        return Batches(
-            source=memory.ready(self.source, size=preprocessing.size, where=str(self.folder)),
-            batch_size=min(batch_size, len(self)),
-            size=preprocessing.size,
-            augment=False,
-            seed=0,
-            endless=False,
-        )
+        source, copies = memory.ready(self.source, preprocessing=preprocessing, where=str(self.folder))
+        form = Pixels(source, preprocessing, copies, augment=False, seed=0)
+        return Batches(form, min(batch_size, len(self)), seed=0, endless=False)
 
 
 def open_images(folder: str | os.PathLike[str], *, on_bad_image: str = "error") -> Images:

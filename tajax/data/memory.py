@@ -11,34 +11,61 @@ import os
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, cast
 
 import numpy as np
 
-from tajax import progress
 from tajax.data.preprocess import resize_center_crop
-from tajax.data.sources import ArraySource, BadImageError, BadLabelError, FileSource, Source, decode, rows_of
+from tajax.data.sources import (
+    ArraySource,
+    BadExampleError,
+    BadImageError,
+    BadLabelError,
+    BadTextError,
+    FileSource,
+    ImageSource,
+    Source,
+    TextSource,
+    announce,
+    decode,
+    rows_of,
+    what_of,
+)
+from tajax.types import Preprocessing, Resize
 
 logger = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2**28  # of one split kept decoded: 87,000 images of 32 px, 1,780 of 224 px
 ON_BAD_IMAGE = ("error", "skip")
 _SAMPLE = 32  # images whose size is looked at to estimate the bytes of a source
-_ANNOUNCE = 5000  # images whose reading takes long enough to be announced
 _LISTED = 5  # bad images named in a message
 
 DIGEST = np.dtype("V16")  # 128 bits of SHA-256, enough to tell the files of any data set apart
 
-# What was read of each source that is still alive: images by size, the examples without a readable one, and the digests
-# of files.
-_decoded: weakref.WeakKeyDictionary[Source, dict[int | None, ArraySource]] = weakref.WeakKeyDictionary()
-_bad: weakref.WeakKeyDictionary[Source, dict[int, BadImageError]] = weakref.WeakKeyDictionary()
+
+class _Geometry(NamedTuple):
+    """The evaluation geometry, as `resize_center_crop` takes it."""
+
+    size: int
+    resize: Resize | None
+
+    def is_that_of(self, source: ArraySource) -> bool:
+        """Whether the images form one array that the geometry leaves as it is."""
+        kept = self.resize is None or self.resize.side == self.size
+        return kept and isinstance(source.images, np.ndarray) and source.images.shape[1:3] == (self.size, self.size)
+
+
+# What was read of each source that is still alive: images by their geometry, the examples without a readable one, and
+# the digests of files.
+_decoded: weakref.WeakKeyDictionary[Source, dict[_Geometry | None, ArraySource]] = weakref.WeakKeyDictionary()
+_bad: weakref.WeakKeyDictionary[Source, dict[int, BadExampleError]] = weakref.WeakKeyDictionary()
 _digests: weakref.WeakKeyDictionary[Source, np.ndarray] = weakref.WeakKeyDictionary()
 
 
 def check(
     sources: Mapping[str, Source], *, on_bad_image: str = "error", option: str = "on_bad_image='skip'"
 ) -> dict[str, Source]:
-    """The sources without the images that cannot be read: the same objects if all can.
+    """The sources without the images that cannot be read, or the texts without a word: the same objects if all can.
 
     Files are read once each, in threads, and decoded no further than it takes to find out. Records of a TFDS data set
     were checked when it was prepared: they are read only to skip. What was found is remembered while a source lives.
@@ -49,8 +76,8 @@ def check(
         option: what the message says to pass in order to skip.
 
     Raises:
-        BadImageError: unreadable images and `on_bad_image` is "error". The message counts them in every source and
-            names the first of each.
+        BadImageError, BadTextError: unreadable images, or texts without a word, and `on_bad_image` is "error". The
+            message counts them in every source and names the first of each.
         ValueError: labels outside the class list; no readable image at all; an unknown `on_bad_image`.
     """
     if on_bad_image not in ON_BAD_IMAGE:
@@ -60,19 +87,23 @@ def check(
         bad = _find_bad(source, where, records=skip)
         left[where] = _without(source, bad)
         if bad:
-            reports.append(_report(bad, len(source), where))
+            reports.append(_report(bad, source, where))
         if skip and len(bad) == len(source):
             raise ValueError(reports[-1] + "Nothing is left to read.")
     if reports and not skip:
-        raise BadImageError("".join(reports) + f"Mend or remove them, or pass {option}.")
+        kind = BadTextError if isinstance(source, TextSource) else BadImageError  # a task has one kind of examples
+        raise kind("".join(reports) + f"Mend or remove them, or pass {option}.")
     if reports:
         logger.warning("%sThey are left out.", "".join(reports))
     return left
 
 
-def _find_bad(source: Source, where: str, *, records: bool) -> dict[int, BadImageError]:
+def _find_bad(source: Source, where: str, *, records: bool) -> Mapping[int, BadExampleError]:
     if source not in _bad:
-        if isinstance(source, FileSource):
+        if isinstance(source, TextSource):
+            blank = [index for index, text in enumerate(source.texts) if not text.strip()]
+            _bad[source] = {i: BadTextError(f"text {source.describe(i)} is empty") for i in blank}
+        elif isinstance(source, FileSource):
             _bad[source] = _read_files(source, where)
         elif records and not isinstance(source, ArraySource):
             _bad[source] = _in_threads(source.__getitem__, len(source), where)[1]
@@ -105,7 +136,7 @@ def digest(content: bytes | memoryview) -> bytes:
     return hashlib.sha256(content).digest()[: DIGEST.itemsize]
 
 
-def _read_files(source: FileSource, where: str) -> dict[int, BadImageError]:
+def _read_files(source: FileSource, where: str) -> dict[int, BadExampleError]:
     """The bad ones; digests of all are kept."""
     found = np.zeros(len(source), DIGEST)
 
@@ -120,43 +151,53 @@ def _read_files(source: FileSource, where: str) -> dict[int, BadImageError]:
 
 
 def ready(
-    source: Source,
+    source: ImageSource,
     *,
-    size: int | None,
+    preprocessing: Preprocessing | None,
     where: str,
     on_bad_image: str = "error",
     memory_bytes: int = MEMORY_BYTES,
-) -> Source:
+) -> tuple[ImageSource, bool]:
     """The source to read batches from: checked, and decoded in memory if that takes at most `memory_bytes`.
 
     Args:
         source: one split of a task.
-        size: images in memory have the evaluation geometry at this size; None keeps them at their own.
+        preprocessing: images in memory have its evaluation geometry; None keeps them as they are.
         where: its name, for messages.
         on_bad_image: as in `check`.
         memory_bytes: limit for the decoded images; 0 keeps none.
 
+    Returns:
+        The source, and whether it is an array of images in evaluation geometry, so that batches are mere copies.
+
     Raises:
         ValueError: as in `check`.
     """
-    small = not _needs_no_decoding(source, size) and _bytes(source, size) <= memory_bytes
+    geometry = None if preprocessing is None else _Geometry(preprocessing.size, preprocessing.resize)
+    there = isinstance(source, ArraySource) and (geometry is None or geometry.is_that_of(source))
+    small = not there and _bytes(source, geometry) <= memory_bytes
     remembered = _decoded.setdefault(source, {})
-    if small and size not in remembered:
-        remembered[size], _bad[source] = _decode(source, size, where)
+    if small and geometry not in remembered:
+        remembered[geometry], _bad[source] = _decode(source, geometry, where)
     left = check({where: source}, on_bad_image=on_bad_image)[where]
-    return remembered[size] if small else left  # what was decoded never had the bad ones
+    ready = remembered[geometry] if small else cast(ImageSource, left)  # what was decoded never had the bad ones
+    return ready, geometry is not None and (there or small)
 
 
-def _report(bad: dict[int, BadImageError], count: int, where: str) -> str:
+def _report(bad: Mapping[int, BadExampleError], source: Source, where: str) -> str:
     first = [str(bad[index]) for index in sorted(bad)[:_LISTED]]
     more = f"\n  … and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
-    return f"{len(bad)} of the {count} images of {where} cannot be read:\n  " + "\n  ".join(first) + f"{more}\n"
+    return (
+        f"{len(bad)} of the {len(source)} {what_of(source)} of {where} cannot be read:\n  "
+        + "\n  ".join(first)
+        + f"{more}\n"
+    )
 
 
-def _bytes(source: Source, size: int | None) -> float:
+def _bytes(source: ImageSource, geometry: _Geometry | None) -> float:
     """Bytes of the decoded source, estimated from the sizes of a few images where they keep their own."""
-    if size is not None:
-        return len(source) * size * size * 3
+    if geometry is not None:
+        return len(source) * geometry.size**2 * 3
     pixels = []
     for index in np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int)):
         try:
@@ -166,23 +207,12 @@ def _bytes(source: Source, size: int | None) -> float:
     return len(source) * float(np.mean(pixels)) * 3 if pixels else 0
 
 
-def is_array(source: Source, size: int) -> bool:
-    """Whether the images form one array at the model's size, so that batches in evaluation geometry are mere copies."""
-    return (
-        isinstance(source, ArraySource)
-        and isinstance(source.images, np.ndarray)
-        and source.images.shape[1:3] == (size, size)
-    )
-
-
-def _needs_no_decoding(source: Source, size: int | None) -> bool:
-    return isinstance(source, ArraySource) and (size is None or is_array(source, size))
-
-
-def _decode(source: Source, size: int | None, where: str) -> tuple[ArraySource, dict[int, BadImageError]]:
+def _decode(
+    source: ImageSource, geometry: _Geometry | None, where: str
+) -> tuple[ArraySource, dict[int, BadExampleError]]:
     def read(index: int) -> tuple[np.ndarray, int]:
         image, label = source[index]
-        return (np.asarray(image) if size is None else resize_center_crop(image, size)), label
+        return (np.asarray(image) if geometry is None else resize_center_crop(image, *geometry)), label
 
     examples, bad = _in_threads(read, len(source), where)
     rows = np.array([index for index, example in enumerate(examples) if example is not None], int)
@@ -194,9 +224,9 @@ def _decode(source: Source, size: int | None, where: str) -> tuple[ArraySource, 
 
 def _in_threads(
     read: Callable[[int], object], count: int, where: str
-) -> tuple[list[object | None], dict[int, BadImageError]]:
+) -> tuple[list[object | None], dict[int, BadExampleError]]:
     """`read(i)` for every i < count, None where the image is bad, and the bad ones."""
-    bad_images: dict[int, BadImageError] = {}
+    bad_images: dict[int, BadExampleError] = {}
     bad_labels: dict[int, BadLabelError] = {}
 
     def attempt(index: int) -> object | None:
@@ -208,8 +238,7 @@ def _in_threads(
             bad_labels[index] = error
         return None
 
-    if count > _ANNOUNCE:
-        progress.say(f"Reading the {count:,} images of {where} once")
+    announce(count, "images", where)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
         results = list(threads.map(attempt, range(count)))
     if bad_labels:

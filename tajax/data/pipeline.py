@@ -17,19 +17,20 @@ import weakref
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, cast
 
 import grain
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from tajax.data import coverage, draws, memory
 from tajax.data.contents import Contents, check_splits
-from tajax.data.preprocess import random_resized_crop, resize_center_crop
-from tajax.data.sources import ArraySource, BadImageError, Source
+from tajax.data.forms import Form, Pixels
+from tajax.data.preprocess import INTERPOLATIONS
+from tajax.data.sources import ImageSource, Source, TextSource
 from tajax.data.tasks import Task, open_task
-from tajax.types import Batch, Preprocessing
+from tajax.data.tokens import token_rows
+from tajax.types import Batch, InputSpec, Preprocessing, Tokenization
 
 _ENDLESS = 2**48  # batches; centuries of training, and still a length that Grain can slice
 _BUFFER = 2  # finished batches that wait, beside those in the making
@@ -48,26 +49,27 @@ class Batches:
     """A stream of batches that can be read any number of times, each time from `start_batch` on.
 
     Attributes:
-        source: the examples.
+        form: the examples, and how they become rows of inputs.
         batch_size: B, rows of every batch.
-        size: pixels on a side.
-        augment: random resized crops instead of the evaluation geometry.
-        seed: of order and crops.
+        seed: of the order.
         endless: shuffled and without end, or one pass in order.
         start_batch: batches left out at the beginning.
         workers: processes that make batches; 0: threads of this process.
         share: (i, n), the i-th of n equal parts of the rows of every batch, and no other.
     """
 
-    source: Source
+    form: Form
     batch_size: int
-    size: int
-    augment: bool
     seed: int
     endless: bool
     start_batch: int = 0
     workers: int = 0
     share: tuple[int, int] = (0, 1)
+
+    @property
+    def source(self) -> Source:
+        """The examples."""
+        return self.form.source
 
     def __len__(self) -> int:
         """The number of batches in a pass.
@@ -86,9 +88,8 @@ class Batches:
         return stream
 
     def _stream(self) -> Generator[Batch]:
-        copies_only = memory.is_array(self.source, self.size) and not self.augment
-        workers = 0 if copies_only else self.workers  # nothing to share out
-        threads = 1 if copies_only or workers else min(16, os.cpu_count() or 1)
+        workers = 0 if self.form.copies else self.workers  # nothing to share out
+        threads = 1 if self.form.copies or workers else min(16, os.cpu_count() or 1)
         read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_BUFFER + threads)
         dataset = grain.MapDataset.source(_Numbered(self)).to_iter_dataset(read_options)
         if workers:
@@ -106,44 +107,18 @@ class Batches:
     def batch(self, number: int) -> Batch:
         """Batch `number` of the whole stream, counted from its true beginning."""
         part, parts = self.share
-        rows = self.batch_size // parts
-        start = number * self.batch_size + part * rows
-        positions = np.arange(start, start + rows)
-        mask = np.ones(rows, bool)
-        if self.endless:
-            epochs, positions = np.divmod(positions, len(self.source))
-        else:
-            mask = positions < len(self.source)
-            positions = positions[mask]
-            epochs = np.zeros_like(positions)
-        orders = [self._order(epoch)[positions[epochs == epoch]] for epoch in np.unique(epochs)]
-        indices = np.concatenate(orders) if orders else np.zeros(0, np.intp)
-        image = np.zeros((rows, self.size, self.size, 3), np.uint8)
-        label = np.zeros(rows, np.int32)
-        if isinstance(self.source, ArraySource) and memory.is_array(self.source, self.size) and not self.augment:
-            images = np.asarray(self.source.images)
-            np.take(images, indices, axis=0, out=image[: len(indices)], mode="clip")  # "raise" copies twice
-            label[: len(indices)] = self.source.labels[indices]
-        else:
-            for row, (epoch, index) in enumerate(zip(epochs.tolist(), indices.tolist(), strict=True)):
-                try:
-                    picture, label[row] = self.source[index]
-                except BadImageError as error:  # of a prepared data set, whose records are read as they are wanted
-                    way_out = "on_bad_image='skip' looks at all images first and leaves out those that cannot be read."
-                    raise BadImageError(f"{error}\nThe next ones were not looked at: {way_out}") from error
-                image[row] = self._geometry(picture, epoch, index)
-        leaves: tuple[Any, ...] = (image, label, mask)
+        mine = slice(part * self.batch_size // parts, (part + 1) * self.batch_size // parts)
+        epoch, within = divmod(number, -(-len(self.source) // self.batch_size)) if self.endless else (0, number)
+        positions = np.arange(within * self.batch_size, (within + 1) * self.batch_size)
+        real = positions < len(self.source)
+        indices = self._order(epoch)[positions[real]]
+        leaves: tuple[Any, ...] = (*self.form.rows(epoch, indices, mine), real[mine])
         return Batch(*leaves)
 
     def _order(self, epoch: int) -> np.ndarray:
-        if not self.endless:
-            return np.arange(len(self.source))
-        return draws.permutation(len(self.source), seed=self.seed, purpose=draws.ORDER, epoch=int(epoch))
-
-    def _geometry(self, picture: Image.Image, epoch: int, index: int) -> np.ndarray:
-        if self.augment:
-            return random_resized_crop(picture, self.size, seed=self.seed, epoch=epoch, index=index)
-        return resize_center_crop(picture, self.size)
+        if self.endless:
+            return draws.permutation(len(self.source), seed=self.seed, purpose=draws.ORDER, epoch=int(epoch))
+        return np.arange(len(self.source)) if self.form.order is None else self.form.order
 
 
 def _without_ctrl_c(stream: Iterator[Batch]) -> Iterator[Batch]:
@@ -195,7 +170,8 @@ def check_images(task: Task, *, on_bad_image: str = "error", option: str = "on_b
     """Reads every image file of a task once, all splits, so that a broken one is known before any training.
 
     `load` does the same for its own split; what was found here is not read again. Nothing to do for tasks whose images
-    are in memory (.npz) or were checked when they were prepared (TFDS); the latter are read to skip.
+    are in memory (.npz) or were checked when they were prepared (TFDS); the latter are read to skip. A text without a
+    word counts as one that cannot be read.
 
     Args:
         task: an opened task.
@@ -206,7 +182,7 @@ def check_images(task: Task, *, on_bad_image: str = "error", option: str = "on_b
         The task itself, or with "skip" what is left of it without the images that cannot be read.
 
     Raises:
-        BadImageError: images that cannot be read, of all splits, counted and named.
+        BadImageError, BadTextError: images that cannot be read, or texts, of all splits, counted and named.
         ValueError: nothing is left of a split, or of the training images of a class.
     """
     named = {f"{task.name}/{split}": source for split, source in task.splits.items()}
@@ -214,21 +190,38 @@ def check_images(task: Task, *, on_bad_image: str = "error", option: str = "on_b
     if left == named:
         return task
     splits = dict(zip(task.splits, left.values(), strict=True))
-    check_splits(Contents(task.class_names, splits), f"{task.name}, without the images that cannot be read,")
+    check_splits(Contents(task.class_names, splits), f"{task.name}, without the {task.modality} that cannot be read,")
     fewer = {split: len(source) - len(splits[split]) for split, source in task.splits.items()}
     counts = [f"{count:,} of {len(task.splits[split]):,} in {split}" for split, count in fewer.items() if count]
-    lines = [f"images that cannot be read are left out: {', '.join(counts)}"]
+    lines = [f"{task.modality} that cannot be read are left out: {', '.join(counts)}"]
     lines += coverage.warnings(task.class_names, splits)
     said = dict.fromkeys((*task.warnings, *(f"{task.name}: {line}" for line in lines)))
     return dataclasses.replace(task, splits=splits, warnings=tuple(said))
 
 
-def check_batches(batch_size: int, preprocessing: Preprocessing) -> None:
+def check_takes(task: Task, preprocessing: InputSpec) -> None:
+    """Raises `ValueError` if a task is of images and the model takes texts, or the other way round."""
+    takes = "texts" if isinstance(preprocessing, Tokenization) else "images"
+    if task.modality != takes:
+        raise ValueError(f"task {task.name!r} ({task.origin}) is of {task.modality}, and the model takes {takes}")
+
+
+def check_batches(batch_size: int, preprocessing: InputSpec) -> None:
     """Raises `ValueError` unless there are such batches."""
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    if preprocessing.size < 1:
+    if isinstance(preprocessing, Preprocessing) and preprocessing.size < 1:
         raise ValueError(f"preprocessing.size is {preprocessing.size}; it must be at least 1 pixel")
+    if isinstance(preprocessing, Preprocessing) and preprocessing.resize is not None:
+        side, _, interpolation = preprocessing.resize
+        if side < preprocessing.size:
+            raise ValueError(
+                f"preprocessing.resize.side is {side}: {preprocessing.size} pixels cannot be cut out of it"
+            )
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"preprocessing.resize.interpolation is {interpolation!r}; choose from {', '.join(INTERPOLATIONS)}"
+            )
 
 
 def load(
@@ -236,7 +229,7 @@ def load(
     split: str,
     *,
     batch_size: int,
-    preprocessing: Preprocessing,
+    preprocessing: InputSpec,
     data_dir: str | os.PathLike[str] | None = None,
     augment: bool = False,
     seed: int = 0,
@@ -246,23 +239,25 @@ def load(
     share: tuple[int, int] = (0, 1),
     on_bad_image: str = "error",
     memory_bytes: int = memory.MEMORY_BYTES,
+    by_length: bool = False,
 ) -> Batches:
-    """Batches of one split of a task: uint8 images at the model's size, labels, and a mask of the real rows.
+    """Batches of one split of a task: images at the model's size or tokens, labels, and a mask of the real rows.
 
     With `epochs=1`, every example once, in order; the last batch is padded with rows whose mask is False. With
-    `epochs=None`, full batches without end, shuffled anew in every epoch; an epoch that ends inside a batch is
-    continued by the next one, so no example is dropped.
+    `epochs=None`, batches without end, shuffled anew in every epoch, of which the last batch is padded likewise.
 
-    Small splits are decoded once and kept in memory. Batches of larger ones are made ahead in threads, or in worker
-    processes.
+    Small splits of images are decoded once and kept in memory. Batches of larger ones are made ahead in threads, or in
+    worker processes. Texts are tokenised once.
 
     Args:
         task: an opened task, or an entry that `open_task` understands.
         split: "train", "val" or "test".
         batch_size: B, at least 1.
-        preprocessing: its `size` is the side of the images. Mean and deviation are applied on the device: `normalize`.
+        preprocessing: what the model takes, `encoder.inputs`. Of images its `size` is the side, and `resize` what comes
+            before it; mean and deviation are applied on the device: `normalize`. Texts are cut to its `max_length` in
+            tokens.
         data_dir: for `open_task`; unused with an opened task.
-        augment: random resized crops (scale 0.9–1.0) instead of resize and centre crop.
+        augment: random resized crops (scale 0.9–1.0) instead of resize and centre crop; of images.
         seed: of the order of an endless stream and of the crops.
         epochs: 1, or None for an endless stream.
         start_batch: begin with this batch of the stream. What follows is bit for bit what the whole stream would give.
@@ -271,13 +266,15 @@ def load(
             except in small splits that are kept in memory whole.
         on_bad_image: "error", or "skip" to leave unreadable images out with a warning that counts them.
         memory_bytes: largest decoded split kept in memory; 0 keeps none.
+        by_length: of texts, with `epochs=1`: those of similar length together instead of in order, which pads less.
 
     Returns:
-        An iterable of `Batch` with NumPy leaves: image uint8 [B, size, size, 3], label int32 [B], mask bool [B]; B/n
-        rows of a share.
+        An iterable of `Batch` with NumPy leaves: inputs uint8 [B, size, size, 3], or int32 [B, L] with −1 behind the
+        last token and L of each batch one of a few lengths; label int32 [B], mask bool [B]; B/n rows of a share.
 
     Raises:
-        ValueError: an argument out of range; unreadable images; labels outside the class list.
+        ValueError: an argument out of range; unreadable images or texts without a word; labels outside the class list;
+            a task of texts for a model that takes images, or the other way round.
         FileNotFoundError: the entry is a path that does not exist.
     """
     if epochs not in (1, None):
@@ -290,18 +287,24 @@ def load(
     if not 0 <= part < parts or batch_size % parts:
         raise ValueError(f"share is {share} of a batch of {batch_size}; give (i, n), 0 <= i < n, with n dividing it")
     task = task if isinstance(task, Task) else open_task(task, data_dir=data_dir)
-    source = memory.ready(
-        task.split(split),
-        size=None if augment else preprocessing.size,
-        where=f"{task.name}/{split}",
-        on_bad_image=on_bad_image,
-        memory_bytes=memory_bytes,
-    )
+    source, where = task.split(split), f"{task.name}/{split}"
+    check_takes(task, preprocessing)
+    form: Form
+    if isinstance(preprocessing, Tokenization):
+        (texts,) = memory.check({where: source}, on_bad_image=on_bad_image).values()
+        form = token_rows(cast(TextSource, texts), preprocessing, by_length=by_length)
+    else:
+        images, copies = memory.ready(
+            cast(ImageSource, source),
+            preprocessing=None if augment else preprocessing,
+            where=where,
+            on_bad_image=on_bad_image,
+            memory_bytes=memory_bytes,
+        )
+        form = Pixels(images, preprocessing, copies, augment, draws.check_seed(seed))
     return Batches(
-        source=source,
+        form=form,
         batch_size=batch_size,
-        size=preprocessing.size,
-        augment=augment,
         seed=draws.check_seed(seed),
         endless=epochs is None,
         start_batch=start_batch,

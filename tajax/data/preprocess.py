@@ -1,7 +1,8 @@
-"""CLIP's image geometry on the host and its normalisation on the device.
+"""The geometry of images on the host and their normalisation on the device.
 
-The geometry for evaluation is pixel for pixel that of Hugging Face's `CLIPImageProcessor` (its Pillow backend): RGB,
-shorter side resized to the model's size, centre crop. The one for training is that of open_clip: a random resized crop.
+The geometry for evaluation is pixel for pixel that of Hugging Face's processors (their Pillow backend). CLIP's: RGB,
+shorter side resized to the model's size, centre crop; of others what `types.Resize` says. The one for training is that
+of open_clip: a random resized crop.
 Images stay uint8 until they are on the device, so that a quarter of the bytes travels.
 """
 
@@ -16,11 +17,12 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from tajax.data import draws
-from tajax.types import Preprocessing
+from tajax.types import Preprocessing, Resize
 
 CROP_SCALE = (0.9, 1.0)  # share of the image's area, as in the protocol (papers use open_clip's training transform)
 CROP_RATIO = (3 / 4, 4 / 3)  # width over height
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and a value of the second
+INTERPOLATIONS = tuple(filter_.name.lower() for filter_ in Image.Resampling)
 _ATTEMPTS = 10  # boxes tried before the fallback to the centre
 
 
@@ -79,7 +81,7 @@ def _depth(image: Image.Image) -> int | None:
     return 16 if image.mode == "I" and image.format in ("PNG", "PPM") else None
 
 
-def resize_center_crop(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def resize_center_crop(image: Image.Image, size: int, resize: Resize | None = None) -> UInt8[np.ndarray, "size size 3"]:
     """The evaluation geometry: shorter side to `size` by bicubic interpolation, then the centre square.
 
     The longer side becomes ⌊size · long / short⌋ and the crop starts at ⌊(long − size) / 2⌋.
@@ -87,12 +89,13 @@ def resize_center_crop(image: Image.Image, size: int) -> UInt8[np.ndarray, "size
     Args:
         image: RGB, any size.
         size: pixels on a side of the model's input.
+        resize: another length of the shorter side, another filter, or both sides squashed to that length.
     """
+    side, squash, interpolation = resize or Resize(size)
     width, height = image.size
-    short, long = min(width, height), max(width, height)
-    resized_long = int(size * long / short)
-    resized = (size, resized_long) if width <= height else (resized_long, size)
-    image = image.resize(resized, Image.Resampling.BICUBIC)
+    resized_long = side if squash else int(side * max(width, height) / min(width, height))
+    resized = (side, resized_long) if width <= height else (resized_long, side)
+    image = image.resize(resized, Image.Resampling[interpolation.upper()])
     left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
@@ -128,20 +131,22 @@ def crop_box(height: int, width: int, *, seed: int, epoch: int, index: int) -> t
 
 
 def random_resized_crop(
-    image: Image.Image, size: int, *, seed: int, epoch: int, index: int
+    image: Image.Image, size: int, resize: Resize | None = None, *, seed: int, epoch: int, index: int
 ) -> UInt8[np.ndarray, "size size 3"]:
     """The training geometry: the box of `crop_box`, resized to a square by bicubic interpolation. No flips.
 
     Args:
         image: RGB, any size.
         size: pixels on a side of the model's input.
+        resize: its filter is taken.
         seed: see `crop_box`.
         epoch: see `crop_box`.
         index: see `crop_box`.
     """
     # Cropped first: `resize(box=…)` would let the filter see pixels outside the box, which the reference does not.
     image = image.crop(crop_box(image.height, image.width, seed=seed, epoch=epoch, index=index))
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+    interpolation = resize.interpolation if resize else "bicubic"
+    return np.asarray(image.resize((size, size), Image.Resampling[interpolation.upper()]))
 
 
 def normalize(images: UInt8[Array, "*B H W 3"], preprocessing: Preprocessing) -> Float[Array, "*B H W 3"]:

@@ -14,6 +14,9 @@ from pathlib import Path
 
 GENERIC = ("a photo of a {}.", "a photo of the {}.", "a photo of {}.", "an image of a {}.", "a picture of a {}.")
 
+GENERIC_TEXTS = ("{}", "This is {}.")
+"""Of texts, whose class names are phrases: "a question about a place"."""
+
 
 def _with_both_articles(*patterns: str) -> tuple[str, ...]:
     """Each pattern once with "a" and once with "the" in the place of `*`."""

@@ -1,7 +1,7 @@
-"""Random access to labelled images, wherever they are: arrays, files, TFDS records, or rows of another source.
+"""Random access to labelled images or texts, wherever they are: arrays, files, TFDS records, rows of another source.
 
-A source gives example `i` as a Pillow image in RGB and its label; the geometry of a model comes later, in the pipeline.
-Images that cannot be read raise `BadImageError`, which names them.
+A source gives example `i` as a Pillow image in RGB, or a text, and its label; what a model makes of it comes later, in
+the pipeline. Images that cannot be read raise `BadImageError`, which names them.
 """
 
 from __future__ import annotations
@@ -12,18 +12,36 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from PIL import Image
 
+from tajax import progress
 from tajax.data.preprocess import to_rgb
 
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-class BadImageError(ValueError):
-    """An image that is not one, or ends too early. The message names the file or the example."""
+_ANNOUNCE = 5000  # examples whose reading takes long enough to be announced
+
+
+def announce(count: int, what: str, where: str) -> None:
+    """Says that examples are about to be read, where they are so many that it takes a while."""
+    if count > _ANNOUNCE:
+        progress.say(f"Reading the {count:,} {what} of {where} once")
+
+
+class BadExampleError(ValueError):
+    """An example that cannot be used. The message names the file or where it stands."""
+
+
+class BadImageError(BadExampleError):
+    """An image that is not one, or ends too early."""
+
+
+class BadTextError(BadExampleError):
+    """A text without a word."""
 
 
 class BadLabelError(ValueError):
@@ -31,7 +49,7 @@ class BadLabelError(ValueError):
 
 
 class Source(Protocol):
-    """Labelled images in a fixed order."""
+    """Labelled examples in a fixed order."""
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -42,12 +60,20 @@ class Source(Protocol):
         """The number of examples."""
         ...
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """The image in RGB at its own size, and its label."""
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """The example, an image in RGB at its own size or a text, and its label."""
         ...
 
     def describe(self, index: int) -> str:
         """A name for example `index` in messages: a path, or where it stands in its data set."""
+        ...
+
+
+class ImageSource(Source, Protocol):
+    """Labelled images in a fixed order."""
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """The image in RGB at its own size, and its label."""
         ...
 
     def size(self, index: int) -> tuple[int, int]:
@@ -210,15 +236,49 @@ class RecordSource:
 
 
 @dataclass(frozen=True, eq=False)
+class TextSource:
+    """Texts in memory.
+
+    Attributes:
+        texts: N of them.
+        labels: int32 [N].
+        origin: where they come from, for messages.
+        rows: int [N], the numbers under which `describe` knows the examples; None: 0 … N − 1.
+        places: of each before it was cut, such as its file, by these numbers; None: `origin` with the number.
+    """
+
+    texts: Sequence[str] = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    origin: str
+    rows: np.ndarray | None = field(default=None, repr=False)
+    places: Sequence[str] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:  # noqa: D105
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[str, int]:  # noqa: D105
+        return self.texts[index], int(self.labels[index])
+
+    def describe(self, index: int) -> str:  # noqa: D102
+        row = index if self.rows is None else int(self.rows[index])
+        return f"{self.origin}[{row}]" if self.places is None else self.places[row]
+
+
+def what_of(source: Source) -> str:
+    """What the examples of a source are called in messages and records: "images" or "texts"."""
+    return "texts" if isinstance(source, TextSource) else "images"
+
+
+@dataclass(frozen=True, eq=False)
 class Rows:
-    """Some examples of another source, in a given order.
+    """Some images of another source, in a given order.
 
     Attributes:
         source: the whole.
         indices: int [N], which of its examples.
     """
 
-    source: Source
+    source: ImageSource
     indices: np.ndarray = field(repr=False)
 
     @property
@@ -239,11 +299,15 @@ class Rows:
 
 
 def rows_of(source: Source, indices: np.ndarray) -> Source:
-    """Some examples of a source; arrays are cut at once, everything else on access."""
+    """Some examples of a source; what is in memory is cut at once, everything else on access."""
     indices = np.asarray(indices)
+    if isinstance(source, TextSource):
+        rows = indices if source.rows is None else source.rows[indices]
+        texts = [source.texts[i] for i in indices]
+        return TextSource(texts, source.labels[indices], source.origin, rows, source.places)
     if isinstance(source, ArraySource) and isinstance(source.images, np.ndarray):
         rows = indices if source.rows is None else source.rows[indices]
         return ArraySource(source.images[indices], source.labels[indices], source.origin, rows)
     if isinstance(source, FileSource):
         return FileSource([source.paths[i] for i in indices], source.labels[indices])
-    return Rows(source, indices)
+    return Rows(cast(ImageSource, source), indices)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tajax.data import catalog, class_names, coverage, draws, folders, manifests, npz_files, prompts
+from tajax.data import catalog, class_names, coverage, draws, folders, manifests, places, prompts, text_tables
 from tajax.data.class_names import plain
 from tajax.data.contents import Contents
-from tajax.data.sources import RecordSource, Source, rows_of
+from tajax.data.sources import RecordSource, Source, rows_of, what_of
 from tajax.data.table import BUNDLED, TASKS, TaskSpec
 
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 5000  # of train, as in the protocol
@@ -30,7 +30,7 @@ class Task:
         class_names: K names for prompts; index = label.
         templates: prompts, each with one {} for the class name.
         epochs: of the protocol, or None.
-        splits: "train", "val", "test", each with `len(split)` and `split[i] -> (image, label)`; disjoint.
+        splits: "train", "val", "test", each with `len(split)` and `split[i] -> (image or text, label)`; disjoint.
         validation: where "val" comes from: `seed` and `count` of the cut, or `seed` None if the task brings its own.
         test_cut: the same of "test", where it was cut from a folder without splits; otherwise None.
         manifest: for a data set that is divided by file names: the rule, counts per class, and digest of the division
@@ -50,6 +50,11 @@ class Task:
     test_cut: Mapping[str, int] | None = None
     warnings: tuple[str, ...] = ()
 
+    @property
+    def modality(self) -> str:
+        """What its examples are: "images" or "texts"."""
+        return what_of(self.splits["train"])
+
     def split(self, name: str) -> Source:
         """The examples of one split.
 
@@ -67,9 +72,13 @@ def open_task(entry: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
     """A task by name or by place, ready to be read.
 
     Args:
-        entry: a name of `TASKS`; the name of a TFDS data set, with its config if need be ("cifar10",
-            "sun397/standard-part2-120k"); the path of a folder (`folders.open_folder`) or of an .npz
-            file (`npz_files.open_npz`). Names win over folders of the same name; "./name" is always a folder.
+        entry: a name of `TASKS`; the name of a file `NAME.npz`, .csv, .tsv or .jsonl in `data_dir`, or of a folder
+            there with train and test; the name of a TFDS data set of images or of texts, with its config if need be
+            ("cifar10", "sun397/standard-part2-120k"); the path of a folder of images or texts (`folders.open_folder`),
+            of a folder with `train.csv` and `test.csv` (`text_tables.open_folder`), of an .npz file
+            (`npz_files.open_npz`), or of a .csv, .tsv or .jsonl file of texts (`text_tables.open_file`). Names win
+            over folders of the same name; "./name" is always a folder. Columns of tables, and of TFDS texts, are
+            chosen behind a #: "reviews.csv#text=review,label=stars".
         data_dir: where TFDS keeps prepared data sets; bundled tasks are generated there on first use. A task of the
             table is read from the folder `data_dir/NAME` if that has `train` and `test`, with the table's prompts and
             epochs. There may stand a `class_names.txt` of yours (`class_names.read`), and for EuroSAT and RESISC45 a
@@ -81,34 +90,45 @@ def open_task(entry: str | os.PathLike[str], *, data_dir: str | os.PathLike[str]
         FileNotFoundError: a path that does not exist.
     """
     entry = os.fspath(entry)
-    place = Path(os.path.expanduser(entry))
     data_dir = data_directory(data_dir)
     if entry in TASKS:
         return _from_table(entry, data_dir)
-    if place.suffix == ".npz":
-        return _from_place(place.stem, npz_files.open_npz(place), entry)
-    if catalog.exists(entry, data_dir) and not place.is_absolute():
-        return _from_place(re.sub(r"\W+", "_", entry), catalog.open_tfds(entry, data_dir), entry)
-    if place.exists() or entry.startswith((".", "~", os.sep)):
-        return _from_place(place.resolve().name, folders.open_folder(place), entry)
-    raise _unknown(entry)
+    name, choice, found = _located(entry, data_dir)
+    if isinstance(found, str):  # TFDS knows it
+        contents = catalog.open_tfds(name, data_dir, columns=text_tables.chosen_columns(choice, entry))
+        return _from_place(re.sub(r"\W+", "_", name), contents, entry)
+    contents = places.open_place(found, choice, entry)
+    as_spelled = found == Path(os.path.expanduser(name))
+    origin = entry if as_spelled else str(found) + (f"#{choice}" if choice else "")
+    return _from_place(found.resolve().name if found.is_dir() else found.stem, contents, origin)
 
 
 def check_entry(entry: str, *, data_dir: str | os.PathLike[str] | None = None) -> None:
     """Raises `ValueError` if `open_task` would know neither a data set nor a place of that name; opens nothing."""
-    place = Path(os.path.expanduser(entry))
-    named = entry in TASKS or place.suffix == ".npz" or entry.startswith((".", "~", os.sep))
-    if not named and not place.exists() and not catalog.exists(entry, data_directory(data_dir)):
-        raise _unknown(entry)
+    if entry not in TASKS:
+        _located(entry, data_directory(data_dir))
 
 
-def _unknown(entry: str) -> ValueError:
+def _located(entry: str, data_dir: Path) -> tuple[str, str | None, Path | str]:
+    """An entry that is not of the table, without its choice of columns; that choice; and what `places.find` finds."""
+    name, choice = places.split_choice(entry, data_dir)
+    if name in TASKS:
+        raise ValueError(f"{entry!r} chooses columns ({choice}), and the task {name!r} of the table has none")
+    text_tables.chosen_columns(choice, entry)  # before anything is read or prepared
+    found = places.find(name, data_dir)
+    if found is None:
+        raise _unknown(name, data_dir)
+    return name, choice, found
+
+
+def _unknown(entry: str, data_dir: Path) -> ValueError:
     near = difflib.get_close_matches(entry.lower(), TASKS, n=2)
     near += [name for name in catalog.near(entry) if name not in TASKS]
     meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     return ValueError(
         f"unknown task {entry!r}. {meant}Choose a name of the table ({', '.join(TASKS)}), the name of a TFDS data set, "
-        f"or the path of a folder or .npz file (none is at {entry!r})."
+        f"the path of a folder or .npz file (none is at {entry!r}), of a .csv, .tsv or .jsonl file of texts, or put "
+        f"{entry}.npz into {data_dir}."
     )
 
 
@@ -155,6 +175,10 @@ def _from_table(name: str, data_dir: Path) -> Task:
     spec, folder = TASKS[name], data_dir / name
     if folders.has_splits(folder):
         contents, own = folders.open_folder(folder), (folder / class_names.FILE).is_file()
+        if what_of(contents.splits["train"]) != "images":
+            raise ValueError(
+                f"{folder} holds texts, and the task {name!r} of the table is of images; rename the folder"
+            )
         names = class_names.check(contents.class_names, str(folder)) if own else _folder_names(spec, contents, folder)
         return _task(name, contents, names, spec, origin=str(folder))
     if name in BUNDLED:
@@ -252,10 +276,12 @@ def _task(
     else:
         count = min(VALIDATION_LIMIT, max(1, int(VALIDATION_SHARE * len(splits["train"]))))
         if count >= len(splits["train"]):
-            raise ValueError(f"the train split of {origin} has 1 image: too few to cut a validation split from it")
+            what = what_of(splits["train"])[:-1]
+            raise ValueError(f"the train split of {origin} has 1 {what}: too few to cut a validation split from it")
         splits["train"], splits["val"] = _cut(splits["train"], count)
         validation = {"seed": draws.CUT_SEED, "count": count}
-    templates = contents.templates or (spec.templates if spec else prompts.GENERIC)
+    generic = prompts.GENERIC_TEXTS if what_of(splits["train"]) == "texts" else prompts.GENERIC
+    templates = contents.templates or (spec.templates if spec else generic)
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong:
         raise ValueError(f"template {wrong[0]!r} of {origin} must have exactly one {{}} for the class name")

@@ -60,12 +60,9 @@ add_module_names = False
 # variables in signatures: our own classes are written out there (signatures.py), so that short names are none of them.
 nitpick_ignore_regex = [
     ("py:.*", r"(jax|jaxlib|jaxtyping|numpy|np|scipy|os|pathlib|collections|flax|optax|ml_collections)\..*"),
-    ("py:class", r"[A-Z]\w*|ndarray"),
+    ("py:class", r"[A-Z]\w*|'[A-Z]'|ndarray"),  # 'L': an axis, of shapes within other types
     # Of inner modules:
-    (
-        "py:.*",
-        r"(tajax\.)?(\w+\.)*(Interrupted|Item|Plan|R|\w*Source|SplitRule|State|_TowerConfig)",
-    ),  # of inner modules
+    ("py:.*", r"(tajax\.)?(\w+\.)*(Form|Interrupted|Item|Plan|R|\w*Source|SplitRule|State|_TowerConfig)"),
 ]
 napoleon_use_ivar = True
 napoleon_numpy_docstring = False

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tajax.encoders.encoder import Encoder, Family
 
-FAMILIES: Mapping[str, str] = {"clip": "tajax.encoders.clip"}
+FAMILIES: Mapping[str, str] = {
+    "clip": "tajax.encoders.clip",
+    "text": "tajax.encoders.text",
+    "vit": "tajax.encoders.vit",
+}
 """Families by the names of `config.family`. Names, because a config is checked before any neural network is
 imported. `tajax.models` is the documented door to CLIP."""
 
@@ -24,7 +28,8 @@ def load(name: str, *, family: str = "clip", remat: bool = False, random_seed: i
     """A pre-trained encoder.
 
     Args:
-        name: of the model, or where it lies: of a CLIP what `tajax.models.load` takes.
+        name: of the model, or where it lies: of a CLIP what `tajax.models.load` takes, of a ViT a directory or hub id
+            in Hugging Face's format, of a sentence encoder one of sentence-transformers, too.
         family: its name in `FAMILIES`.
         remat: recompute layers in the backward pass, to save memory.
         random_seed: draw its parameters from this seed, as before any pre-training.

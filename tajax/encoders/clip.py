@@ -14,6 +14,7 @@ from tajax.encoders.encoder import Encoder, Family, Identity, ZeroShot
 from tajax.models.clip import abstract_params
 from tajax.models.hub import check_name
 from tajax.models.open_clip import to_open_clip
+from tajax.models.torch_names import linear_modules
 from tajax.rules import RULES, STACKED
 from tajax.types import ApplyFn, JsonObject, Params
 
@@ -32,10 +33,15 @@ def outline() -> Params:
 
 def of_clip(clip: models.LoadedClip) -> Encoder:
     """The image tower of a CLIP that is loaded."""
-    size, mean, std = clip.preprocessing
+    prepared = clip.preprocessing
     facts = {
         "base_notes": list(clip.notes),
-        "preprocessing": {"size": size, "mean": list(mean), "std": list(std), "from": clip.sources["preprocessing"]},
+        "preprocessing": {
+            "size": prepared.size,
+            "mean": list(prepared.mean),
+            "std": list(prepared.std),
+            "from": clip.sources["preprocessing"],
+        },
         "activation": {"hidden_act": clip.config.vision.hidden_act, "from": clip.sources["config"]},
     }
     geometry = dataclasses.asdict(clip.config.vision)
@@ -70,6 +76,7 @@ def of_clip(clip: models.LoadedClip) -> Encoder:
         load_finetuned=functools.partial(models.load_finetuned, base=clip),
         save=save,
         check_format=check_format,
+        linears=linear_modules(clip.config.vision.num_hidden_layers),
     )
 
 
@@ -77,4 +84,4 @@ def _on_pixels(clip: models.LoadedClip) -> ApplyFn:
     return lambda params, images: clip.encode_image(params, normalize(images, clip.preprocessing))
 
 
-FAMILY = Family(load, check_name, outline, RULES)
+FAMILY = Family(load, check_name, outline, RULES, formats=("huggingface", "open_clip"))

@@ -5,10 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import jax.numpy as jnp
+from jax import Array
+
+from tajax.losses import unit_scale
 from tajax.models import Finetuned
-from tajax.types import ApplyFn, Head, JsonObject, Params, Preprocessing
+from tajax.models.adapters import Naming
+from tajax.types import ApplyFn, Head, InputSpec, JsonObject, Params, Tokenization
 
 
 class Identity(NamedTuple):
@@ -63,6 +68,8 @@ class Encoder:
         load_finetuned: what somebody fine-tuned from this model, by the place where it lies.
         save: writes a model that the family's own libraries open.
         check_format: raises ValueError if `save` cannot write a format.
+        linears: names of its linear modules in the libraries that adapters are for. Adapters are written under the
+            first, and read under all; empty where the family has no such library.
     """
 
     family: str
@@ -71,13 +78,60 @@ class Encoder:
     apply: ApplyFn
     apply_for_responses: ApplyFn
     feature_dim: int
-    inputs: Preprocessing
+    inputs: InputSpec
     rules: Mapping[str, str]
     stacked: str | None
     zero_shot: ZeroShot | None
     load_finetuned: Callable[[str], Finetuned]
     save: Save
     check_format: Callable[[str], None]
+    linears: tuple[Naming, ...] = ()
+
+
+def through_norm(encoder: Encoder) -> Encoder:
+    """The same encoder with features of length 1, x / ‖x‖, so that what is linearised goes through the norm.
+
+    The expansion of x / ‖x‖ at θ₀ is no unit vector, and is not normalised again: heads for it have
+    `normalizes=False`, and those that this encoder makes do.
+
+    Example:
+        >>> from tajax import encoders
+        >>> encoder = encoders.load("tiny")
+        >>> images = jnp.zeros((1, encoder.inputs.size, encoder.inputs.size, 3), jnp.uint8)
+        >>> float(jnp.linalg.norm(through_norm(encoder).apply(encoder.params, images)).round(5))
+        1.0
+    """
+
+    def unit(apply: ApplyFn) -> ApplyFn:
+        def normalized(params: Params, /, *inputs: Any, **options: Any) -> Array:
+            x = apply(params, *inputs, **options)
+            return x * unit_scale(jnp.sum(x * x, axis=-1, keepdims=True))
+
+        return normalized
+
+    made = encoder.zero_shot
+    return dataclasses.replace(
+        encoder,
+        apply=unit(encoder.apply),
+        apply_for_responses=unit(encoder.apply_for_responses),
+        zero_shot=made and made._replace(head=lambda *texts: made.head(*texts)._replace(normalizes=False)),
+    )
+
+
+def shortened(encoder: Encoder, max_tokens: int) -> Encoder:
+    """The same encoder, with texts cut to so many tokens, special ones among them.
+
+    Raises:
+        ValueError: it takes images, or not so many tokens; or nothing of a text would be left.
+    """
+    if not isinstance(encoder.inputs, Tokenization):
+        raise ValueError(f"max_tokens is {max_tokens}, but {encoder.identity.name} takes images")
+    if not encoder.inputs.ending + 2 <= max_tokens <= encoder.inputs.max_length:
+        raise ValueError(
+            f"max_tokens is {max_tokens}; {encoder.identity.name} takes {encoder.inputs.ending + 2} to "
+            f"{encoder.inputs.max_length}"
+        )
+    return dataclasses.replace(encoder, inputs=dataclasses.replace(encoder.inputs, max_length=max_tokens))
 
 
 class LoadEncoder(Protocol):
@@ -106,3 +160,9 @@ class Family(NamedTuple):
     """A tree with the paths that all its models have, by which patterns are checked before one is loaded."""
     rules: Mapping[str, str]
     """Named rules of what is trained: patterns over these paths."""
+    modality: Literal["images", "texts"] = "images"
+    """What its models take, and tasks must be made of."""
+    zero_shot: bool = True
+    """Whether its encoders make heads from class names."""
+    formats: tuple[str, ...] = ("huggingface",)
+    """What `Encoder.save` knows, of which a geometry may still be refused."""

@@ -8,11 +8,12 @@ from typing import Any, get_args
 
 import jax
 
-from tajax.merging.method import FitFn, Method, Option
+from tajax.merging.method import FitFn, Method
 from tajax.merging.methods.dare import dare
 from tajax.merging.methods.task_arithmetic import task_arithmetic
 from tajax.merging.methods.ties import Agreement, ties
 from tajax.merging.methods.weight_average import weight_average
+from tajax.options import Option
 from tajax.types import MergeFn
 
 __all__ = [

@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from tajax.options import Option
 from tajax.types import ApplyFn, Batch, Head, MergeFn, Params
-
-
-class Option(NamedTuple):
-    """What a method leaves open: a keyword of its function, and a field of `config.merging`.
-
-    Attributes:
-        default: that of the function; values are of its type.
-        help: one line on what it is; it stands beside the field in `--help` and in the reference.
-        holds: whether a value of that type is in range.
-        wanted: the range in words, as in "want a share below 1".
-        choices: of a string, all of them.
-        field: the name in `config.merging`; that of the keyword, if not said otherwise. Methods may share a field, and
-            then share the option.
-    """
-
-    default: bool | int | float | str
-    help: str
-    holds: Callable[[Any], object] = lambda value: True
-    wanted: str = ""
-    choices: tuple[str, ...] = ()
-    field: str = ""
 
 
 @runtime_checkable

@@ -1,9 +1,6 @@
 """CLIP in Flax linen: an image tower and a text tower, each a pure function of a parameter tree.
 
-Layers are stacked along a leading axis L and run under `nn.scan`, so that a tower can compile one block whatever
-its depth. The attention has one `[D, D]` kernel for each of W_q, W_k, W_v, W_o: the leaves that
-attention-only fine-tuning trains. No custom derivative stands anywhere, so `jax.linearize` works and XLA can
-drop the gradients nobody asks for. The parameters:
+Layers are those of `tajax.models.transformer`, stacked along a leading axis L. The parameters:
 
     image   class_embedding [D], position_embedding [N+1, D], patch_embedding/kernel [p, p, 3, D], ln_pre,
             blocks, ln_post, projection/kernel [D, E]
@@ -15,8 +12,6 @@ Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural L
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,10 +19,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from tajax.models.geometry import ClipConfig, TextConfig, VisionConfig, pooled_position
+from tajax.models.transformer import MLP, Attention, layer_norm, transform
 from tajax.types import Params
 
 __all__ = [
-    "ACTIVATIONS",
     "CLIP",
     "ClipConfig",
     "ImageEncoder",
@@ -38,86 +33,6 @@ __all__ = [
 ]
 
 
-LAYER_AXIS = {nn.PARTITION_NAME: "layers"}
-"""The name of the leading axis L in the partitioning metadata of a leaf that has some."""
-
-
-def quick_gelu(x: Array) -> Array:
-    """OpenAI's approximation of GELU, x·σ(1.702·x)."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-}
-"""The functions that `hidden_act` names."""
-
-
-def _dense(x: Array, features: int, dtype: DTypeLike | None, std: float, name: str) -> Array:
-    """A dense layer on the last axis, `[..., D]` → `[..., features]`.
-
-    It sees one row a token: the gradient of its kernel is then a product over one axis. Over two, XLA's CPU compiler
-    copies both factors into another layout first, a third of the time of a B/32 training step.
-    """
-    init = nn.initializers.normal(std)
-    rows = nn.Dense(features, dtype=dtype, kernel_init=init, name=name)(x.reshape(-1, x.shape[-1]))
-    return rows.reshape(*x.shape[:-1], features)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, softmax(QKᵀ/√d)V·W_o. The softmax is float32.
-
-    Queries come from the first `num_queries` tokens (None: all of them), keys and values from all:
-    `[B, N, D]` → `[B, num_queries, D]`.
-    """
-
-    num_heads: int
-    num_layers: int
-    causal: bool
-    dtype: DTypeLike | None
-
-    @nn.compact
-    def __call__(self, x: Array, num_queries: int | None = None) -> Array:
-        batch, length, width = x.shape
-        head_dim = width // self.num_heads
-
-        def heads(tokens: Array, name: str) -> Array:
-            y = _dense(tokens, width, self.dtype, width**-0.5, name)
-            return y.reshape(batch, -1, self.num_heads, head_dim).swapaxes(1, 2)  # [B, heads, N, d]
-
-        query, key, value = heads(x[:, :num_queries], "query"), heads(x, "key"), heads(x, "value")
-        scores = jnp.einsum("bhqd,bhkd->bhqk", query * head_dim**-0.5, key)
-        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-        if self.causal:
-            seen = jnp.tril(jnp.ones((length, length), bool))[:num_queries]
-            scores = jnp.where(seen[None, None], scores, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value).swapaxes(1, 2).reshape(batch, -1, width)
-        return _dense(mixed, width, self.dtype, width**-0.5 * (2 * self.num_layers) ** -0.5, "out")
-
-
-class MLP(nn.Module):
-    """Two dense layers around the activation, D → intermediate_size → D."""
-
-    config: VisionConfig | TextConfig
-    dtype: DTypeLike | None
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        config, width = self.config, x.shape[-1]
-        x = _dense(x, config.intermediate_size, self.dtype, (2 * width) ** -0.5, "fc_in")
-        x = ACTIVATIONS[config.hidden_act](x)
-        return _dense(x, width, self.dtype, width**-0.5 * (2 * config.num_hidden_layers) ** -0.5, "fc_out")
-
-
-def _layer_norm(config: VisionConfig | TextConfig, dtype: DTypeLike | None, name: str) -> nn.LayerNorm:
-    # The fast variance E[x²] − E[x]² loses digits that parity with the reference needs.
-    return nn.LayerNorm(epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=dtype, name=name)
-
-
 class Block(nn.Module):
     """One pre-norm transformer layer, `[B, N, D]` → `[B, num_outputs, D]`: its first tokens, or all."""
 
@@ -126,72 +41,25 @@ class Block(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, x: Array, num_outputs: int | None = None) -> Array:
-        config = self.config
-        attention = Attention(
-            config.num_attention_heads, config.num_hidden_layers, self.causal, self.dtype, name="attn"
-        )
-        x = x[:, :num_outputs] + attention(_layer_norm(config, self.dtype, "ln_1")(x), num_outputs)
-        return x + MLP(config, self.dtype, name="mlp")(_layer_norm(config, self.dtype, "ln_2")(x))
+    def __call__(self, x: Array, mask: None = None, num_outputs: int | None = None) -> Array:
+        config, width = self.config, x.shape[-1]
+        into_sum = width**-0.5 * (2 * config.num_hidden_layers) ** -0.5
+        stds = (width**-0.5, into_sum), ((2 * width) ** -0.5, into_sum)
+        attention = Attention(config.num_attention_heads, self.causal, self.dtype, stds[0], name="attn")
+        mlp = MLP(config.intermediate_size, config.hidden_act, self.dtype, stds[1], name="mlp")
+        x = x[:, :num_outputs] + attention(_layer_norm(config, self.dtype, "ln_1")(x), None, num_outputs)
+        return x + mlp(_layer_norm(config, self.dtype, "ln_2")(x))
 
 
-class Layers(nn.Module):
-    """The layers of a tower, `[B, N, D]` → `[B, num_outputs, D]`: `body`, all but the last, and `last`.
-
-    The last one computes nothing but the `num_outputs` tokens that are read afterwards: with the class token alone,
-    7 % of the operations of B/32 fall away and 21 % of the bundled model's.
-
-    `tower.apply(…, mutable=["intermediates"])` returns what layers sow: under `blocks/body` with a leading axis of
-    L − 1, under `blocks/last` as it is.
-    """
-
-    config: VisionConfig | TextConfig
-    causal: bool
-    dtype: DTypeLike | None
-    unroll: int | bool
-    remat: bool
-
-    @nn.compact
-    def __call__(self, x: Array, num_outputs: int | None = None) -> Array:
-        block = nn.remat(Block, prevent_cse=False, static_argnums=2) if self.remat else Block
-        length = self.config.num_hidden_layers - 1
-
-        def step(layer: Block, x: Array, _: None) -> tuple[Array, None]:
-            return layer(x, None), None
-
-        body = nn.scan(
-            step,
-            variable_axes={True: 0},
-            length=length,
-            unroll=self.unroll if isinstance(self.unroll, bool) else min(self.unroll, max(length, 1)),
-            metadata_params=LAYER_AXIS,
-            check_constancy_invariants=False,  # nothing is broadcast: the layer would be traced twice
-        )
-        x, _ = body(block(self.config, self.causal, self.dtype, name="body"), x, None)
-        return block(self.config, self.causal, self.dtype, name="last")(x, num_outputs)
+def _layer_norm(config: VisionConfig | TextConfig, dtype: DTypeLike | None, name: str) -> nn.LayerNorm:
+    return layer_norm(config.layer_norm_eps, dtype, name)
 
 
 def _transform(
     tower: ImageEncoder | TextEncoder, x: Array, *, causal: bool, num_outputs: int | None = None
 ) -> Float[Array, "B M D"]:
-    """The layers of a tower, whose parameters are stacked along a leading axis under `blocks`."""
-    depth = tower.config.num_hidden_layers
-    if tower.is_initializing():
-        block = Block(tower.config, causal, tower.dtype, parent=None)
-        keys = jax.random.split(tower.make_rng("params"), depth)
-        stacked = jax.vmap(lambda key: block.init(key, x)["params"])(keys)
-        tower.put_variable("params", "blocks", nn.meta.add_axis(stacked, 0, LAYER_AXIS))
-
-    def split(variables: Mapping[str, Params]) -> Mapping[str, Params]:
-        stacked = variables.get("params", {})
-        # Split, not sliced: the gradients of the parts are then put together by copying, without sums of padded arrays.
-        parts = jax.tree.map(lambda leaf: jax.lax.split(leaf, (depth - 1, 1)), stacked)
-        body = jax.tree.map(lambda _, part: part[0], stacked, parts)
-        last = jax.tree.map(lambda _, part: part[1][0], stacked, parts)
-        return {"params": {"body": body, "last": nn.meta.remove_axis(last, 0, LAYER_AXIS)}}
-
-    layers = nn.map_variables(Layers, "params", split)
-    return layers(tower.config, causal, tower.dtype, tower.unroll, tower.remat, name="blocks")(x, num_outputs)
+    config = tower.config
+    return transform(tower, Block, (config, causal, tower.dtype), config.num_hidden_layers, x, num_outputs=num_outputs)
 
 
 def _projection(config: VisionConfig | TextConfig, dtype: DTypeLike | None) -> nn.Dense:
@@ -200,21 +68,45 @@ def _projection(config: VisionConfig | TextConfig, dtype: DTypeLike | None) -> n
 
 
 class PatchEmbedding(nn.Module):
-    """A linear map of each patch, `[B, H, W, 3]` → `[B, N, D]`: the reference's strided convolution."""
+    """A linear map of each patch, `[B, H, W, 3]` → `[B, N, D]`: the reference's strided convolution.
 
-    config: VisionConfig
+    Attributes:
+        patch_size: Side of a patch, in pixels.
+        grid_size: Patches along one side; pixels beyond the last are not seen.
+        width: D.
+        dtype: Of the computation; None takes that of images and parameters.
+        use_bias: Whether D numbers are added to each token.
+    """
+
+    patch_size: int
+    grid_size: int
+    width: int
     dtype: DTypeLike | None
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        p, g = self.config.patch_size, self.config.grid_size
-        channels, width = images.shape[-1], self.config.hidden_size
+        p, g, width, channels = self.patch_size, self.grid_size, self.width, images.shape[-1]
         init = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
         kernel = self.param("kernel", init, (p, p, channels, width))
         images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
         patches = images[:, : g * p, : g * p].reshape(-1, g, p, g, p, channels).transpose(0, 1, 3, 2, 4, 5)
         rows = patches.reshape(-1, p * p * channels) @ kernel.reshape(-1, width)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (width,))
+            rows = rows + bias.astype(rows.dtype)[None]
         return rows.reshape(-1, g * g, width)
+
+
+def check_images(images: Array, size: int, channels: int = 3) -> None:
+    """Raises on images of another shape than `[B, size, size, channels]`, or of an integer dtype."""
+    expected = (size, size, channels)
+    if images.ndim != 4 or images.shape[1:] != expected:
+        raise ValueError(f"Images must have shape [B, {', '.join(map(str, expected))}], got {list(images.shape)}.")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f"Images must be normalised floats, got {images.dtype}: call tajax.data.preprocess.normalize first."
+        )
 
 
 class ImageEncoder(nn.Module):
@@ -248,18 +140,12 @@ class ImageEncoder(nn.Module):
     def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
         """Features of images, raising on another shape or an integer dtype."""
         config = self.config
-        expected = (config.image_size, config.image_size, config.num_channels)
-        if images.ndim != 4 or images.shape[1:] != expected:
-            raise ValueError(f"Images must have shape [B, {', '.join(map(str, expected))}], got {list(images.shape)}.")
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise TypeError(
-                f"Images must be normalised floats, got {images.dtype}: call tajax.data.preprocess.normalize first."
-            )
+        check_images(images, config.image_size, config.num_channels)
         width = config.hidden_size
         init = nn.initializers.normal(width**-0.5)
         class_embedding = self.param("class_embedding", init, (width,))
         position_embedding = self.param("position_embedding", init, (config.grid_size**2 + 1, width))
-        x = PatchEmbedding(config, self.dtype, name="patch_embedding")(images)
+        x = PatchEmbedding(config.patch_size, config.grid_size, width, self.dtype, name="patch_embedding")(images)
         class_token = jnp.broadcast_to(class_embedding.astype(x.dtype), (x.shape[0], 1, width))
         x = jnp.concatenate([class_token, x], axis=1) + position_embedding.astype(x.dtype)[None]
         x = _layer_norm(config, self.dtype, "ln_pre")(x)
@@ -303,11 +189,6 @@ class TextEncoder(nn.Module):
         x = _layer_norm(config, self.dtype, "ln_final")(x)
         features = _projection(config, self.dtype)(x)
         return features.astype(jnp.promote_types(features.dtype, jnp.float32))
-
-
-def features_at(module: nn.Module, params: Params, *inputs: Array | int | None) -> Array:
-    """What a module makes of its inputs with these parameters."""
-    return module.apply({"params": params}, *inputs)  # type: ignore[return-value]  # in Flax's type variables may change
 
 
 class CLIP(nn.Module):

@@ -214,6 +214,7 @@ def _claim(
 ) -> tuple[dict[str, np.ndarray], str]:
     """The leaves of some rows by path, and what is wrong with the tensors: an empty text if nothing is."""
     shapes = {path: np.shape(leaf) for path, leaf in flatten_paths(abstract_params(config)).items()}
+    check_layers(max(shapes[row.path][0] for row in rows if _is_stacked(row)), tensors)
     missing: dict[str, None] = {}
     unfit: dict[str, str] = {}
     leaves: dict[str, np.ndarray] = {}
@@ -238,16 +239,7 @@ def _claim(
             leaves[row.path] = np.stack(parts) if _is_stacked(row) else parts[0]
     claimed = {name for row in rows for name, _ in _sources(row, naming, shapes[row.path])}
     extra = [name for name in tensors if name not in claimed | BUFFERS[naming] and not name.startswith(ignored)]
-    problems = [
-        f"{len(group)} {what}: {few(group, separator)}"
-        for group, what, separator in (
-            (missing, "missing", ", "),
-            (unfit.values(), "of another shape or dtype", "; "),
-            (extra, "left over", ", "),
-        )
-        if group
-    ]
-    return leaves, ". ".join(problems)
+    return leaves, misfits(missing, unfit.values(), extra)
 
 
 def tensors_from_params(params: Params, config: ClipConfig, *, naming: str = "huggingface") -> dict[str, np.ndarray]:
@@ -298,6 +290,37 @@ def _tensor_shape(row: Row, naming: str, shape: tuple[int, ...]) -> tuple[int, .
     if axes is not None:
         shape = tuple(shape[i] for i in np.argsort(axes))
     return (3 * shape[0], *shape[1:]) if "#" in getattr(row, naming) else shape
+
+
+def misfits(missing: Collection[str], unfit: Collection[str], extra: Collection[str]) -> str:
+    """What is wrong with the tensors of a checkpoint, counted and named, in sentences; empty if nothing is.
+
+    Args:
+        missing: Names that are wanted and not there.
+        unfit: Of each tensor of another shape or dtype what it is, and what was expected.
+        extra: Names that nothing claims.
+    """
+    kinds = ((missing, "missing", ", "), (unfit, "of another shape or dtype", "; "), (extra, "left over", ", "))
+    return ". ".join(f"{len(group)} {what}: {few(group, separator)}" for group, what, separator in kinds if group)
+
+
+def check_layers(layers: int, tensors: Collection[str]) -> None:
+    """That a checkpoint can have so many layers, before a name is made for each tensor of each.
+
+    Raises:
+        ValueError: the configuration wants more layers than there are tensors.
+
+    Example:
+        >>> check_layers(10**12, ["a", "b"])
+        Traceback (most recent call last):
+        ...
+        ValueError: The configuration says 1000000000000 layers, the checkpoint has 2 tensors in all: a, b. ...
+    """
+    if layers > len(tensors):
+        raise ValueError(
+            f"The configuration says {layers} layers, the checkpoint has {len(tensors)} tensors in all: {few(tensors)}."
+            " Check that the configuration belongs to these weights."
+        )
 
 
 def few(names: Collection[str], separator: str = ", ", *, limit: int = 4) -> str:

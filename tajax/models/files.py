@@ -26,9 +26,11 @@ from tajax.models.torch_files import open_torch_file
 __all__ = [
     "Checkpoint",
     "Model",
+    "Stored",
     "describe",
     "dtype_notes",
     "open_checkpoint",
+    "open_tensors",
     "read_config",
     "read_json",
     "read_model",
@@ -106,8 +108,7 @@ def open_checkpoint(path: Path, *, which: str | None = None) -> Checkpoint:
         FileNotFoundError: no weights.
         ValueError: a damaged file, one that asks for code, or one of several that could be meant; no model, or several.
     """
-    file = _find_weights(path) if path.is_dir() else path
-    stored = _open_shards(file) if file.suffix == ".json" else _open_file(file)
+    file, stored = open_tensors(path)
     found = describe(file, lambda: find_model(stored.names, stored.classes, which=which, place=str(path)))
     classes = {own: stored.classes[name] for name, own in found.modules.items()}
     notes = found.notes
@@ -122,6 +123,17 @@ def open_checkpoint(path: Path, *, which: str | None = None) -> Checkpoint:
         for note in said:
             logger.log(level, "%s: %s.", file, note)
     return Checkpoint(file, found.names, found.format, stored.read, classes, stored.texts, notes + found.warnings)
+
+
+def open_tensors(path: Path) -> tuple[Path, Stored]:
+    """The file of weights in a directory, or that is given, and its tensors as it has them, of whatever model.
+
+    Raises:
+        FileNotFoundError: no weights.
+        ValueError: a damaged file, one that asks for code, or one of several that could be meant.
+    """
+    file = _find_weights(path) if path.is_dir() else path
+    return file, _open_shards(file) if file.suffix == ".json" else _open_file(file)
 
 
 def read_model(path: Path, *, which: str | None = None) -> Model:
@@ -249,7 +261,7 @@ def _find_weights(directory: Path) -> Path:
     )
 
 
-class _Stored(NamedTuple):
+class Stored(NamedTuple):
     """The tensors of a file as it has them."""
 
     kind: str
@@ -260,7 +272,7 @@ class _Stored(NamedTuple):
     others: Mapping[str, str] = MappingProxyType({})
 
 
-def _open_file(path: Path, *, is_shard: bool = False) -> _Stored:
+def _open_file(path: Path, *, is_shard: bool = False) -> Stored:
     """A file of tensors, of the kind that its first bytes tell; where they tell nothing, its suffix."""
     size = path.stat().st_size
     if not path.is_file():
@@ -272,21 +284,21 @@ def _open_file(path: Path, *, is_shard: bool = False) -> _Stored:
     pickled = re.match(rb"PK\x03\x04|\x80[\x02-\x05]", start) or path.suffix in _PICKLES
     if pickled and not tensor_files.is_safetensors(start, size):
         file = open_torch_file(path)
-        return _Stored("PyTorch", file.tensors.keys(), file.read, file.classes, file.texts, file.others)
+        return Stored("PyTorch", file.tensors.keys(), file.read, file.classes, file.texts, file.others)
     if path.suffix != ".safetensors" and not tensor_files.is_safetensors(start, size):
         what = tensor_files.other_format(start)
         raise ValueError(f"{path} is {what or 'neither a safetensors file nor a PyTorch file'}.")
     if tensor_files.read_metadata(path).get("format") == tensor_files.TASK_VECTOR:
         raise ValueError(f"{path} holds a task vector of tajax, not a model: read it with load_task_vector.")
-    return _Stored("safetensors", tensor_files.read_names(path), lambda names: tensor_files.read(path, names)[0])
+    return Stored("safetensors", tensor_files.read_names(path), lambda names: tensor_files.read(path, names)[0])
 
 
-def _open_shards(index: Path) -> _Stored:
+def _open_shards(index: Path) -> Stored:
     """The tensors of a checkpoint split over files, each taken from the file that the index names."""
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
         raise ValueError(f"{index} has no weight_map from tensors to files.")
-    parts: dict[str, _Stored] = {}
+    parts: dict[str, Stored] = {}
     for name in sorted(set(where.values())):
         if Path(name).name != name:
             raise ValueError(f"{index} names {name!r}, which is not a file beside it.")
@@ -306,7 +318,7 @@ def _open_shards(index: Path) -> _Stored:
         return held
 
     others = {name: kind for part in parts.values() for name, kind in part.others.items()}
-    return _Stored(next(iter(parts.values())).kind, where.keys(), read, others=others)
+    return Stored(next(iter(parts.values())).kind, where.keys(), read, others=others)
 
 
 def describe(path: Path, describe: Callable[[], _T]) -> _T:

@@ -12,18 +12,19 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tajax.models import files
+from tajax.models.adapters import is_adapter, read_adapter
 from tajax.models.convert import image_params_from_tensors, image_tensor_names
-from tajax.models.geometry import ClipConfig, VisionConfig
+from tajax.models.geometry import ClipConfig, differing
 from tajax.models.hub import locate, split_choice
 from tajax.models.loading import LoadedClip
 from tajax.models.preprocessor import read_preprocessing
-from tajax.models.rounding import Rounding, keep_unmoved
-from tajax.trees import check_finite, flatten_paths
+from tajax.models.rounding import Rounding, keep_unmoved, like_pretrained, settled
+from tajax.models.torch_names import linear_modules
+from tajax.trees import flatten_paths
 from tajax.types import Params
 
 __all__ = ["Finetuned", "load_finetuned"]
@@ -41,7 +42,7 @@ class Finetuned(NamedTuple):
     path: Path
     """The file of weights."""
     format: str
-    """What was found: 'huggingface', 'open_clip', 'module' (whole, pickled) or 'linearized'."""
+    """What was found: 'huggingface', 'open_clip', 'module' (whole, pickled), 'linearized' or 'adapter'."""
     rounding: Rounding | None = None
     """How much of θ − θ₀ is rounding, where the file or the base is of less than the base's precision."""
     notes: tuple[str, ...] = ()
@@ -58,7 +59,8 @@ def load_finetuned(name_or_path: str | Path, base: LoadedClip, *, revision: str 
     - state dicts under OpenAI's and open_clip's names, also inside a training checkpoint, under another prefix, or
       wrapped by DDP, FSDP, activation checkpointing or torch.compile;
     - whole pickled modules, such as `src.modeling.ImageEncoder` of the task-vector and the tangent papers;
-    - linearised encoders of the tangent paper: two lists of parameters, θ and θ₀, of which the second must be the base.
+    - linearised encoders of the tangent paper: two lists of parameters, θ and θ₀, of which the second must be the base;
+    - LoRA adapters in PEFT's directories, of the base or of its image tower, see `tajax.models.adapters`.
 
     What belongs to a text tower or stands outside the model, such as a head or an optimiser, is not looked at. Leaves
     and layers that equal θ₀ but for the rounding of half precision are those of θ₀, see `tajax.models.rounding`.
@@ -72,9 +74,9 @@ def load_finetuned(name_or_path: str | Path, base: LoadedClip, *, revision: str 
     Raises:
         FileNotFoundError: nothing there, or no weights in it.
         ValueError: a damaged file, a pickle that asks for code, an image tower of another geometry, activation or
-            preprocessing, tensors that are missing, left over, not finite or there twice, several models, an adapter or
-            quantised weights, a linearised encoder around another θ₀. The message names the file and the first of what
-            is wrong.
+            preprocessing, tensors that are missing, left over, not finite or there twice, several models, quantised
+            weights, an adapter of another kind, a linearised encoder around another θ₀. The message names the file and
+            the first of what is wrong.
 
     Source: Ilharco et al. 2023 and Ortiz-Jimenez et al. 2023 for the modules, in the code of both papers.
 
@@ -86,7 +88,10 @@ def load_finetuned(name_or_path: str | Path, base: LoadedClip, *, revision: str 
         ('huggingface', False)
     """
     place, which = split_choice(name_or_path)
-    checkpoint = files.open_checkpoint(locate(place, revision=revision), which=which)
+    path = locate(place, revision=revision)
+    if is_adapter(path):
+        return _read_adapter(path, base)
+    checkpoint = files.open_checkpoint(path, which=which)
     try:
         found = (_read_linearized if checkpoint.format == "linearized" else _read_tower)(checkpoint, base)
     except ValueError as error:
@@ -100,13 +105,29 @@ def load_finetuned(name_or_path: str | Path, base: LoadedClip, *, revision: str 
     return found
 
 
+def _read_adapter(path: Path, base: LoadedClip) -> Finetuned:
+    found = read_adapter(
+        path,
+        base.params["image"],
+        linear_modules(base.config.vision.num_hidden_layers),
+        base=base.name,
+        base_sha256=base.image_sha256,
+        ignored=("text_model.", "text_projection"),
+        unlike=("CLIPTextModel", "CLIPTextModelWithProjection"),
+    )
+    _check_preprocessing(found.path.parent, base)
+    for note in found.notes:
+        logging.getLogger(__name__).warning("%s: %s.", found.path, note)
+    return Finetuned(found.params, False, found.path, "adapter", None, found.notes)
+
+
 def _read_tower(checkpoint: files.Checkpoint, base: LoadedClip) -> Finetuned:
     naming = checkpoint.format
     _check_geometry(checkpoint, base)
     image = {name.split(".")[0] for name in image_tensor_names(base.config, naming)}
     tensors = checkpoint.read([name for name in checkpoint.names if name.split(".")[0] in image])
     leaves = image_params_from_tensors(tensors, base.config, pretrained=base.params["image"])
-    params, rounding = _settled(_like_base(leaves, base), base)
+    params, rounding = settled(_like_base(leaves, base), base.params["image"])
     notes = (*checkpoint.notes, *files.dtype_notes(tensors), *(() if rounding is None else (str(rounding),)))
     return Finetuned(params, False, checkpoint.path, "module" if checkpoint.is_module() else naming, rounding, notes)
 
@@ -123,14 +144,9 @@ def _check_geometry(checkpoint: files.Checkpoint, base: LoadedClip) -> None:
     activation = checkpoint.activation()
     if activation is not None:
         found = dataclasses.replace(found, hidden_act=activation)
-    differing = [
-        f"{field.name} is {getattr(found, field.name)!r}, the base's is {getattr(wanted, field.name)!r}"
-        for field in dataclasses.fields(VisionConfig)
-        if getattr(found, field.name) != getattr(wanted, field.name)
-    ]
-    if differing:
+    if differences := differing(found, wanted):
         raise ValueError(
-            f"the image tower is another than that of {base.name}: {'; '.join(differing)}. Give the base that it was "
+            f"the image tower is another than that of {base.name}: {'; '.join(differences)}. Give the base that it was "
             "made from."
         )
 
@@ -204,7 +220,7 @@ def _read_linearized(checkpoint: files.Checkpoint, base: LoadedClip) -> Finetune
         path: np.where(known[path] == leaf, theta[path], leaf + (theta[path] - theta0[path]))
         for path, leaf in pretrained.items()
     }
-    params, rounding = _settled(moved, base)
+    params, rounding = settled(moved, base.params["image"])
     notes = (*checkpoint.notes, *files.dtype_notes(held), *(() if rounding is None else (str(rounding),)))
     return Finetuned(params, True, checkpoint.path, "linearized", rounding, notes)
 
@@ -240,19 +256,8 @@ def _parameter_orders(config: ClipConfig) -> list[list[str]]:
 
 
 def _like_base(leaves: Params, base: LoadedClip) -> dict[str, np.ndarray]:
-    """The leaves by path with the dtypes of the base, all of them finite."""
-    reference, flat = flatten_paths(base.params["image"]), flatten_paths(leaves)
-    cast = {path: np.asarray(flat[path], jnp.result_type(leaf)) for path, leaf in reference.items()}
-    check_finite(cast, "the image tower")
-    return cast
+    return like_pretrained(leaves, base.params["image"], "the image tower")
 
 
 def _pretrained(base: LoadedClip) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in flatten_paths(base.params["image"]).items()}
-
-
-def _settled(leaves: dict[str, np.ndarray], base: LoadedClip) -> tuple[Params, Rounding | None]:
-    """The tree of some leaves, with the base's own values where the two differ by rounding alone."""
-    kept, rounding = keep_unmoved(_pretrained(base), leaves)
-    structure = jax.tree.structure(base.params["image"])
-    return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in kept.values()]), rounding

@@ -14,7 +14,8 @@ NO_WEIGHTS = ("adapter_model", "optimizer", "rng_state", "scaler", "scheduler", 
 """How the names of files begin that lie beside weights and hold none of their own."""
 
 _LORA = (
-    "a LoRA adapter, which changes weights that lie elsewhere. Adapters are not read yet: merge it with PEFT, "
+    "a LoRA adapter, which changes weights that lie elsewhere: load_finetuned and config.checkpoints of a run read the "
+    "directory that PEFT saved it in, with the model that it was trained on. Else merge it with PEFT, "
     "`PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(directory)`, and give that directory"
 )
 _QUANTIZED = "Give the weights that were quantised, as bfloat16 or wider"

@@ -12,7 +12,15 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Array, Int
 
-__all__ = ["HIDDEN_ACTS", "LEGACY_EOS_TOKEN_ID", "ClipConfig", "TextConfig", "VisionConfig", "pooled_position"]
+__all__ = [
+    "HIDDEN_ACTS",
+    "LEGACY_EOS_TOKEN_ID",
+    "ClipConfig",
+    "LayersConfig",
+    "TextConfig",
+    "VisionConfig",
+    "pooled_position",
+]
 
 HIDDEN_ACTS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh")
 """What `hidden_act` may say. `gelu` is exact, through erf; the last two are its approximation by tanh."""
@@ -23,14 +31,13 @@ LEGACY_EOS_TOKEN_ID = 2  # in OpenAI's first conversions; the text is then poole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _TowerConfig:
-    """What both towers have in common; the names are Hugging Face's."""
+class LayersConfig:
+    """What towers of layers have in common; the names are Hugging Face's."""
 
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
-    projection_dim: int = 512
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
 
@@ -42,6 +49,11 @@ class _TowerConfig:
                 raise TypeError(f"{kind}.{field.name} must be an integer, got {value!r}.")
             if field.type == "int" and field.name not in ("bos_token_id", "eos_token_id") and value < 1:
                 raise ValueError(f"{kind}.{field.name} must be positive, got {value}.")
+        epsilon = self.layer_norm_eps
+        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
+            raise TypeError(f"{kind}.layer_norm_eps must be a number, got {epsilon!r}.")
+        if not 0 < epsilon < 1:
+            raise ValueError(f"{kind}.layer_norm_eps must lie between 0 and 1, got {epsilon}.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"{kind}: hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} "
@@ -51,8 +63,28 @@ class _TowerConfig:
             raise ValueError(
                 f"{kind}.hidden_act {self.hidden_act!r} is unknown; choose one of {', '.join(HIDDEN_ACTS)}."
             )
-        if not self.layer_norm_eps > 0:
-            raise ValueError(f"{kind}.layer_norm_eps must be positive, got {self.layer_norm_eps}.")
+
+
+def differing(found: LayersConfig, wanted: LayersConfig) -> list[str]:
+    """In which fields a geometry is another than that of a base, a clause each.
+
+    Example:
+        >>> width = {"intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> differing(LayersConfig(hidden_size=2, **width), LayersConfig(hidden_size=4, **width))
+        ["hidden_size is 2, the base's is 4"]
+    """
+    return [
+        f"{field.name} is {getattr(found, field.name)!r}, the base's is {getattr(wanted, field.name)!r}"
+        for field in dataclasses.fields(wanted)
+        if getattr(found, field.name) != getattr(wanted, field.name)
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _TowerConfig(LayersConfig):
+    """What both towers of a CLIP have in common."""
+
+    projection_dim: int = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

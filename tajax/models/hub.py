@@ -26,6 +26,7 @@ _IN_TURN = (
     layout.WEIGHTS[2:],
     (*layout.PICKLED_WEIGHTS[:2], "pytorch_model-*-of-*.bin"),
     layout.PICKLED_WEIGHTS[2:],
+    *((name,) for name in layout.ADAPTER_WEIGHTS),
 )
 """Patterns of weights. Those of the first that a repository has are fetched, so pickles only where nothing else is."""
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")

@@ -8,18 +8,24 @@ from pathlib import Path
 
 __all__ = [
     "ADAPTER",
+    "ADAPTER_WEIGHTS",
     "CONFIG",
     "CONFIGS",
     "DEFAULT",
     "DESCRIPTIONS",
+    "MODULES",
     "OPEN_CLIP_CONFIG",
     "PICKLED_WEIGHTS",
     "PREPROCESSOR",
     "PROCESSOR",
+    "PROMPTS",
+    "SENTENCE",
     "TOKENIZER",
     "TOKENIZER_PARTS",
     "TOKENIZER_WHOLE",
+    "TEXT_ENCODER",
     "WEIGHTS",
+    "WORD_PIECES",
     "is_there",
 ]
 
@@ -34,14 +40,19 @@ TOKENIZER_WHOLE, TOKENIZER_PARTS = "tokenizer.json", ("vocab.json", "merges.txt"
 TOKENIZER = (TOKENIZER_WHOLE, *TOKENIZER_PARTS, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """All that `transformers.CLIPTokenizer` reads."""
 
+WORD_PIECES = "vocab.txt"
+MODULES, SENTENCE, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+TEXT_ENCODER = (WORD_PIECES, MODULES, SENTENCE, PROMPTS, "1_Pooling/config.json")
+"""What sentence-transformers' directories have besides."""
+
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 """In the order in which they are taken; safetensors before pickles."""
 
-ADAPTER = "adapter_config.json"
-"""By which a directory is known to hold a LoRA adapter, which is not read."""
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+"""PEFT's: by the first a directory is known to hold an adapter, the others are its tensors, in the order of choice."""
 
-DESCRIPTIONS = (*CONFIGS, PROCESSOR, PREPROCESSOR, *TOKENIZER, ADAPTER)
+DESCRIPTIONS = (*CONFIGS, PROCESSOR, PREPROCESSOR, *TOKENIZER, *TEXT_ENCODER, ADAPTER)
 """What is read of a directory beside its weights."""
 
 DEFAULT = "default (OpenAI's)"

@@ -15,16 +15,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from tajax.models import files
-from tajax.models.clip import ImageEncoder, TextEncoder, features_at
+from tajax.models.clip import ImageEncoder, TextEncoder
 from tajax.models.convert import params_from_tensors
 from tajax.models.geometry import LEGACY_EOS_TOKEN_ID, ClipConfig
 from tajax.models.hub import commit_of, locate, split_choice
 from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD, default_preprocessing, read_preprocessing
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer
+from tajax.models.transformer import features_at
 from tajax.trees import flatten_paths
 from tajax.types import Params, Preprocessing
 
-__all__ = ["OPENAI_MEAN", "OPENAI_STD", "LoadedClip", "check_tokenizer", "load"]
+__all__ = ["OPENAI_MEAN", "OPENAI_STD", "LoadedClip", "check_tokenizer", "load", "params_sha256"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,12 +84,12 @@ class LoadedClip:
     @functools.cached_property
     def image_sha256(self) -> str:
         """SHA-256 of the image tower's paths, shapes and float32 values: whose task vectors these are."""
-        return _sha256(self.params["image"])
+        return params_sha256(self.params["image"])
 
     @functools.cached_property
     def text_sha256(self) -> str:
         """The same of the text tower with the temperature: which zero-shot heads come out."""
-        return _sha256({key: leaf for key, leaf in self.params.items() if key != "image"})
+        return params_sha256({key: leaf for key, leaf in self.params.items() if key != "image"})
 
     def with_random_image_tower(self, seed: int) -> LoadedClip:
         """The same CLIP before its image tower knew anything: parameters drawn anew, the text tower kept.
@@ -178,7 +179,8 @@ def load(
     )
 
 
-def _sha256(params: Params) -> str:
+def params_sha256(params: Params) -> str:
+    """SHA-256 of paths, shapes and float32 values: whose task vectors these are."""
     digest = hashlib.sha256()
     for path, leaf in sorted(flatten_paths(params).items()):
         value = np.ascontiguousarray(np.asarray(leaf, "<f4"))

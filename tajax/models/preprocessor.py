@@ -16,11 +16,14 @@ from tajax.models.layout import DEFAULT, OPEN_CLIP_CONFIG, PREPROCESSOR, PROCESS
 from tajax.types import JsonObject, Preprocessing
 
 __all__ = [
+    "INERT",
     "OPENAI_MEAN",
     "OPENAI_STD",
+    "channels",
     "default_preprocessing",
     "preprocessor_config",
     "read_preprocessing",
+    "same_value",
 ]
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -30,7 +33,7 @@ _BICUBIC = 3  # PIL's number
 
 _PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor")
 _DEFAULT_SIZES = {"size": 224, "crop_size": 224}  # of these classes, whatever the model
-_INERT = frozenset(
+INERT = frozenset(
     ["processor_class", "_processor_class", "transformers_version", "_valid_processor_keys", "_valid_kwargs_names"]
     + ["return_tensors", "data_format", "input_data_format", "device", "disable_grouping", "image_seq_length"]
     + ["pad_size"]  # without do_pad
@@ -147,7 +150,7 @@ def _of_transformers(found: Mapping[str, object], side: int) -> _Settings:
         "rescale_factor": (1 / 255,),
     }
     stated = _DEFAULT_SIZES | {name: value for name, value in found.items() if value is not None}
-    return _settings(stated, accepted, _INERT, side, mean="image_mean", std="image_std")
+    return _settings(stated, accepted, INERT, side, mean="image_mean", std="image_std")
 
 
 def _of_open_clip(found: JsonObject, side: int) -> _Settings | None:
@@ -180,7 +183,7 @@ def _settings(
     other = [
         f"{name}={value!r}"
         for name, value in stated.items()
-        if name not in {mean, std, *inert} and not any(_equal(value, choice) for choice in accepted.get(name, ()))
+        if name not in {mean, std, *inert} and not any(same_value(value, choice) for choice in accepted.get(name, ()))
     ]
     if other:
         raise ValueError(
@@ -188,16 +191,22 @@ def _settings(
             f"bicubic resize of the shorter side to the {side} pixels that the image tower takes, centre crop, 1/255, "
             "mean and deviation of 3 channels."
         )
-    return _Settings(_channels(mean, stated.get(mean)), _channels(std, stated.get(std), positive=True))
+    return _Settings(channels(mean, stated.get(mean)), channels(std, stated.get(std), positive=True))
 
 
-def _equal(value: object, choice: object) -> bool:
+def same_value(value: object, choice: object) -> bool:
+    """Whether two values of a JSON file are equal, floats up to their last digits."""
     if isinstance(value, float) and isinstance(choice, float):
         return math.isclose(value, choice, rel_tol=1e-6)
     return value == choice
 
 
-def _channels(name: str, value: object, *, positive: bool = False) -> tuple[float, ...] | None:
+def channels(name: str, value: object, *, positive: bool = False) -> tuple[float, ...] | None:
+    """One number a channel, of a list of three or of one for all; None of None.
+
+    Raises:
+        ValueError: they are not 3 finite numbers, or not positive ones where they must be.
+    """
     if value is None:
         return None
     values = value if isinstance(value, list) else [value] * 3

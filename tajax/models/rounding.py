@@ -23,13 +23,16 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
 from tajax.rules import STACKED
+from tajax.trees import check_finite, flatten_paths
+from tajax.types import Params
 
-__all__ = ["Rounding", "keep_unmoved"]
+__all__ = ["Rounding", "keep_unmoved", "like_pretrained", "settled"]
 
 _NARROW = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32")))  # the coarsest first
 
@@ -139,6 +142,31 @@ def keep_unmoved(
         tau_norm=math.sqrt(sum(square for square, _, _ in moves)),
         rounding_norm=math.sqrt(sum(errors)),
     )
+
+
+def like_pretrained(leaves: Params, pretrained: Params, what: str) -> dict[str, np.ndarray]:
+    """The leaves by path, in the order and the dtypes of θ₀'s.
+
+    Raises:
+        ValueError: an entry is not finite; `what` says of which tree.
+    """
+    flat = flatten_paths(leaves)
+    cast = {path: np.asarray(flat[path], jnp.result_type(leaf)) for path, leaf in flatten_paths(pretrained).items()}
+    check_finite(cast, what)
+    return cast
+
+
+def settled(leaves: Mapping[str, np.ndarray], pretrained: Params) -> tuple[Params, Rounding | None]:
+    """The tree of some leaves by path, with θ₀'s own values where the two differ by rounding alone; see `keep_unmoved`.
+
+    Example:
+        >>> settled({"w": np.float32([0.1, 0.2])}, {"w": np.float32([0.1, 0.3])})
+        ({'w': Array([0.1, 0.2], dtype=float32)}, None)
+    """
+    known = {path: np.asarray(leaf) for path, leaf in flatten_paths(pretrained).items()}
+    kept, rounding = keep_unmoved(known, leaves)
+    tree = jax.tree.unflatten(jax.tree.structure(pretrained), [jnp.asarray(kept[path]) for path in known])
+    return tree, rounding
 
 
 def _precisions(values: np.ndarray) -> list[np.dtype]:

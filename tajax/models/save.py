@@ -67,6 +67,10 @@ def save_pretrained(
         raise ValueError(
             f"preprocessing.size is {preprocessing.size}, the tower takes {clip_config.vision.image_size}."
         )
+    if preprocessing.resize is not None:
+        raise ValueError(
+            f"preprocessing.resize is {preprocessing.resize}: files of a CLIP cannot say it; leave it out."
+        )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         if not overwrite:
             raise FileExistsError(

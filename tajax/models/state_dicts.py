@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tajax.models.convert import BUFFERS, NAMINGS, ROWS, few
 from tajax.models.foreign import changed_weights, is_optimizer, other_model
 
-__all__ = ["Found", "find_model"]
+__all__ = ["WRAPPERS", "Found", "find_model", "unwrapped"]
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_fpw_module"})
 WRAPPERS |= {"_checkpoint_wrapped_module"}
@@ -81,7 +81,7 @@ def find_model(
     """
     if changed := changed_weights(names):
         raise ValueError(changed)
-    plain = {name: _unwrapped(name) for name in names}
+    plain = {name: unwrapped(name) for name in names}
     candidates = _candidates(plain.values())
     if not candidates:
         raise ValueError(
@@ -118,7 +118,7 @@ def find_model(
     if wrappers := sorted({part for name in held.values() for part in name.split(".") if part in WRAPPERS}):
         notes.append(f"wrappers removed from names: {', '.join(wrappers)}")
     notes += [_not_read(what, group) for what, group in (("an optimiser", optimizer), ("others", outside)) if group]
-    known = {module: own for module in modules if (own := canonical(_unwrapped(module))) is not None}
+    known = {module: own for module in modules if (own := canonical(unwrapped(module))) is not None}
     warnings = [_not_read("what stands beside its towers", beside)] if beside else []
     return Found(held, chosen.format, known, tuple(notes), tuple(warnings))
 
@@ -127,7 +127,13 @@ def _not_read(what: str, names: Collection[str]) -> str:
     return f"tensors of {what} are not read ({len(names)}): {few(names)}"
 
 
-def _unwrapped(name: str) -> str:
+def unwrapped(name: str) -> str:
+    """A tensor's name without the parts that wrappers put in.
+
+    Example:
+        >>> unwrapped("module.visual.transformer.resblocks.0._checkpoint_wrapped_module.ln_1.bias")
+        'visual.transformer.resblocks.0.ln_1.bias'
+    """
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 

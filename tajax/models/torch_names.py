@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from tajax.models.adapters import Linear, Naming
 from tajax.models.convert import NAMINGS, ROWS, Row, few
 from tajax.types import LeafMask
 
-__all__ = ["leaves_from_tensors", "tensors_from_leaves"]
+__all__ = ["linear_modules", "leaves_from_tensors", "tensors_from_leaves"]
 
 _PARTS = ("query", "key", "value")
 _IMAGE = "image/"
@@ -106,6 +107,27 @@ def leaves_from_tensors(
     if extra:
         raise ValueError(f"holds {few(extra)}, which the model's image tower does not have under {naming} names")
     return leaves
+
+
+def linear_modules(depth: int) -> tuple[Naming, ...]:
+    """The linear modules of an image tower of so many layers, under two namings.
+
+    As `transformers.CLIPModel` calls them, and as the `CLIPVisionModel` of transformers 5 does.
+
+    Example:
+        >>> whole, tower = linear_modules(2)
+        >>> whole["vision_model.encoder.layers.1.mlp.fc1"], len(whole)
+        (Linear(path='blocks/mlp/fc_in/kernel', layer=1, part=0, parts=1), 13)
+        >>> next(iter(tower))
+        'encoder.layers.0.self_attn.q_proj'
+    """
+    dense = {path: row.huggingface for path, row in _rows("huggingface").items() if row.axes["huggingface"] == (1, 0)}
+    whole = {
+        name.removesuffix(".weight").format(layer): Linear(path, layer)
+        for path, name in dense.items()
+        for layer in (range(depth) if "{}" in name else (None,))
+    }
+    return whole, {name.removeprefix("vision_model."): linear for name, linear in whole.items()}
 
 
 def _rows(naming: str) -> dict[str, Row]:

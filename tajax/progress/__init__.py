@@ -85,10 +85,10 @@ def quiet() -> bool:
     return _watch().quiet
 
 
-def plan(title: str, place: str, stages: Iterable[Stage]) -> None:
-    """A run begins: what it is, where it lives, and what it will do, in order."""
+def plan(title: str, place: str, stages: Iterable[Stage], *, examples: str = "images") -> None:
+    """A run begins: what it is, where it lives, and what it will do, in order; `examples` is what it does it with."""
     watch = _watch()
-    named = (dataclasses.replace(s, title=s.title or s.name.replace("_", " ")) for s in stages)
+    named = (dataclasses.replace(s, title=s.title or s.name.replace("_", " "), examples=examples) for s in stages)
     watch.state = plans.Plan(printable(title), printable(place), tuple(named), watch.now())
 
 

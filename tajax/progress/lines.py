@@ -92,9 +92,9 @@ def counted(item: Item) -> str:
 
 
 def rate(stage: Stage) -> str:
-    """Images a second, where that is known."""
+    """Examples a second, where that is known."""
     seconds = pace(stage)
-    return f"{stage.images / seconds:.0f} images/s" if stage.images and seconds else ""
+    return f"{stage.images / seconds:.0f} {stage.examples}/s" if stage.images and seconds else ""
 
 
 def _print(text: str) -> None:

@@ -42,7 +42,8 @@ class Stage:
         title: what is shown.
         kind: stages of one kind take the same time a unit; by default no other does.
         work: units before its items are known; None if nobody can say, 0 if it takes no time to speak of.
-        images: images in a unit, for a rate; 0: none.
+        images: images, or other examples, in a unit, for a rate; 0: none.
+        examples: what these are called.
         each: whether an item is worth a line of its own where there is no terminal.
         items: in their order; known when the stage begins.
         state: one of `WAITING`, `RUNNING`, `DONE`, `STOPPED`.
@@ -58,6 +59,7 @@ class Stage:
     kind: str = ""
     work: float | None = None
     images: int = 0
+    examples: str = "images"
     each: bool = False
     items: tuple[Item, ...] = ()
     state: str = WAITING

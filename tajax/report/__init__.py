@@ -22,6 +22,8 @@ from tajax.report import (
     plain,
     runs,
     sections,
+    tuning,
+    words,
 )
 from tajax.report.accuracy import comparison
 from tajax.report.tables import Table, markdown, percent, show, spread
@@ -32,6 +34,7 @@ __all__ = ["SHOWN", "WRITTEN", "Table", "comparison", "markdown", "percent", "sh
 SHOWN = (
     accuracy.accuracy_tables,
     heads.tables,
+    tuning.tables,
     disentanglement.tables,
     negation.tables,
     kernel.tables,
@@ -60,7 +63,10 @@ def write(workdir: str | Path, *, file: TextIO | None = None) -> None:
 def _write(workdir: Path, file: TextIO | None) -> None:
     records = runs.legible(results.read(workdir / "results.jsonl"))
     groups = list(results.by_config(records).values())
-    shown, written = ([t for tables in kind for group in groups for t in tables(group)] for kind in (SHOWN, WRITTEN))
+    shown, written = (
+        [table for tables in kind for group in groups for table in words.fitting(tables(group), group)]
+        for kind in (SHOWN, WRITTEN)
+    )
     if not written:
         raise ValueError(f"nothing to report: {workdir / 'results.jsonl'} holds no measured accuracy or loss.")
     atomic.write(workdir / "report.md", markdown(written, notices=facts.warnings(records)))

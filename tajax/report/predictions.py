@@ -26,20 +26,23 @@ if TYPE_CHECKING:
 COLUMNS = ("both right", "only fine-tuned", "only merged", "neither")
 MOST_CLASSES, MOST_MATRICES = 16, 24
 SIDE, LARGEST_FILE = 128, 1 << 20  # pixels and bytes of an example
+MOST_LETTERS = 400  # of a text that is shown
 
 
 class Example(NamedTuple):
-    """An image with what it is and what three models take it for.
+    """An image or a text with what it is and what three models take it for.
 
     Attributes:
         kind: what became of it.
-        image: a `data:` address of a PNG; empty where the file is absent or no such picture.
+        image: a `data:` address of a PNG; empty of a text, and where the file is absent or no such picture.
+        text: the words of a text; empty of an image.
         label: the name of its class.
         predicted: `(model, name of the predicted class, whether that is right)`.
     """
 
     kind: str
     image: str
+    text: str
     label: str
     predicted: tuple[tuple[str, str, bool], ...]
 
@@ -101,7 +104,7 @@ def has(run: Run) -> bool:
 
 
 def examples(run: Run) -> dict[str, tuple[Example, ...]]:
-    """The example images of each task, read with suspicion: small PNG files in the run's directory and nothing else."""
+    """The examples of each task, read with suspicion: small PNG or text files in the run's directory, nothing else."""
     made: dict[str, tuple[Example, ...]] = {}
     for record in find(run.records, Predictions):
         classes, shown = record["classes"], record.get("examples", ())
@@ -109,9 +112,11 @@ def examples(run: Run) -> dict[str, tuple[Example, ...]]:
         for example in sorted(shown, key=lambda example: (kinds.index(str(example["kind"])), example["row"])):
             seen = {"pre-trained": example["pretrained"], "fine-tuned": example["single"], "merged": example["merged"]}
             named = tuple((title, _name(classes, index), index == example["label"]) for title, index in seen.items())
-            image, label = _picture(run.workdir, str(example["file"])), _name(classes, example["label"])
+            file, label = str(example["file"]), _name(classes, example["label"])
+            is_text = file.endswith(".txt")
+            image, text = ("", _words(run.workdir, file)) if is_text else (_picture(run.workdir, file), "")
             task = str(record["task"])
-            made[task] = (*made.get(task, ()), Example(str(example["kind"]), image, label, named))
+            made[task] = (*made.get(task, ()), Example(str(example["kind"]), image, text, label, named))
     return made
 
 
@@ -160,10 +165,28 @@ def without_common_words(names: Sequence[str]) -> tuple[list[str], str]:
     return [" ".join(line[begin : len(line) - end]) for line in words], " ".join(around)
 
 
-def _picture(workdir: Path, file: str) -> str:
+def _words(workdir: Path, file: str) -> str:
+    path = _inside(workdir, file)
+    try:
+        words = path.read_text(encoding="utf-8") if path else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return words if len(words) <= MOST_LETTERS else words[:MOST_LETTERS].rstrip() + " …"
+
+
+def _inside(workdir: Path, file: str) -> Path | None:
+    """The file of an example, if it lies in the folder for them and is small."""
     root, path = (workdir / "examples").resolve(), (workdir / file).resolve()
     try:
-        if root not in path.parents or path.stat().st_size > LARGEST_FILE:
+        return path if root in path.parents and path.stat().st_size <= LARGEST_FILE else None
+    except OSError:
+        return None
+
+
+def _picture(workdir: Path, file: str) -> str:
+    path = _inside(workdir, file)
+    try:
+        if path is None:
             return ""
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -124,6 +124,10 @@ def parameters(about: RunRecord | Record, records: Iterable[Record] = ()) -> tup
     what, count, total = PARAMETERS[about.get("vectors", known)], about["trained_parameters"], about["total_parameters"]
     if count is None:
         return what, "how many of the encoder's parameters, their files do not say"
+    if "trained_factors" in about:
+        return what, (
+            f"{about['trained_factors']:,} numbers in factors of {count:,} of {total:,} parameters of the encoder"
+        )
     return what, f"{count:,} of {total:,} parameters of the encoder ({count / total:.1%})"
 
 

@@ -20,11 +20,13 @@ from tajax.report import (
     plain,
     predictions,
     training,
+    tuning,
 )
 from tajax.report.predictions import Example
 from tajax.report.runs import Run, Series, series
 from tajax.report.style import Figure
 from tajax.report.tables import Table, averaged
+from tajax.report.words import fitting
 from tajax.results import Record
 
 _OfRun: TypeAlias = tuple[str, tuple[tuple[str, tuple[Example, ...]], ...]]
@@ -39,7 +41,7 @@ class Section(NamedTuple):
         tables: what it comes to.
         figures: in the order of the page.
         more: tables behind the figures, or of single runs; closed at first.
-        examples: `(name of the run, (task, its images)…)`.
+        examples: `(name of the run, (task, its examples)…)`.
     """
 
     name: str
@@ -104,7 +106,7 @@ def _pretraining(records: Sequence[Record]) -> list[Table]:
 
 SUBJECTS = (
     _Subject("accuracy", "Accuracy", (_accuracies,), (_sweeps,), accuracy.figures, _accuracies_compared),
-    _Subject("images", "Single images", (predictions.tables,), (), predictions.figures),
+    _Subject("images", "Single examples", (predictions.tables,), (), predictions.figures),
     _Subject(
         "negation",
         "Negation and analogies",
@@ -133,7 +135,7 @@ SUBJECTS = (
     _Subject("ntk", "Neural tangent kernel", (ntk.tables,), (), ntk.figures),
     _Subject("plain", "Records", (plain.tables,), (), None),
     _Subject("heads", "Heads", (heads.tables,), (), None),
-    _Subject("training", "Training and cost", (), (_pretraining,), training.figures, training.compared),
+    _Subject("training", "Training and cost", (tuning.tables,), (_pretraining,), training.figures, training.compared),
 )
 
 
@@ -205,7 +207,8 @@ def tables(page: Page) -> list[Table]:
 
 def _section(subject: _Subject, labels: Series, alone: bool) -> Section:
     shown, behind = _tables(subject.tables, labels), _tables(subject.more, labels)
-    drawn = tuple(subject.figures(labels)) if subject.figures else ()
+    records = [record for group in labels.values() for run in group for record in run.records]
+    drawn = tuple(fitting(subject.figures(labels), records)) if subject.figures else ()
     if subject.name == "training":
         costs = shown if alone else behind
         costs[:] = [(run, [*made, *training.cost(run)]) for run, made in costs]
@@ -214,7 +217,7 @@ def _section(subject: _Subject, labels: Series, alone: bool) -> Section:
         first, second = ([table._replace(of="") for table in made] for [(_, made)] in (shown, behind))
         return Section(subject.name, subject.title, tuple(first), drawn, tuple(second), examples)
     found = _over_seeds(labels, shown)
-    compared = subject.compared(labels) if subject.compared else []
+    compared = fitting(subject.compared(labels), records) if subject.compared else []
     means = _side_by_side(found) if len(labels) > 1 else ()
     together = (*compared, *means, *(table for group in found.values() for table in group.values()))
     single = [table._replace(of=facts.name(run)) for run, made in (*shown, *behind) for table in made]
@@ -233,7 +236,7 @@ _Made = list[tuple[Run, list[Table]]]
 
 def _tables(makers: Sequence[Callable[[Sequence[Record]], list[Table]]], labels: Series) -> _Made:
     runs = (run for group in labels.values() for run in group)
-    return [(run, [table for make in makers for table in make(run.records)]) for run in runs]
+    return [(run, fitting((table for make in makers for table in make(run.records)), run.records)) for run in runs]
 
 
 def _over_seeds(labels: Series, made: _Made) -> dict[str, dict[str, Table]]:

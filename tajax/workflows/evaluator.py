@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -18,6 +19,13 @@ from tajax.parallel import Placement
 from tajax.types import Batch, Head, Params
 
 
+class BatchesOf(Protocol):
+    """The batches of a split of a task."""
+
+    def __call__(self, task: data.Task, split: str, /, *, by_length: bool = True) -> Iterable[Batch]:
+        """As `Setup.batches`."""
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Evaluates the models θ₀ + Σ_t c_t τ_t on tasks.
@@ -26,7 +34,7 @@ class Evaluator:
         encoder: the pre-trained model.
         placement: where arrays live.
         linearized: whether the models are first-order expansions around θ₀.
-        batches: `(task, split) -> batches`, every image once.
+        batches: every example of a split once, as `Setup.batches`.
         features_step: `(parameters, batch of Placement.shares) -> features [B, E]`, compiled once for all tasks.
         heads: a frozen head for each task name; those of the tasks are padded to the same number of classes.
     """
@@ -34,7 +42,7 @@ class Evaluator:
     encoder: Encoder
     placement: Placement
     linearized: bool
-    batches: Callable[[data.Task, str], Iterable[Batch]]
+    batches: BatchesOf
     features_step: Callable[[Params, Batch], jax.Array]
     heads: Mapping[str, Head]
 

@@ -46,6 +46,7 @@ def make_heads(setup: Setup, step: FeaturesStep) -> dict[str, Head]:
         for task in running.each(every):
             fitted = setup.config.heads == "linear_probe"
             head = linear_probe_head(setup, task, step) if fitted else _zero_shot_head(setup, task)
+            head = head._replace(normalizes=not setup.config.linearize_through_norm)
             heads[task.name] = models.pad_head(head, max(classes.values())) if task.name in classes else head
     return heads
 
@@ -178,5 +179,5 @@ def _read(path: Path, setup: Setup, task: data.Task) -> tuple[Head, Record]:
 def _made_from(setup: Setup, task: data.Task) -> Record:
     """What a head is fitted to, beside the weights: digests of the images, preprocessing and geometry, as JSON."""
     encoder, parts = setup.encoder, setup.journal.facts["data"][task.name]
-    model = {"preprocessing": encoder.inputs._asdict(), "encoder": encoder.identity.geometry}
+    model = {"preprocessing": encoder.inputs.to_json(), "encoder": encoder.identity.geometry}
     return json.loads(json.dumps({"train": parts["train"], "val": parts["val"]} | model))

@@ -39,7 +39,7 @@ def of_tasks(config: ConfigDict, encoder: Encoder, tasks: Sequence[data.Task]) -
         `tasks`, the fingerprint of each, and `facts`: preprocessing and geometry; what zero-shot heads are made from;
         the content of each vector or checkpoint that is reused, where it lies on this machine.
     """
-    facts: JsonObject = {"preprocessing": encoder.inputs._asdict(), "encoder": encoder.identity.geometry}
+    facts: JsonObject = {"preprocessing": encoder.inputs.to_json(), "encoder": encoder.identity.geometry}
     if config.heads == "zero_shot" and encoder.zero_shot:
         texts = [
             template.replace("{}", name) for task in tasks for template in task.templates for name in task.class_names

@@ -8,7 +8,6 @@ pre-trained (Ortiz-Jimenez et al. 2023, §5).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -16,8 +15,6 @@ import jax
 import numpy as np
 
 from tajax import data, progress
-from tajax.data import draws
-from tajax.data.sources import rows_of
 from tajax.ntk import (
     Operator,
     cosine_kernel,
@@ -80,7 +77,7 @@ def localize(setup: Setup, control: data.Task, count: int) -> None:
         lambda task: {"task": task.name, "control": control.name, "reading": tuple(READINGS), "kernel": kernels},
     ):
         shown: dict[str, float] = {}
-        of_kernel = operators()(np.concatenate([sample(setup, task, count), others()]))
+        of_kernel = operators()(data.join(sample(setup, task, count), others()))
         for key in missing:
             reading, kernel = key["reading"], key["kernel"]
             each = [READINGS[reading](k, own, elsewhere, settings.eigenfunctions) for k in of_kernel[kernel]]
@@ -100,18 +97,9 @@ def localize(setup: Setup, control: data.Task, count: int) -> None:
 
 
 def sample(setup: Setup, task: data.Task, count: int) -> np.ndarray:
-    """`count` images of a task, uint8, drawn with the seed: the same for every model and mask."""
+    """Inputs of `count` examples of a task, drawn with the seed: the same for every model and mask."""
     config = setup.config
-    source = task.split(config.ntk.split)
-    rows = draws.permutation(len(source), seed=config.seed, purpose=draws.ORDER)[:count]
-    splits = {**task.splits, config.ntk.split: rows_of(source, rows)}
-    (batch,) = data.load(
-        dataclasses.replace(task, splits=splits),
-        config.ntk.split,
-        batch_size=count,
-        preprocessing=setup.encoder.inputs,
-    )
-    return np.asarray(batch.inputs)
+    return data.sample(task, config.ntk.split, count, seed=config.seed, inputs=setup.encoder.inputs)
 
 
 def make_operators(setup: Setup, count: int) -> Callable[[np.ndarray], dict[str, list[Operator]]]:

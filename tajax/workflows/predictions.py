@@ -1,4 +1,4 @@
-"""What merging does to single images: the predictions of the pre-trained, single-task and merged model side by side."""
+"""What merging does to single examples: what the pre-trained, the single-task and the merged model predict of each."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class Predictions(NamedTuple):
     Attributes:
         labels: the classes.
         predicted: the classes that each of `MODELS` predicts.
-        examples: `(row, kind, image)` of the first images of each kind.
+        examples: `(row, kind, image or text)` of the first examples of each kind.
     """
 
     labels: Int[np.ndarray, " N"]
     predicted: Int[np.ndarray, "M=3 N"]
-    examples: tuple[tuple[int, str, UInt8[np.ndarray, "H W 3"]], ...]
+    examples: tuple[tuple[int, str, UInt8[np.ndarray, "H W 3"] | str], ...]
 
 
 def record_predictions(
     setup: Setup, evaluator: Evaluator, taus: Mapping[str, Params], tau: Params, scaling_coef: float
 ) -> None:
-    """Records for each task how the three models' predictions on test agree, and keeps example images.
+    """Records for each task how the three models' predictions on test agree, and keeps examples, images or texts.
 
     One pass over test with three forward passes a batch; in the linearised regimes with one linearisation and two
     tangent passes. Tasks that have their record are skipped.
@@ -91,17 +91,18 @@ def predict(evaluator: Evaluator, task: data.Task, features: ThreeModels) -> Pre
     head, placement = evaluator.heads[task.name], evaluator.placement
     labels, predicted, examples, start = [], [], [], 0
     wanted = {kind: count for kind, (_, count) in KINDS.items()}
-    for batch in evaluator.batches(task, "test"):
+    for batch in evaluator.batches(task, "test", by_length=False):
         rows = features(placement.shares(batch))
         batch = parallel.rows_of_all(batch)
         seen = np.stack([np.asarray(jnp.argmax(head_logits(one, head), axis=-1)) for one in rows])
         seen, truth = seen[:, : len(batch.mask)][:, batch.mask], np.asarray(batch.label)[batch.mask]
-        images = np.asarray(batch.inputs)[batch.mask]
+        inputs = np.asarray(batch.inputs)[batch.mask]
         for row, right in enumerate((seen == truth).T):
             kind = kind_of(right)
             if kind is not None and wanted[kind]:
                 wanted[kind] -= 1
-                examples.append((start + row, kind, images[row]))
+                shown = task.split("test")[start + row][0] if task.modality == "texts" else inputs[row]
+                examples.append((start + row, kind, shown))
         labels.append(truth)
         predicted.append(seen)
         start += len(truth)
@@ -166,10 +167,11 @@ def _keep(setup: Setup, task: data.Task, found: Predictions) -> list[records.Exa
     folder = setup.workdir / FOLDER / task.name
     kept = []
     with atomic.directory(folder) if processes.is_first() else contextlib.nullcontext() as partial:
-        for number, (row, kind, image) in enumerate(found.examples):
+        for number, (row, kind, shown) in enumerate(found.examples):
+            suffix, content = ("txt", shown.encode()) if isinstance(shown, str) else ("png", thumbnail(shown))
             if partial:
-                (partial / f"{number}.png").write_bytes(thumbnail(image))
-            file, label = f"{FOLDER}/{task.name}/{number}.png", int(found.labels[row])
+                (partial / f"{number}.{suffix}").write_bytes(content)
+            file, label = f"{FOLDER}/{task.name}/{number}.{suffix}", int(found.labels[row])
             pretrained, single, merged = found.predicted[:, row].tolist()
             kept.append(
                 records.Example(

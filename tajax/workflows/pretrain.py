@@ -182,9 +182,7 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     key = jax.random.key(config.seed)
     blank = jnp.zeros((1, settings.image_size, settings.image_size, 3))
     params = before.params if before else model.init(key, blank, jnp.asarray(tokens[:1, 0]))["params"]
-    schedule = optim.make_schedule(
-        learning_rate=settings.learning_rate, num_steps=settings.steps, warmup_steps=settings.warmup_steps
-    )
+    schedule = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, settings.warmup_steps, settings.steps)
     tx = optim.adamw(schedule, weight_decay=settings.weight_decay)
     state = placement.params(init_state(params, tx))  # where a restored one goes, too
     made_by = config_hash(config)

@@ -49,8 +49,11 @@ class Setup:
         """θ₀, the parameters of the pre-trained encoder."""
         return self.encoder.params
 
-    def batches(self, task: data.Task, split: str) -> Iterable[Batch]:
-        """Every image of a split once, in order, in padded batches; of several processes each has its rows."""
+    def batches(self, task: data.Task, split: str, *, by_length: bool = True) -> Iterable[Batch]:
+        """Every example of a split once, in padded batches; of several processes each has its rows.
+
+        Images come in order; texts by their length, which pads less, or in order without `by_length`.
+        """
         batches = data.load(
             task,
             split,
@@ -58,5 +61,6 @@ class Setup:
             preprocessing=self.encoder.inputs,
             workers=self.config.data_workers,
             share=processes.share(),
+            by_length=by_length,
         )
         return progress.counted(batches, self.config.evaluate.batch_size)

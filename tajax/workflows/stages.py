@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from tajax import data, processes, progress
 from tajax.config import REGIMES, reads
+from tajax.encoders import family_named
 from tajax.progress import Stage
 from tajax.progress.watch import printable
 from tajax.records import Finetune, SingleTask, TaskAddition, ZeroShot, stage_of
@@ -22,7 +23,8 @@ def announce(config: ConfigDict, workdir: Path) -> None:
     """Tells who watches what the run will do."""
     on_tasks = f"{config.regime} on {config.model}, {len(config.tasks)} tasks"
     what = on_tasks if reads(config.workflow, "tasks") else "pre-training"
-    progress.plan(f"{config.workflow.replace('_', ' ')}: {what}", str(workdir), stages(config))
+    title = f"{config.workflow.replace('_', ' ')}: {what}"
+    progress.plan(title, str(workdir), stages(config), examples=family_named(config.family).modality)
 
 
 def expect(config: ConfigDict, tasks: Sequence[data.Task]) -> None:

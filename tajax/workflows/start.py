@@ -12,19 +12,22 @@ from tajax import data, parallel, processes, progress, tracking, trees
 from tajax.config import config_hash
 from tajax.config import regime as regime_of
 from tajax.data import fingerprint
+from tajax.data.sources import TextSource
 from tajax.encoders import family_named
-from tajax.encoders.encoder import Encoder
+from tajax.encoders.encoder import Encoder, shortened, through_norm
 from tajax.questions import QUESTIONS
 from tajax.records import Run
 from tajax.report import runs
-from tajax.types import Mask
+from tajax.types import Tokenization
 from tajax.workflows import inputs
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.heads import make_heads
 from tajax.workflows.journal import Journal
 from tajax.workflows.setup import Setup
 from tajax.workflows.stages import announce, expect, warn
-from tajax.workflows.vectors import keep_vectors, moved_mask, read_vectors, reused_mask, source_of_vectors
+from tajax.workflows.training import check_training, count_entries, count_trained
+from tajax.workflows.tuning import adopt, tuned
+from tajax.workflows.vectors import keep_vectors, moved_mask, read_vectors, reused_count, source_of_vectors
 from tajax.workflows.workdir import claim, write_report
 
 
@@ -61,36 +64,51 @@ def start(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tupl
             remat=vectors == "trained" and config.finetune.remat,
             random_seed=config.seed if config.initialization == "random" else None,
         )
+        if config.max_tokens is not None:
+            encoder = shortened(encoder, config.max_tokens)
+        if config.linearize_through_norm:
+            encoder = through_norm(encoder)
         regime = regime_of(config)
         mask = trees.param_mask(
             encoder.params, regime.trainable, layers=config.layers, rules=encoder.rules, stacked=encoder.stacked
         )
+        check_training(config, regime, encoder, mask, vectors=vectors)
         tasks = tuple(data.open_tasks(config.tasks, data_dir=config.data_dir))
         if same := {control.name for control in controls} & {task.name for task in tasks}:
             raise ValueError(
                 f"control {config.control!r} and one of the tasks are both called {same.pop()!r}: their results could "
                 "not be told apart. Rename one of the files or folders."
             )
+        for task in (*tasks, *controls):
+            data.check_takes(task, encoder.inputs)
         options = {"on_bad_image": config.on_bad_image, "option": "--config.on_bad_image=skip"}
         opened = (*tasks, *controls)
         readable = tuple(data.check_images(task, **options) for task in opened)
         skipped = _skipped(opened, readable)
         tasks, controls = readable[: len(tasks)], readable[len(tasks) :]
         made_from = inputs.of_tasks(config, encoder, readable)
+        cut_texts = _cut_texts(encoder, readable)
     expect(config, tasks)
     given = read_vectors(config, workdir, encoder, tasks, overwrite=overwrite) if config.checkpoints else {}
     imported = {task: vector.tau for task, vector in given.items()}
-    moved: Mask | None = mask
+    counted: int | None = trees.count_params(encoder.params, mask)
     if imported:
-        moved = mask = moved_mask(list(imported.values()))
+        mask = moved_mask(list(imported.values()))
+        counted = trees.count_params(encoder.params, mask)
     elif vectors == "reused":
-        moved = reused_mask(config, encoder, tasks)
+        counted = reused_count(config, encoder, tasks)
+    elif vectors == "trained":
+        counted = count_entries(config, regime, encoder, mask) or counted
     about_data = {name: fingerprint.brief(found) for name, found in made_from["tasks"].items()}
     known = {"config_hash": config_hash(config), "base_sha256": encoder.identity.sha256}
     processes.check_same(**known, **{f"data of {name}": found for name, found in about_data.items()})
     claim(config, workdir, overwrite=overwrite)
-    journal = _journal(config, workdir, encoder, readable, vectors, moved, started)
+    journal = _journal(config, workdir, encoder, readable, vectors, counted, started)
     journal.facts |= {"data": about_data, "skipped_images": skipped}
+    if vectors == "trained" and (factors := count_trained(config, regime, encoder, mask)) is not None:
+        journal.facts["trained_factors"] = factors
+    if cut_texts:
+        journal.facts["cut_texts"] = cut_texts
     setup = Setup(config, workdir, encoder, tasks, controls, regime, mask, placement, journal, imported)
     _check_base(setup)
     inputs.keep(workdir, made_from)
@@ -99,6 +117,8 @@ def start(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tupl
         keep_vectors(setup, given)
     _announce(setup)
     warn(journal.facts["warnings"])
+    if cut_texts:
+        progress.say(_about_cut_texts(encoder, readable, cut_texts))
     step = placement.rows(lambda params, batch: encoder.apply(params, batch.inputs))
     heads = make_heads(setup, step)
     return setup, Evaluator(encoder, placement, regime.evaluate_linearized, setup.batches, step, heads)
@@ -111,7 +131,10 @@ def on_tasks(answer: Callable[[Setup, Evaluator], object]) -> Callable[..., None
     """
 
     def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
-        answer(*start(config, workdir, overwrite=overwrite))
+        config, tried = tuned(config, workdir, overwrite=overwrite)
+        setup, evaluator = start(config, workdir, overwrite=overwrite)
+        adopt(setup, tried)
+        answer(setup, evaluator)
         write_report(workdir)
 
     return run
@@ -123,22 +146,24 @@ def _journal(
     encoder: Encoder,
     tasks: tuple[data.Task, ...],
     vectors: str,
-    moved: Mask | None,
+    counted: int | None,
     started: float,
 ) -> Journal:
     origin = {"regime": config.regime, "model": config.model, "seed": config.seed, "config_hash": config_hash(config)}
     facts = {
+        "family": encoder.family,
         "base_sha256": encoder.identity.sha256,
         "revision": encoder.identity.revision,
         **encoder.identity.facts,
         "vectors": vectors,
-        "trained_parameters": None if moved is None else trees.count_params(encoder.params, moved),
+        "trained_parameters": counted,
         "total_parameters": trees.count_params(encoder.params),
         "heads": config.heads,
         "manifests": {task.name: task.manifest for task in tasks if task.manifest},
         "cuts": {task.name: cuts for task in tasks if (cuts := _cuts(task))},
         "warnings": [line for task in tasks for line in task.warnings],
         "processes": processes.share()[1],
+        "examples": tasks[0].modality,
     }
     return Journal(workdir / "results.jsonl", origin, facts, started)
 
@@ -157,6 +182,28 @@ def _skipped(opened: Sequence[data.Task], readable: Sequence[data.Task]) -> dict
         if any(counts.values()):
             skipped[before.name] = {split: count for split, count in counts.items() if count}
     return skipped
+
+
+def _cut_texts(encoder: Encoder, tasks: Sequence[data.Task]) -> dict[str, dict[str, int]]:
+    """The texts that are longer than the encoder takes, by task and split where there are any."""
+    if not isinstance(encoder.inputs, Tokenization):
+        return {}
+    counts = {
+        task.name: {
+            split: count
+            for split, source in task.splits.items()
+            if isinstance(source, TextSource) and (count := data.count_cut(source, encoder.inputs))
+        }
+        for task in tasks
+    }
+    return {task: of_splits for task, of_splits in counts.items() if of_splits}
+
+
+def _about_cut_texts(encoder: Encoder, tasks: Sequence[data.Task], cut: Mapping[str, Mapping[str, int]]) -> str:
+    assert isinstance(encoder.inputs, Tokenization)  # only texts are cut
+    sizes = {task.name: sum(map(len, task.splits.values())) for task in tasks}
+    shares = ", ".join(f"{sum(counts.values()) / sizes[task]:.0%} of {task}" for task, counts in cut.items())
+    return f"Texts of more than {encoder.inputs.max_length} tokens are cut: {shares}"
 
 
 def _check_base(setup: Setup) -> None:

@@ -1,4 +1,4 @@
-"""Task analogies: A is to B as C is to D, so θ₀ + α(τ_C + (τ_B − τ_A)) may know D, of which it has seen no image.
+"""Task analogies: A is to B as C is to D, so θ₀ + α(τ_C + (τ_B − τ_A)) may know D, of which it has seen no example.
 
 Source: Ilharco et al. 2023, §5.
 """

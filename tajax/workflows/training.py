@@ -6,23 +6,25 @@ import contextlib
 import functools
 import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import optax
+from ml_collections import ConfigDict
 
 import tajax
-from tajax import checkpoints, data, finetune, interrupts, optim, parallel, processes, progress, vector_files
-from tajax.config import config_hash, warmup_steps
+from tajax import checkpoints, data, finetune, interrupts, optim, parallel, processes, progress, trees, vector_files
+from tajax.config import Regime, config_hash, warmup_steps
 from tajax.encoders.encoder import Encoder
 from tajax.parametrization import Parametrization, masked
-from tajax.penalties import regularization
 from tajax.records import Finetune, stage_of
-from tajax.types import Head, Params
+from tajax.training import Context, Options, TrainingMethod, training_method
+from tajax.types import Head, Mask, Params
 from tajax.workflows.journal import training_log
 from tajax.workflows.setup import Setup
-from tajax.workflows.workdir import read_by_first, vector_path
+from tajax.workflows.workdir import adapter_path, read_by_first, vector_path
 
 
 def finetune_all(setup: Setup, heads: Mapping[str, Head]) -> dict[str, Params]:
@@ -47,16 +49,24 @@ class _Training(NamedTuple):
 
     num_steps: int
     schedule: optax.Schedule
-    parametrization: Parametrization
+    method: TrainingMethod
     tx: optax.GradientTransformation
-    step: finetune.TrainStep
-    data: Callable[[Encoder, Sequence[data.Task], data.Task], Any] | None
-    """Of the penalty, where there is one."""
+    parametrization: Callable[[Context], Parametrization]
+    make_step: Callable[[Parametrization], finetune.TrainStep]
+    """One for each parametrization, so that tasks that share one share what is compiled."""
 
 
 def _training_factory(setup: Setup) -> Callable[[int], _Training]:
     """`num_steps -> training`, the same object for the same number of steps, so that it is compiled once."""
-    settings = setup.config.finetune
+    settings, method = setup.config.finetune, training_method(setup.regime.method)
+    chosen = _options(setup.config, setup.regime)
+    strength = float((setup.regime.strength or 0) if settings.penalty_strength is None else settings.penalty_strength)
+    shared: list[Parametrization] = [] if method.parametrization else [masked(setup.mask)]
+
+    def parametrization(context: Context) -> Parametrization:
+        if method.parametrization and (method.per_task or not shared):
+            shared[:] = [method.parametrization(context)]
+        return shared[0]
 
     @functools.cache
     def make(num_steps: int) -> _Training:
@@ -65,27 +75,95 @@ def _training_factory(setup: Setup) -> Callable[[int], _Training]:
             num_steps=num_steps,
             warmup_steps=warmup_steps(setup.config, num_steps),
         )
-        trained, regularized = masked(setup.mask), regularization(setup.regime.penalty)
-        tx = optim.adamw(schedule, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm)
-        step = finetune.make_train_step(
-            setup.encoder.apply,
-            tx,
-            trained,
-            linearized=setup.regime.train_linearized,
-            penalty=_scaled(regularized.penalty, settings.penalty_strength) if regularized else None,
-            accumulation_steps=settings.accumulation_steps,
-        )
-        return _Training(num_steps, schedule, trained, tx, step, regularized.data if regularized else None)
+        make_tx = optim.OPTIMIZERS[settings.optimizer]
+        tx = make_tx(schedule, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm)
+
+        @functools.lru_cache(maxsize=1)
+        def make_step(parametrization: Parametrization) -> finetune.TrainStep:
+            return finetune.make_train_step(
+                setup.encoder.apply,
+                tx,
+                parametrization,
+                linearized=setup.regime.train_linearized,
+                penalty=_scaled(method.penalty(chosen), strength) if method.penalty else None,
+                perturb=method.perturb(chosen) if method.perturb else None,
+                accumulation_steps=settings.accumulation_steps,
+            )
+
+        return _Training(num_steps, schedule, method, tx, parametrization, make_step)
 
     return make
+
+
+def check_training(config: ConfigDict, regime: Regime, encoder: Encoder, mask: Mask, *, vectors: str) -> None:
+    """Raises `ValueError` if the regime cannot train what the mask names of an encoder.
+
+    Or, where a run takes no vectors, `vectors` is "none", if the mask's parameters are not what the regime trains: the
+    run would be about others.
+    """
+    method = training_method(regime.method)
+    if vectors == "none" and (method.count or method.entries):
+        raise ValueError(
+            f"workflow {config.workflow!r} is about the parameters that a rule names, and regime {regime.name!r} "
+            "trains other coordinates. Choose a regime that trains the parameters, such as --config.regime=linear."
+        )
+    if vectors == "trained" and method.check:
+        method.check(encoder, mask, _options(config, regime))
+    if vectors == "trained":
+        _check_optimizer(config, regime, encoder, mask)
+
+
+def _check_optimizer(config: ConfigDict, regime: Regime, encoder: Encoder, mask: Mask) -> None:
+    name = config.finetune.optimizer
+    if training_method(regime.method).parametrization is None:
+        parts = jax.eval_shape(lambda params: trees.split(params, mask)[0], encoder.params)
+        jax.eval_shape(optim.OPTIMIZERS[name](0.1).init, parts)  # which says what it cannot take
+    elif name == "muon":
+        raise ValueError(
+            f"finetune.optimizer 'muon' takes whole dense kernels, and regime {regime.name!r} trains others. "
+            "Choose 'adamw', or a regime that trains the kernels themselves."
+        )
+
+
+def count_trained(config: ConfigDict, regime: Regime, encoder: Encoder, mask: Mask) -> int | None:
+    """How many numbers the regime trains, where that is not how many the mask names."""
+    method = training_method(regime.method)
+    return method.count(encoder.params, mask, _options(config, regime)) if method.count else None
+
+
+def count_entries(config: ConfigDict, regime: Regime, encoder: Encoder, mask: Mask) -> int | None:
+    """How many single entries of what the mask names the regime trains; None: all."""
+    method, named = training_method(regime.method), trees.count_params(encoder.params, mask)
+    return method.entries(named, _options(config, regime)) if method.entries else None
+
+
+def _options(config: ConfigDict, regime: Regime) -> Options:
+    return {name: config.finetune[name] for name in regime.options}
 
 
 def _scaled(penalty: finetune.Penalty, strength: float) -> finetune.Penalty:
     return lambda trained, seen: strength * penalty(trained, seen)
 
 
+def _context(setup: Setup, task: data.Task, head: Head, kept: Path) -> Context:
+    return Context(
+        encoder=setup.encoder,
+        task=task,
+        others=[other for other in setup.tasks if other.name != task.name],
+        head=head,
+        mask=setup.mask,
+        options=_options(setup.config, setup.regime),
+        batch_size=setup.config.finetune.batch_size,
+        seed=setup.config.seed,
+        kept=kept,
+        workdir=setup.workdir,
+        share=processes.share(),
+        workers=setup.config.data_workers,
+    )
+
+
 def num_steps(setup: Setup, task: data.Task) -> int:
-    """Optimiser steps of a task: as given, or so many that the epochs of the task table are seen."""
+    """Optimiser steps of a task: as given, or one for each batch of so many epochs, the last of them smaller."""
     settings = setup.config.finetune
     if settings.steps is not None:
         return settings.steps
@@ -95,7 +173,7 @@ def num_steps(setup: Setup, task: data.Task) -> int:
             f"task {task.name!r} has no number of epochs in the task table. "
             "Give --config.finetune.steps=N or --config.finetune.epochs=N."
         )
-    return max(1, epochs * len(task.split("train")) // settings.batch_size)
+    return epochs * -(-len(task.split("train")) // settings.batch_size)
 
 
 def _task_vector(setup: Setup, task: data.Task, head: Head, training: _Training) -> Params:
@@ -107,32 +185,43 @@ def _task_vector(setup: Setup, task: data.Task, head: Head, training: _Training)
         tau = read_by_first(lambda: vector_files.load_task_vector(path, setup.pretrained, base_sha256=base)[0], blank)
     else:
         with interrupts.deferred():  # what was trained is kept, whenever the process is asked to end
-            state = _train(setup, task, head, training, kept)
-            params = training.parametrization.restore(setup.pretrained, state.trained)
+            context = _context(setup, task, head, kept / "method")
+            parametrization = training.parametrization(context)
+            state = _train(setup, context, training, parametrization, kept)
+            params = parametrization.finetuned(setup.pretrained, state.trained)
             tau = tajax.task_vector(setup.pretrained, params)
+            expanded = setup.regime.train_linearized and setup.regime.evaluate_linearized  # delta's student is not
             metadata = vector_files.vector_metadata(
                 model=setup.config.model,
                 revision=setup.encoder.identity.revision,
                 base_sha256=setup.encoder.identity.sha256,
+                family=setup.encoder.family,
                 task=task.name,
                 regime=setup.regime.name,
                 trainable=setup.regime.trainable,
                 layers=setup.config.layers,
-                linearized=setup.regime.train_linearized,
+                linearized=expanded,
+                through_norm=True if setup.config.linearize_through_norm and expanded else None,
                 seed=setup.config.seed,
                 config_hash=config_hash(setup.config),
+                trained_parameters=count_entries(setup.config, setup.regime, setup.encoder, setup.mask),
             )
             if processes.is_first():
-                vector_files.save_task_vector(path, tau, metadata, mask=setup.mask)
+                if training.method.export and setup.config.initialization == "pretrained":  # else nobody has its base
+                    training.method.export(context, state.trained, adapter_path(setup.workdir, task.name))
+                sparse = training.method.entries is not None
+                vector_files.save_task_vector(path, tau, metadata, mask=setup.mask, sparse=sparse)
     if processes.is_first():
         shutil.rmtree(kept, ignore_errors=True)
     return tau
 
 
-def _train(setup: Setup, task: data.Task, head: Head, training: _Training, kept: Path) -> finetune.TrainState:
+def _train(
+    setup: Setup, context: Context, training: _Training, parametrization: Parametrization, kept: Path
+) -> finetune.TrainState:
     """The last state of a task's fine-tuning, from the checkpoint in `kept` on; each step is recorded once."""
-    settings, made_by = setup.config.finetune, config_hash(setup.config)
-    blank = finetune.init_state(training.parametrization.init(setup.pretrained), training.tx)
+    settings, made_by, task = setup.config.finetune, config_hash(setup.config), context.task
+    blank = finetune.init_state(parametrization.init(setup.pretrained), training.tx)
     found = checkpoints.Checkpoint(blank, {})
     if processes.is_first():
         found = checkpoints.restore_latest(kept, blank, config_hash=made_by)
@@ -159,12 +248,13 @@ def _train(setup: Setup, task: data.Task, head: Head, training: _Training, kept:
                 writer.save(state, step=int(state.step), notes={"unlogged": unlogged})
 
         return finetune.finetune(
-            training.step,
+            training.make_step(parametrization),
             state,
             setup.pretrained,
-            head,
+            context.head,
             batches,
-            data=training.data and training.data(setup.encoder, setup.tasks, task),
+            data=training.method.data(context),
+            others=training.method.stream and training.method.stream(context, start),
             num_steps=training.num_steps,
             log_every=settings.log_every,
             on_log=training_log(setup.journal, Finetune, training.schedule, task=task.name),

@@ -56,7 +56,20 @@ def task_vectors(setup: Setup, heads: Mapping[str, Head]) -> dict[str, Params]:
 
 def _reused_vector(setup: Setup, task: data.Task) -> Params:
     path = vector_path(Path(setup.config.task_vectors).expanduser(), task.name)
-    return vector_files.load_task_vector(path, setup.pretrained, base_sha256=setup.encoder.identity.sha256)[0]
+    tau, made = vector_files.load_task_vector(path, setup.pretrained, base_sha256=setup.encoder.identity.sha256)
+    _check_expansion(str(path), made, setup.config)
+    return tau
+
+
+def _check_expansion(place: str, made: JsonObject, config: ConfigDict) -> None:
+    """Raises `ValueError` if a vector was trained in another expansion than the one it would be evaluated in."""
+    through = made.get("through_norm", False)
+    if made.get("linearized") and REGIMES[config.regime].evaluate_linearized:
+        if through != config.linearize_through_norm:
+            raise ValueError(
+                f"{place} was trained in the expansion {'through' if through else 'before'} the norm of the features. "
+                f"Give --config.linearize_through_norm={through}."
+            )
 
 
 class Imported(NamedTuple):
@@ -122,6 +135,7 @@ def keep_vectors(setup: Setup, vectors: Mapping[str, Imported]) -> None:
                 model=setup.config.model,
                 base_sha256=setup.encoder.identity.sha256,
                 revision=setup.encoder.identity.revision,
+                family=setup.encoder.family,
                 task=task,
                 linearized=setup.regime.evaluate_linearized,
                 config_hash=config_hash(setup.config),
@@ -136,8 +150,8 @@ def moved_mask(vectors: Sequence[Params]) -> Mask:
     return jax.tree.map(lambda *leaves: any(leaves), *moves)
 
 
-def reused_mask(config: ConfigDict, encoder: Encoder, tasks: Sequence[data.Task]) -> Mask | None:
-    """What was trained for the vectors of the run `config.task_vectors`; None where they do not say it.
+def reused_count(config: ConfigDict, encoder: Encoder, tasks: Sequence[data.Task]) -> int | None:
+    """How many numbers were trained for the vectors of the run `config.task_vectors`; None where they do not say it.
 
     Raises:
         FileNotFoundError: that run has no vector of one of the tasks.
@@ -150,12 +164,15 @@ def reused_mask(config: ConfigDict, encoder: Encoder, tasks: Sequence[data.Task]
                 f"config.task_vectors: no task vector {path}. Finish that run, or leave the field out."
             )
     made = vector_files.read_metadata(vector_path(run, tasks[0].name))
+    if isinstance(count := made.get("trained_parameters"), int):
+        return count
     if "trainable" not in made:
         return None
     rule, layers = made["trainable"], made.get("layers")
     assert isinstance(rule, str | list | dict) and isinstance(layers, list | None)  # which reading has checked
     chosen = (layers[0], layers[1]) if layers else None
-    return trees.param_mask(encoder.params, rule, layers=chosen, rules=encoder.rules, stacked=encoder.stacked)
+    mask = trees.param_mask(encoder.params, rule, layers=chosen, rules=encoder.rules, stacked=encoder.stacked)
+    return trees.count_params(encoder.params, mask)
 
 
 def places(config: ConfigDict, tasks: Sequence[data.Task]) -> dict[str, str]:
@@ -175,7 +192,8 @@ def _read(place: str, encoder: Encoder, config: ConfigDict) -> Imported:
                 f"{place}: {path} is a task vector, which has no models to choose from: remove '#{which}'."
             )
         sha256 = encoder.identity.sha256
-        tau, _ = vector_files.load_task_vector(path, pretrained, base_sha256=sha256, force=config.any_base)
+        tau, made = vector_files.load_task_vector(path, pretrained, base_sha256=sha256, force=config.any_base)
+        _check_expansion(place, made, config)
         return Imported(tau, {"format": "task vector"})
     finetuned = encoder.load_finetuned(f"{path}#{which}" if which else str(path))
     if finetuned.linearized and not REGIMES[config.regime].evaluate_linearized:

@@ -26,8 +26,9 @@ from tajax.questions import QUESTIONS
 from tajax.types import Params
 
 CONFIG, LOCK, OWNER = "config.json", ".lock", ".owner.json"
-CONTENTS: tuple[str, ...] = (CONFIG, "inputs.json", "results.jsonl", "report.md", "heads", "task_vectors")
-CONTENTS += ("checkpoints", "merged", "merged_open_clip", "model", "report.html", "examples", *tracking.CONTENTS)
+CONTENTS: tuple[str, ...] = (CONFIG, "inputs.json", "results.jsonl", "report.md", "heads", "task_vectors", "adapters")
+CONTENTS += ("checkpoints", "merged", "merged_open_clip", "model", "report.html", "examples", "curvature")
+CONTENTS += tracking.CONTENTS
 
 HEARTBEAT_SECONDS = 20.0  # seconds between those that the owner gives
 SILENCE = 6 * HEARTBEAT_SECONDS  # after which an owner on another host is taken for dead
@@ -106,6 +107,11 @@ def _remove(made: Sequence[Path]) -> None:
 def vector_path(workdir: Path, task: str) -> Path:
     """Where a run keeps the task vector of a task."""
     return workdir / "task_vectors" / f"{task}.safetensors"
+
+
+def adapter_path(workdir: Path, task: str) -> Path:
+    """Where a run of low rank keeps the factors of a task, as PEFT has them."""
+    return workdir / "adapters" / task
 
 
 def at_end(close: Callable[[], object]) -> None:

@@ -118,7 +118,7 @@ BAD = {
     (): "no config given",
     (ATTN, "more"): "unexpected argument 'more'",
     ("--config=nofile.py",): "no config file 'nofile.py'",
-    ("--config=atn",): "no config file 'atn'. Did you mean 'attn'? Configs here: attn, linear,",
+    ("--config=atn",): "no config file 'atn'. Did you mean 'attn'? Configs here: attn, delta,",
     ("--config=configs/atn.py",): "no config file 'configs/atn.py'. Did you mean 'attn'?",
     ("--config",): "Missing value for flag --config",
     (ATTN + ":b31",): "unknown variant 'b31'. Did you mean 'b32'? Choices: tiny, b32,",
@@ -145,6 +145,8 @@ BAD = {
     (ATTN, "--confg.seed=1"): "unknown flag '--confg.seed'. Did you mean '--config.seed'?",
     (ATTN, "--cofnig.finetune.stpes=1"): "Did you mean '--config.finetune.steps'?",
     (ATTN, "--config.tasks=shapes,digits"): "--config.tasks=\"('shapes', 'digits')\"",
+    (ATTN, "--config.tasks=a.csv#text=b,label=c,digits"): "--config.tasks=\"('a.csv#text=b,label=c', 'digits')\"",
+    (ATTN, "--config.tasks=a.csv#texts=b"): "'texts=b' chooses no column. Behind # stand text=COLUMN",
     (ATTN, "--config.tasks", "shapes, digits"): "--config.tasks=\"('shapes', 'digits')\"",
     (ATTN, "--config.tasks=[shapes,'digits'"): "--config.tasks=\"('shapes', 'digits')\"",
     (ATTN, "--config.checkpoints=a.pt,b.pt"): "--config.checkpoints=\"('a.pt', 'b.pt')\"",
@@ -279,7 +281,10 @@ def test_help_of_a_config_has_what_its_workflow_reads_and_names_the_rest(runs, c
         for field in set(fields) - rows:
             assert field in others or f"{field.partition('.')[0]}.*" in others
     shown = page(capsys, monkeypatch, "--config=attn", "--help")
-    assert "Other workflows read: control, evaluate.control_threshold, disentanglement.*, ntk.*, pretrain.*." in shown
+    assert (
+        "Other workflows read: control, evaluate.control_threshold, disentanglement.*, ntk.*, curvature.*, pretrain.*."
+        in shown
+    )
 
 
 def test_help_of_a_config_has_every_field_with_its_value_and_comment(runs, capsys, monkeypatch):

@@ -29,7 +29,8 @@ def load(*arguments):
 
 def test_every_file_is_covered():
     regimes = {"attn", "standard", "linear", "posthoc", "linear_attn"}
-    assert {path.stem for path in CONFIGS} == regimes | {"negation", "merge", "pretrain"}
+    methods = {name for name, regime in tc.REGIMES.items() if regime.method}
+    assert {path.stem for path in CONFIGS} == regimes | methods | {"negation", "merge", "pretrain"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -56,9 +57,9 @@ def test_merging_has_a_place_for_every_task(variant):
     assert config.variant == variant and len(config.checkpoints) in (1, len(config.tasks))
 
 
-def test_files_name_the_five_regimes_and_every_rule_exists():
+def test_files_name_their_regimes_and_every_rule_exists():
     regimes = {path.stem: load(f"--config={path}").regime for path in ARITHMETIC}
-    assert regimes == {
+    assert regimes == {name: name for name, regime in tc.REGIMES.items() if regime.method} | {
         "attn": "attention",
         "standard": "standard",
         "linear": "linear",
@@ -72,8 +73,8 @@ def test_every_regime_is_one_of_its_own():
     """What is trained in the tangent space is evaluated there; no two are the same, or drawn alike."""
     regimes = tc.REGIMES.values()
     assert all(regime.name == name for name, regime in tc.REGIMES.items())
-    assert all(regime.evaluate_linearized for regime in regimes if regime.train_linearized)
-    assert len({(r.trainable, r.train_linearized, r.evaluate_linearized) for r in regimes}) == len(regimes)
+    assert all(regime.evaluate_linearized or regime.method for regime in regimes if regime.train_linearized)
+    assert len({(r.trainable, r.train_linearized, r.evaluate_linearized, r.method) for r in regimes}) == len(regimes)
     assert len({regime.color for regime in regimes}) == len(regimes)
     assert {regime.trainable for regime in regimes} <= set(RULES)
 
@@ -140,8 +141,13 @@ BAD = {
     "finetune.warmup_steps=-1": "finetune.warmup_steps is -1",
     "finetune.warmup_steps=200": "finetune.warmup_steps is 200, but the run has 150 steps",
     "finetune.penalty_strength=-1": "finetune.penalty_strength is -1.0, want a finite number, 0 or more",
-    "finetune.penalty_strength=2": "finetune.penalty_strength is 2.0, but regime 'attention' has no penalty",
+    "finetune.penalty_strength=2": "finetune.penalty_strength is 2.0, but regime 'attention' does not read it",
     "finetune.penalty_strength=nan": "finetune.penalty_strength is nan, want a finite number",
+    "finetune.rank=8": "finetune.rank is 8, but regime 'attention' does not read it. Leave it out; ",
+    "finetune.alpha=0": "finetune.alpha is 0.0, want a finite number above 0",
+    "finetune.radius=0.1": "finetune.radius is 0.1, but regime 'attention' does not read it",
+    "finetune.optimizer=muan": "unknown finetune.optimizer 'muan'. Did you mean 'muon'? Choices: adamw, muon",
+    "finetune.radius=-1": "finetune.radius is -1.0, want a finite number, 0 or more",
     "finetune.epochs=3": "finetune.steps (150) and finetune.epochs (3) are both given",
     "finetune.accumulation_steps=3": "finetune.accumulation_steps (3) does not divide finetune.batch_size (64)",
     "evaluate.batch_size=0": "evaluate.batch_size is 0",

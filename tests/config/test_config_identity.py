@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tajax import config as tc
-from tajax.config.fields import COUNT_ANYWAY, READERS, merging_options
+from tajax.config.fields import COUNT_ANYWAY, READERS, options
 
 
 def test_hash_names_what_is_computed_and_not_where_or_how_fast():
@@ -20,6 +20,7 @@ def test_hash_names_what_is_computed_and_not_where_or_how_fast():
         wanted = dict.fromkeys(("task_vectors", "control", "track.wandb", "pretrain.initial_model"), "x")
         wanted |= {"disentanglement.pairs": (("digits", "signs"),), "layers": (0, 2)}
         wanted |= dict.fromkeys(("checkpoints", "pretrain.natural"), ("x",))
+        wanted |= dict.fromkeys(("tune.learning_rate", "tune.penalty_strength"), (1e-3, 1e-4))
         config.update_from_flattened_dict({field: wanted.get(field, change)})
         assert list(tc.diff(plain, config)) == [field]
         assert (tc.config_hash(config) == tc.config_hash(plain)) == (not tc.counts(field, "task_addition")), field
@@ -30,10 +31,22 @@ def test_field_that_a_later_version_adds_leaves_earlier_runs_as_they_are():
     config.finetune.steps = 7
     earlier = json.loads(config.to_json())
     del earlier["merging"], earlier["checkpoints"], earlier["on_bad_image"]
+    assert earlier["finetune"]["penalty_strength"] is None
+    del earlier["finetune"]["optimizer"]
     assert tc.config_hash(earlier) == tc.config_hash(config)
     assert tc.diff(earlier, config) == {}
     config.merging.method = "ties"
     assert tc.config_hash(earlier) != tc.config_hash(config)
+
+
+def test_a_run_that_was_trained_by_another_protocol_is_another_run():
+    config = tc.default_config()
+    earlier = json.loads(config.to_json())
+    del earlier["finetune"]["protocol"]
+    assert tc.config_hash(earlier) != tc.config_hash(config)
+    assert tc.diff(earlier, config) == {"finetune.protocol": (1, 2)}
+    config.workflow = earlier["workflow"] = "ntk"  # which trains nothing
+    assert tc.config_hash(earlier) == tc.config_hash(config)
 
 
 def test_operational_fields_exist():
@@ -88,12 +101,12 @@ def test_fields_that_are_gone_leave_the_configs_of_earlier_runs_what_they_were()
 
 
 def test_every_field_is_read_by_somebody():
-    """By its own name, with all of its section (`**config.track`), or as an option of a merging method."""
+    """By its own name, with all of its section (`**config.track`), or as an option of a method."""
     code = [ast.parse(path.read_text()) for path in (Path(__file__).parents[2] / "tajax").rglob("*.py")]
     nodes = [node for tree in code for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     read = {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
     unread = {field for field in tc.flatten(tc.default_config()) if field.rpartition(".")[2] not in read}
-    assert unread - set(merging_options()) == {"track.tensorboard"}  # **config.track, and the name of a folder
+    assert unread - set(options()) == {"track.tensorboard"}  # **config.track, and the name of a folder
 
 
 def test_hash_is_the_same_in_another_process_and_after_json():

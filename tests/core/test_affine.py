@@ -146,3 +146,24 @@ def test_vectors_of_another_tree_are_refused(world):
     params, taus, head, images, _ = world
     with pytest.raises(ValueError, match="not in task vector 1"):
         affine.affine_logits(mlp, params, [taus[0], {"ln_1": taus[1]["ln_1"]}], head, images)
+
+
+def test_through_the_norm_logits_are_affine_and_nothing_is_divided(world, key):
+    """f / ‖f‖ linearised by hand: its unit vector at θ₀, and of each response what is orthogonal to it, over ‖f‖."""
+    params, taus, head, images, labels = world
+
+    def unit(params, images):
+        features = mlp(params, images)
+        return features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+
+    rows = affine_logits(unit, params, taus, head._replace(normalizes=False), images)
+    origin = np.asarray(mlp(params, images))
+    length = np.linalg.norm(origin, axis=1, keepdims=True)
+    for coefs in [np.zeros(3), np.eye(3)[1], np.asarray(2 * jax.random.normal(key, (3,)))]:
+        response = np.asarray(linearize(mlp, params)(shifted(params, taus, coefs), images)) - origin
+        across = response - origin * (origin * response).sum(1, keepdims=True) / length**2
+        want = ((origin + across) / length) @ np.asarray(head.weights)
+        np.testing.assert_allclose(np.asarray(logits_at(rows, coefs))[:, :CLASSES], want[:, :CLASSES], rtol=1e-9)
+    lower, upper = map(np.asarray, correct_intervals(rows, labels, np.ones(3)))
+    correct = predictions(rows, np.ones(3), 0.7) == np.asarray(labels)
+    np.testing.assert_array_equal((lower < 0.7) & (upper > 0.7), correct)

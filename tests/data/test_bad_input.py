@@ -26,7 +26,11 @@ def broken_npz(path, arrays, **changes):
         ("cifar_10", ["'cifar10'"]),
         ("sun397/standard-part99", ["'sun397' has no config 'standard-part99'", "standard-part9-120k"]),
         ("mnist/small", ["'mnist' has no config 'small'; it has none"]),
-        ("imdb_reviews", ["not image classification", "text (Text), label (ClassLabel)"]),
+        ("bccd", ["not classification of images or of texts", "image (Image), image/filename (Text)"]),
+        ("div2k", ["not classification of images or of texts", "lr (Image), hr (Image)"]),
+        ("trec", ["not classification", "one class label", "label-fine (ClassLabel)", "trec#text=FEATURE,label=FEAT"]),
+        ("mnist_corrupted#label=label", ["is of images, of which no columns are chosen"]),
+        ("mnist#text=a", ["'mnist#text=a' chooses columns (text=a), and the task 'mnist' of the table has none"]),
         ("OxfordIIITPet", ["unknown task 'OxfordIIITPet'", "Did you mean 'oxford_iiit_pet'"]),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 
 import tajax
 from tajax import data
+from tajax.types import Resize
 from tests.data.conftest import SIZES, encoded, picture
 
 
@@ -118,3 +119,7 @@ def test_batches_that_there_cannot_be_are_refused(pictures, preprocessing):
         images.batches(preprocessing, batch_size=0)
     with pytest.raises(ValueError, match="preprocessing.size is 0; it must be at least 1 pixel"):
         images.batches(preprocessing._replace(size=0))
+    with pytest.raises(ValueError, match="resize.side is 24: 32 pixels cannot be cut out of it"):
+        images.batches(preprocessing._replace(resize=Resize(24)))
+    with pytest.raises(ValueError, match="'cubic'; choose from nearest, .*bicubic"):
+        images.batches(preprocessing._replace(resize=Resize(32, interpolation="cubic")))

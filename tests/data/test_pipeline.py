@@ -8,7 +8,7 @@ from PIL import Image
 
 from tajax import data
 from tajax.data.preprocess import random_resized_crop, resize_center_crop
-from tajax.types import Batch, Preprocessing
+from tajax.types import Batch, Preprocessing, Resize
 
 
 def collected(batches) -> tuple[np.ndarray, np.ndarray]:
@@ -54,9 +54,11 @@ def test_evaluation_reads_every_example_once_in_order(task, batch_size, memory_b
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_training_reads_every_example_once_an_epoch_and_drops_none(npz, preprocessing, augment):
-    task = data.open_task(npz)  # 36 training images, batches of 8: 4.5 batches an epoch
+    task = data.open_task(npz)  # 36 training images, batches of 8: four full ones an epoch and one of 4 images
     stream = data.load(task, "train", batch_size=8, preprocessing=preprocessing, epochs=None, augment=augment, seed=3)
-    images, labels = collected(itertools.islice(stream, 9))
+    batches = list(itertools.islice(stream, 10))
+    assert [batch.mask.sum() for batch in batches] == 2 * [8, 8, 8, 8, 4]
+    images, labels = collected(batches)
     source = task.splits["train"]
     orders = []
     for epoch in (0, 1):
@@ -92,7 +94,8 @@ def test_order_and_crops_follow_the_seed_and_nothing_else(npz, preprocessing):
     def images(**changes):
         options = {"batch_size": 8, "seed": 0, "augment": True} | changes
         stream = data.load(data.open_task(npz), "train", preprocessing=preprocessing, epochs=None, **options)
-        return collected(itertools.islice(stream, 96 // options["batch_size"]))[0]
+        per_epoch = -(-36 // options["batch_size"])
+        return collected(itertools.islice(stream, 2 * per_epoch))[0]
 
     first = images()
     np.testing.assert_array_equal(first, images())
@@ -146,3 +149,19 @@ def test_other_sizes_of_model_are_served_beside_each_other(npz):
         options = {"batch_size": 11, "preprocessing": Preprocessing(size, (0.5,) * 3, (0.5,) * 3)}
         (batch,) = data.load(task, "test", **options)
         np.testing.assert_array_equal(batch.inputs[4], resize_center_crop(task.splits["test"][4][0], size))
+
+
+@pytest.mark.parametrize("resize", [Resize(40), Resize(32, squash=True), Resize(32, interpolation="bilinear")], ids=str)
+@pytest.mark.parametrize("memory_bytes", [0, 2**28], ids=["read", "in memory"])
+def test_images_are_resized_as_the_model_wants_it(npz, folder, resize, memory_bytes):
+    """Those of .npz are an array of the model's size, which another side than that size changes all the same."""
+    for task in map(data.open_task, (npz, folder)):
+        images = [task.splits["test"][index][0] for index in range(len(task.splits["test"]))]
+        for own in (resize, None, resize):  # what is kept in memory is not taken for that of another geometry
+            preprocessing = Preprocessing(32, (0.5,) * 3, (0.5,) * 3, own)
+            (batch,) = data.load(
+                task, "test", batch_size=len(images), preprocessing=preprocessing, memory_bytes=memory_bytes
+            )
+            np.testing.assert_array_equal(batch.inputs, [resize_center_crop(image, 32, own) for image in images])
+        by_default = [resize_center_crop(image, 32) for image in images]
+        assert np.array_equal(batch.inputs, by_default) == (task.name == "animals" and resize.side == 32)

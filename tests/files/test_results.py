@@ -162,3 +162,14 @@ def test_a_type_of_records_finds_those_of_its_stage_alone():
     made = [{"stage": "sweep", "task": "digits"}, {"stage": "negation_sweep", "task": "digits"}, {"task": "digits"}]
     assert results.find(made, NegationSweep, task="digits") == made[1:2]
     assert results.find(made, NegationSweep, task="signs") == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a core")
+def test_cores_are_those_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert results.provenance()["cpu_count"] == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert results.provenance()["cpu_count"] == len(allowed)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import tajax
-from tajax import models, sharing, trees
+from tajax import encoders, models, results, sharing, trees
 from tajax.vector_files import load_task_vector, save_task_vector, vector_metadata
+from tests.workflows import members
 
 TOP1 = {"zero_shot": 0.25, "single_task": 0.875, "task_addition": 0.625}
 
@@ -98,7 +99,7 @@ def test_the_card_says_what_it_is_and_its_code_runs(hub, run, clip, taus):
     assert "| a.safetensors | a | attention | attention | – | 3 | float32 | – |" in text
     assert str(run.parent) not in text
     images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
-    names = {"images": images}
+    names = {"inputs": (255 * images).astype(np.uint8)}
     exec(code_of(text), names)
     same(names["edited"], tajax.apply_task_vector(clip.params["image"], taus[1]["a"]))
     assert names["features"].shape == (2, 128)
@@ -111,7 +112,7 @@ def test_a_card_names_the_base_on_the_hub_at_its_revision(run, taus, tmp_path, c
     save_task_vector(tmp_path / "sun397.safetensors", taus[1]["a"], metadata, naming="huggingface")
     text = sharing.model_card(tmp_path / "sun397.safetensors", "owner/vectors")
     assert huggingface_hub.ModelCard(text).data.base_model == "openai/clip-vit-base-patch32"
-    assert f'models.load("openai/clip-vit-base-patch32@{"3d" * 20}{choice}")' in text
+    assert f'encoders.load("openai/clip-vit-base-patch32@{"3d" * 20}{choice}")' in text
     assert "tajax.linearize" in text and "state_dict[name] += scaling_coef * tau[name]" in text
     assert "[0, 6]" in text and "No licence is stated" in text
 
@@ -123,7 +124,7 @@ def test_a_merged_model_is_pushed_and_loaded(hub, merged, clip):
     same(loaded.params, clip.params)
     assert loaded.revision == name.split("@")[1] == models.load("owner/merged@v1").revision
     text = hub.repos["owner/merged"]["v1"]["README.md"].decode()
-    assert "| a | 25.0 | 87.5 | 62.5 | 70.0 |" in text and 'models.load("owner/merged")' in text
+    assert "| a | 25.0 | 87.5 | 62.5 | 70.0 |" in text and 'encoders.load("owner/merged")' in text
 
 
 @pytest.mark.parametrize(
@@ -204,3 +205,18 @@ def test_the_command_pushes_and_prints_the_name(hub, run, capsys):
     assert done.stdout.strip() == f"owner/vectors@{hub.resolve('owner/vectors', 'main')}"
     assert sharing.main([str(run / "absent"), "owner/vectors"]) == 2
     assert "FileNotFoundError: nothing to push in" in capsys.readouterr().err
+
+
+def test_a_sentence_encoder_is_pushed_whole_and_its_card_loads_it_by_its_family(hub, tmp_path, taus):
+    encoder = encoders.load(str(members.save_bert(tmp_path / "bert", np.random.default_rng(0))), family="text")
+    encoder.save(tmp_path / "run" / "merged", encoder.params, format="huggingface")
+    about = {"family": "text", "model": "bert", "seed": 0, "regime": "standard", "config_hash": "0"}
+    results.append(tmp_path / "run" / "results.jsonl", {"stage": "run", **about})
+    sharing.push_to_hub(tmp_path / "run" / "merged", "owner/sentences")
+    pushed = hub.repos["owner/sentences"]["main"]
+    assert {"modules.json", "1_Pooling/config.json", "model.safetensors"} <= set(pushed)
+    text = pushed["README.md"].decode()
+    assert 'encoders.load("owner/sentences", family="text")' in text and "CLIP" not in text
+    assert "text" in huggingface_hub.ModelCard(text).data.tags
+    again = encoders.load("owner/sentences", family="text")
+    same(again.params, encoder.params)

@@ -270,3 +270,87 @@ def test_what_a_file_is_can_be_asked_without_reading_it(tmp_path, tau):
     assert [name for name, answer in answers.items() if answer] == ["tau.safetensors"]
     with pytest.raises(ValueError, match=r"pointer\.safetensors .* is a Git LFS pointer"):
         read_metadata(tmp_path / "pointer.safetensors")
+
+
+@pytest.fixture
+def few(rng):
+    """A vector of which some entries moved: a large leaf, a small one, one of 16 bits, a scalar, −0 among them."""
+    leaf = rng(90).normal(size=(2, 60, 20)).astype(np.float32) * (rng(91).random((2, 60, 20)) < 0.1)
+    leaf[0, 0, 0], leaf[0, 0, 1] = -0.0, 1e-30
+    narrow = jnp.asarray(np.where(rng(92).random(400) < 0.2, 3.0, 0.0), jnp.bfloat16)
+    whole = jnp.asarray(rng(93).normal(size=7), jnp.float32)
+    return {"blocks": {"kernel": jnp.asarray(leaf), "bias": whole}, "narrow": narrow, "scale": jnp.float32(0)}
+
+
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_a_sparse_file_holds_what_a_dense_one_does_in_fewer_bytes(dtype, tmp_path, few):
+    dense, sparse = tmp_path / "dense", tmp_path / "sparse"
+    save_task_vector(dense, few, {"task": "x"}, dtype=dtype)
+    save_task_vector(sparse, few, {"task": "x"}, dtype=dtype, sparse=True)
+    assert_identical(load_task_vector(sparse, few)[0], load_task_vector(dense, few)[0])
+    assert load_task_vector(sparse, few)[1] == load_task_vector(dense, few)[1] == read_metadata(sparse)
+    kernel = np.asarray(few["blocks"]["kernel"])
+    assert np.signbit(np.asarray(load_task_vector(sparse, few)[0]["blocks"]["kernel"])[0, 0, 0])
+    held = safetensors.numpy.load_file(sparse)
+    assert sorted(held) == [
+        "blocks/bias",
+        "blocks/kernel",
+        "blocks/kernel#entries",
+        "narrow",
+        "narrow#entries",
+        "scale",
+    ]
+    if dtype is None:
+        np.testing.assert_array_equal(
+            np.unpackbits(held["blocks/kernel#entries"]), (kernel.view(np.uint32) != 0).reshape(-1)
+        )
+        np.testing.assert_array_equal(held["blocks/kernel"], kernel[kernel.view(np.uint32) != 0])
+    stored = {path: safetensors.numpy.load_file(path) for path in (dense, sparse)}
+    sizes = [sum(tensor.nbytes for tensor in tensors.values()) for tensors in stored.values()]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_where_sparse_is_not_smaller_the_file_is_that_of_a_dense_one(tmp_path, params):
+    save_task_vector(tmp_path / "dense", params, {})
+    save_task_vector(tmp_path / "sparse", params, {}, sparse=True)
+    for a, b in zip(*(safetensors.numpy.load_file(tmp_path / n).items() for n in ("dense", "sparse")), strict=True):
+        assert a[0] == b[0] and a[1].tobytes() == b[1].tobytes()
+    assert "sparse" not in safetensors.safe_open(tmp_path / "sparse", "numpy").metadata()
+
+
+def test_a_sparse_vector_under_pytorchs_names_is_refused(tmp_path, few):
+    with pytest.raises(ValueError, match="cannot be sparse under huggingface names"):
+        save_task_vector(tmp_path / "t", few, {}, sparse=True, naming="huggingface")
+    clash = few | {"scale#entries": jnp.zeros(3)}
+    with pytest.raises(ValueError, match="no leaf of a sparse file may be called 'scale#entries'"):
+        save_task_vector(tmp_path / "t", clash, {}, sparse=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_sparse_files_are_refused_by_tensor(tmp_path, few):
+    path, name = tmp_path / "t.safetensors", "blocks/kernel"
+    save_task_vector(path, few, {}, sparse=True)
+    tensors = safetensors.numpy.load_file(path)
+    metadata = safetensors.safe_open(path, "numpy").metadata()
+    bits, values = tensors[name + "#entries"], tensors[name]
+
+    def refused(message, without=(), **changes):
+        changed = {key: leaf for key, leaf in (tensors | changes).items() if key not in without}
+        about = metadata | {"trained": json.dumps(sorted(changed))}
+        path.write_bytes(safetensors.numpy.save(changed, metadata=about))
+        with pytest.raises(ValueError, match=message):
+            load_task_vector(path, few)
+
+    refused("blocks/kernel#entries does not fit the model's shape", **{name + "#entries": bits[:-1]})
+    refused("blocks/kernel#entries does not fit", **{name + "#entries": bits.astype(np.int16)})
+    refused(f"blocks/kernel holds values of shape .* for {len(values)} entries", **{name: values[:-1]})
+    refused("blocks/kernel holds values of shape", **{name: values[None]})
+    refused("or blocks/kernel#entries are missing", without=[name + "#entries"])
+    refused("or blocks/kernel#entries are missing", without=[name])
+    refused("blocks/kernel holds int32, not a float", **{name: np.ones(values.shape, np.int32)})
+    refused("blocks/kernel", **{name: np.full(values.shape, np.nan, np.float32)})
+    del few["narrow"]
+    refused("holds narrow, which is not in the model")
+    # What an earlier version, which knows nothing of sparse files, says of one.
+    del metadata["sparse"]
+    refused("holds blocks/kernel#entries.*, which is not in the model")

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import json
 import os
 import struct
 import tarfile
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tajax import data
-from tajax.data import manifests
+from tajax.data import fingerprint, manifests
 from tajax.data.archives import fer2013, gtsrb, stores
 from tajax.types import Preprocessing
 from tests.data.conftest import encoded as drawn
@@ -113,6 +114,80 @@ def test_a_zip_bomb_is_refused_before_it_is_read(attempt, tmp_path):
     assert path.stat().st_size < 4 << 20
     with little_memory(), pytest.raises(ValueError, match=r"bomb.npz.*0\.3 GB"):
         use(path)
+
+
+def use_texts(path):
+    """Open it, and take every text into account."""
+    task = data.open_task(path)
+    assert task.modality == "texts" and len(set(task.class_names)) == len(task.class_names)
+    for source in task.splits.values():
+        for index in range(len(source)):
+            text, label = source[index]
+            assert isinstance(text, str) and 0 <= label < len(task.class_names) and source.describe(index)
+    data.find_overlap(task)
+    json.dumps(fingerprint.of_task(task)).encode()
+    return task
+
+
+ROWS_OF_TEXTS = [(f"text {number}, é", ("good", "bad")[number % 2]) for number in range(20)]
+CELLS = {",": [f'"{text}",{label}' for text, label in ROWS_OF_TEXTS], "\t": ["\t".join(row) for row in ROWS_OF_TEXTS]}
+TABLES = {
+    suffix: "\n".join([f"text{mark}label", *CELLS[mark]]).encode() for suffix, mark in ((".csv", ","), (".tsv", "\t"))
+} | {".jsonl": b"\n".join(encoded(dict(zip(("text", "label"), row, strict=True))) for row in ROWS_OF_TEXTS)}
+
+
+@attack(200, content=st.data())
+def test_tables_of_texts(content, attempt, tmp_path):
+    """Files that were meddled with, rows of names that nobody should choose, JSON of every kind; one or a folder."""
+    suffix = content.draw(st.sampled_from(sorted(TABLES)))
+    whole = TABLES[suffix]
+    row = st.one_of(JSON, st.fixed_dictionaries({"text": JSON, "label": JSON}), st.lists(NAMES, max_size=3))
+    if suffix == ".jsonl":
+        lines = st.lists(st.one_of(row.map(encoded), DEEP), max_size=3)
+    else:
+        mark = "," if suffix == ".csv" else "\t"
+        lines = st.lists(
+            st.lists(NAMES, max_size=3).map(lambda cells: mark.join(cells).encode("utf-8", "surrogatepass")), max_size=3
+        )
+    more = lines.map(lambda found: b"\n".join([whole, *found]))
+    folder = tmp_path / suffix[1:]
+    folder.mkdir(exist_ok=True)
+    drawn_files = st.one_of(st.just(whole), meddled(whole), more)
+    for name in ("train", "test"):
+        (folder / f"{name}{suffix}").write_bytes(content.draw(drawn_files))
+    with little_memory():
+        attempt("tables of texts", lambda: use_texts(folder / f"train{suffix}"), f"train{suffix}")
+        attempt("folders of tables", lambda: use_texts(folder), folder)
+
+
+@attack(60, content=st.data())
+def test_folders_of_texts(content, attempt, tmp_path):
+    folder = tmp_path / f"texts-{next(_COUNT)}"
+    files = [f"{name}/{number}.txt" for name in ("bad", "good") for number in range(6)]
+    for number, name in enumerate(files):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"text {number}")
+    kinds = st.sampled_from(["bytes", "image", "pipe", "loop", "absent", "note"])
+    for kind in content.draw(st.lists(kinds, max_size=3, unique=True)):
+        path = folder / "good" / {"image": "x.png", "note": "README.txt"}.get(kind, f"{kind}.txt")
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind in ("loop", "absent"):
+            path.symlink_to(path if kind == "loop" else "nowhere")
+        else:
+            path.write_bytes(IMAGE if kind == "image" else content.draw(st.binary(max_size=40)))
+    with little_memory():
+        attempt("folders of texts", lambda: use_texts(folder), folder)
+
+
+def test_a_table_that_is_something_else_is_refused_by_name(attempt, tmp_path):
+    np.savez(tmp_path / "a.npz", **good())
+    (tmp_path / "a.npz").rename(tmp_path / "a.csv")
+    os.mkfifo(tmp_path / "b.csv")
+    (tmp_path / "c.jsonl").mkdir()
+    (tmp_path / "d.tsv").write_bytes(b"text\tlabel\n" + bytes(1000))
+    for name in ("a.csv", "b.csv", "c.jsonl", "d.tsv"):
+        assert attempt("tables that are none", lambda name=name: use_texts(tmp_path / name), tmp_path / name) is None
 
 
 PLACES = st.lists(

@@ -227,10 +227,15 @@ def task(tmp_path, make_batch):
     return data.open_task(tmp_path / "noise.npz")
 
 
-@pytest.mark.parametrize(("rule", "linearized"), [("all", False), ("attention", False), ("all", True)])
-def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(rule, linearized, encode, params, head, task, tmp_path):
+@pytest.mark.parametrize(
+    ("rule", "linearized", "optimizer"),
+    [("all", False, "adamw"), ("attention", False, "adamw"), ("all", True, "adamw"), ("all", False, "muon")],
+)
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    rule, linearized, optimizer, encode, params, head, task, tmp_path
+):
     schedule = optim.make_schedule(learning_rate=1e-2, num_steps=7, warmup_steps=2)
-    parts, tx = masked(trees.param_mask(params, rule)), optim.adamw(schedule)
+    parts, tx = masked(trees.param_mask(params, rule)), optim.OPTIMIZERS[optimizer](schedule)
     step = make_train_step(encode, tx, parts, linearized=linearized)
     size = Preprocessing(4, (0.5,) * 3, (0.5,) * 3)
 

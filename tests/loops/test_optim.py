@@ -8,17 +8,18 @@ import numpy as np
 import optax
 import pytest
 
+from tajax.optim import OPTIMIZERS, apply_updates, make_optimizer, make_schedule, muon
 from tajax.optim import adamw as optimizer_of_all
-from tajax.optim import apply_updates, make_optimizer, make_schedule
 from tajax.parametrization import masked
 
 
 @pytest.mark.parametrize(("num_steps", "warmup"), [(10, 0), (10, 3), (1, 0), (2, 1)])
 def test_schedule_is_a_line_and_then_a_cosine(num_steps, warmup):
+    """At the steps of `cosine_lr` in the papers' released code, `src/utils.py` of both."""
     schedule = make_schedule(learning_rate=0.4, num_steps=num_steps, warmup_steps=warmup)
     for step in range(num_steps + 1):
         progress = (step - warmup) / (num_steps - warmup)
-        expected = 0.4 * (step / warmup if step < warmup else (1 + math.cos(math.pi * progress)) / 2)
+        expected = 0.4 * ((step + 1) / warmup if step < warmup else (1 + math.cos(math.pi * progress)) / 2)
         np.testing.assert_allclose(schedule(step), expected, rtol=1e-6, atol=1e-7)  # float32
 
 
@@ -139,3 +140,89 @@ def test_layers_of_a_leaf_are_trained_as_leaves_of_their_own_would_be(rng):
         )  # float32; the norm sums in another order
     assert np.asarray(params["a"][1]).tobytes() == np.asarray(start["a"][1]).tobytes()
     assert np.all(params["a"][LAYERS] != start["a"][LAYERS]) and params["b"] is start["b"]
+
+
+def newton_schulz(matrix):
+    """Five iterations of the published polynomial, in NumPy."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+    return x
+
+
+def muon_by_hand(theta, grads, rates, *, decay):
+    """Muon with Nesterov momentum on one matrix, in float64; what it is after each step."""
+    moment, found = np.zeros_like(theta), []
+    for t, (g, rate) in enumerate(zip(grads, rates, strict=True), start=1):
+        moment = 0.95 * moment + 0.05 * g
+        ahead = 0.95 * moment / (1 - 0.95 ** (t + 1)) + 0.05 * g / (1 - 0.95**t)
+        size = 0.2 * math.sqrt(max(theta.shape))
+        theta = theta - rate * (size * newton_schulz(ahead) + decay * theta)
+        found.append(theta)
+    return found
+
+
+MATRICES = {"blocks/attn/query/kernel": (3, 4, 4), "blocks/mlp/fc_in/kernel": (2, 4, 6), "projection/kernel": (6, 3)}
+OTHERS = {
+    "patch_embedding/kernel": (2, 2, 3, 4),
+    "position_embedding": (5, 4),
+    "token_embedding": (7, 4),
+    "ln/scale": (4,),
+}
+
+
+def flat(rng, number):
+    return {path: jnp.asarray(rng(number).normal(size=shape)) for path, shape in (MATRICES | OTHERS).items()}
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_muon_orthogonalises_each_matrix_of_a_stack_and_leaves_the_rest_to_adamw(clip, rng, x64):
+    schedule = make_schedule(learning_rate=0.1, num_steps=4, warmup_steps=1)
+    tx, theta, grads = muon(schedule, weight_decay=0.1, clip_norm=clip), flat(rng, 60), [flat(rng, 61), flat(rng, 62)]
+    norms = [math.sqrt(sum(float((leaf**2).sum()) for leaf in tree.values())) for tree in grads]
+    clipped = [
+        {path: np.asarray(leaf) * (1 if clip is None else min(1.0, clip / norm)) for path, leaf in tree.items()}
+        for tree, norm in zip(grads, norms, strict=True)
+    ]
+    rates = [float(schedule(step)) for step in range(2)]
+    state, now = tx.init(theta), theta
+    for grad in grads:
+        updates, state = jax.jit(tx.update)(grad, state, now)
+        now = optax.apply_updates(now, updates)
+    for path, shape in MATRICES.items():
+        for layer in np.ndindex(*shape[:-2]):
+            given = [np.asarray(tree[path][layer]) for tree in clipped]
+            want = muon_by_hand(np.asarray(theta[path][layer]), given, rates, decay=0.1)[-1]
+            # The schedule and the coefficients of the polynomial are float32.
+            np.testing.assert_allclose(now[path][layer], want, rtol=1e-5, atol=1e-6, err_msg=f"{path} {layer}")
+    rest = [{path: tree[path] for path in OTHERS} for tree in (theta, *clipped)]
+    want = adamw(rest[0], rest[1:], rates, decay=0.1, clip=math.inf)
+    for path in OTHERS:
+        total = np.asarray(theta[path]) + sum(update[path] for update in want)
+        np.testing.assert_allclose(now[path], total, rtol=1e-6, atol=1e-8, err_msg=path)
+
+
+def test_entries_of_a_muon_step_are_as_large_as_those_of_adamw_and_its_scale_is_not_that_of_the_gradient(rng):
+    for shape in ((16, 16), (3, 16, 48), (48, 16)):
+        params, grad = {"kernel": jnp.zeros(shape)}, {"kernel": jnp.asarray(rng(63).normal(size=shape), jnp.float32)}
+        tx = muon(1.0, weight_decay=0, clip_norm=None)
+        small, large = (
+            tx.update({"kernel": s * grad["kernel"]}, tx.init(params), params)[0]["kernel"] for s in (1e-3, 1e3)
+        )
+        np.testing.assert_allclose(small, large, rtol=1e-3, atol=1e-4)
+        assert 0.15 < np.sqrt(np.mean(np.square(large))) < 0.25
+        held = [leaf.size for leaf in jax.tree.leaves(tx.init(params)) if leaf.ndim and leaf.shape == shape]
+        assert held == [math.prod(shape)]  # one moment
+
+
+def test_muon_without_a_matrix_is_refused_by_name():
+    for leaves in ({"ln/scale": (4,), "conv/kernel": (2, 2, 3, 4)}, {"head": (4, 4)}):
+        with pytest.raises(ValueError, match=f"Muon is for matrices, and none of the .*{sorted(leaves)[0]}.*'adamw'"):
+            muon(0.1).init({path: jnp.zeros(shape) for path, shape in leaves.items()})
+
+
+def test_optimizers_are_made_alike():
+    for name, make in OPTIMIZERS.items():
+        tx = make(make_schedule(learning_rate=0.1, num_steps=3), weight_decay=0.0, clip_norm=1.0)
+        assert tx.init({"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}), name

@@ -9,9 +9,12 @@ from tajax.config import REGIMES
 from tajax.data.preprocess import normalize
 from tajax.models import ImageEncoder, VisionConfig
 from tajax.parametrization import masked
+from tajax.training.linear_low_rank import linear_low_rank
+from tajax.training.low_rank import low_rank
 from tajax.types import Batch, Head, Preprocessing
 
 B32 = VisionConfig()
+FACTORS = {"lora": low_rank, "linear_lora": linear_low_rank}
 PREPROCESSING = Preprocessing(224, (0.5,) * 3, (0.25,) * 3)
 
 
@@ -36,12 +39,14 @@ def cost():
     def measure(regime, layers=None):
         mask = trees.param_mask(params, REGIMES[regime].trainable, layers=layers)
         tx, trained = optim.adamw(1e-5, weight_decay=0.1, clip_norm=1.0), masked(mask)
+        if regime in FACTORS:
+            trained = FACTORS[regime](mask, rank=16, alpha=16.0, seed=0)
         step = finetune.make_train_step(encode, tx, trained, linearized=REGIMES[regime].train_linearized)
         state = jax.eval_shape(lambda params: finetune.init_state(trained.init(params), tx), params)
         compiled = step.lower(state, params, head, batch).compile()
         return compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
 
-    costs = {regime: measure(regime) for regime in ("standard", "attention", "linear", "linear_attention")}
+    costs = {regime: measure(regime) for regime in ("standard", "attention", "linear", "linear_attention", *FACTORS)}
     costs["attention of the last half"] = measure("attention", layers=(6, 12))
     return lambda regime: [ours / standard for ours, standard in zip(costs[regime], costs["standard"], strict=True)]
 
@@ -69,3 +74,11 @@ def test_training_the_last_half_of_the_layers_computes_no_gradient_below_them(co
     flops, memory = cost("attention of the last half")
     assert 0.5 < flops < 0.56
     assert memory < 0.5
+
+
+@pytest.mark.parametrize(("regime", "dense"), [("lora", "attention"), ("linear_lora", "linear_attention")])
+def test_low_rank_training_costs_what_training_the_dense_kernels_does(cost, regime, dense):
+    """Its gradients go through them, and a product is made of each; what is smaller is the state, no temporary."""
+    (flops, memory), (dense_flops, dense_memory) = cost(regime), cost(dense)
+    assert 1 <= flops / dense_flops < 1.02
+    assert memory / dense_memory < 1.02

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tajax.models import CLIP, ClipConfig, ImageEncoder, TextConfig, TextEncoder, VisionConfig
-from tajax.models.clip import ACTIVATIONS
 from tajax.models.convert import params_from_tensors
 from tajax.models.geometry import HIDDEN_ACTS
+from tajax.models.transformer import ACTIVATIONS
 from tajax.trees import flatten_paths, param_mask, unflatten_paths
 
 

@@ -1,5 +1,7 @@
 """Conversion is total: every leaf and every tensor once, in both directions, under both namings."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -89,6 +91,12 @@ def test_known_buffers_are_tolerated_and_others_are_not(params, config):
     tensors["vision_model.encoder.position_ids"] = np.arange(5)[None]
     with pytest.raises(ValueError, match=r"1 left over: vision_model\.encoder\.position_ids"):
         params_from_tensors(tensors, config)
+
+
+def test_more_layers_than_tensors_are_refused_before_their_names_are_made(tensors, config):
+    vision = dataclasses.replace(config.vision, num_hidden_layers=10**12)
+    with pytest.raises(ValueError, match=rf"says {10**12} layers, the checkpoint has {len(tensors)} tensors in all"):
+        params_from_tensors(tensors, dataclasses.replace(config, vision=vision))
 
 
 def test_tensors_of_something_else_are_recognised():

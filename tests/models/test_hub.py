@@ -88,7 +88,9 @@ def test_all_that_is_read_beside_the_weights_is_fetched(hub, saved):
     hub.commit("owner/clips", {f"b32/{name}": content for name, content in files.items()})
     for name in ("owner/clip", "owner/clips/b32/model.safetensors"):
         place = locate(name)
-        assert {file.name for file in (place if place.is_dir() else place.parent).iterdir()} == files.keys()
+        directory = place if place.is_dir() else place.parent
+        fetched = (file for file in directory.rglob("*") if file.is_file())
+        assert {str(file.relative_to(directory)) for file in fetched} == files.keys()
         clip = load(name)
         assert (clip.preprocessing, clip.sources["preprocessing"]) == (
             load(saved).preprocessing,

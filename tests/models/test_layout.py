@@ -19,6 +19,11 @@ SAVED = (
 )
 ABSENT = ("processor_config.json", "open_clip_config.json", "special_tokens_map.json", "added_tokens.json")
 
+OF_SENTENCE_ENCODERS = (  # read by their own family
+    *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    "vocab.txt",
+)
+
 
 def read(directory):
     return load(directory).tokenizer
@@ -67,7 +72,7 @@ def test_the_names_are_those_of_the_files_that_are_read(copy, monkeypatch):
     with pytest.raises(ValueError, match=r"renamed\.bin"):
         read(copy)
     assert asked == {*SAVED, *ABSENT, ADAPTER, *WEIGHTS, *PICKLED_WEIGHTS, "renamed.bin", "additional_chat_templates"}
-    assert set(DESCRIPTIONS) == {*SAVED, *ABSENT, ADAPTER}
+    assert set(DESCRIPTIONS) == {*SAVED, *ABSENT, *OF_SENTENCE_ENCODERS, ADAPTER}
     patterns = [pattern for patterns in hub._IN_TURN for pattern in patterns]
     assert all(any(fnmatch.fnmatch(name, p) for p in patterns) for name in (*WEIGHTS, *PICKLED_WEIGHTS))
 

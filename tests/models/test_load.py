@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tajax.models import ClipConfig, TextConfig, VisionConfig, load, open_clip, save_pretrained
 from tajax.models.convert import tensors_from_params
 from tajax.trees import flatten_paths
-from tajax.types import Preprocessing
+from tajax.types import Preprocessing, Resize
 
 
 def assert_equal_trees(a, b, **tolerance):
@@ -326,6 +326,9 @@ def test_parts_that_do_not_belong_together_are_not_saved(tmp_path, config, param
     target = tmp_path / "model"
     with pytest.raises(ValueError, match=r"preprocessing\.size is 99"):
         save_pretrained(target, config, params, tokenizer, preprocessing._replace(size=99))
+    squashed = preprocessing._replace(resize=Resize(preprocessing.size, squash=True))
+    with pytest.raises(ValueError, match=r"preprocessing\.resize is Resize\(side=16, squash=True"):
+        save_pretrained(target, config, params, tokenizer, squashed)
     with pytest.raises(ValueError, match="float32 or float16, got int8"):
         save_pretrained(target, config, params, tokenizer, preprocessing, dtype="int8")
     large = params | {"logit_scale": jnp.float32(1e6)}

@@ -232,7 +232,6 @@ def test_files_of_other_kinds_are_called_what_they_are(base, tmp_path, content, 
 @pytest.mark.parametrize(
     ("beside", "message"),
     [
-        ("adapter_config.json", r"a LoRA adapter, .*merge_and_unload"),
         ("modules.json", "sentence-transformers directory: .*/0_CLIPModel"),
         ("flax_model.msgpack", "weights of Flax"),
         ("tf_model.h5", "weights of TensorFlow"),
@@ -248,10 +247,13 @@ def test_directories_without_weights_are_called_what_they_are(base, tmp_path, be
             read(tmp_path)
 
 
-def test_an_adapter_on_the_hub_is_called_what_it_is(hub, base):
+def test_an_adapter_is_no_model(hub, tmp_path):
     hub.commit("owner/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": b"", "README.md": b""})
-    with pytest.raises(FileNotFoundError, match="a LoRA adapter, .*merge_and_unload"):
-        load_finetuned("owner/lora", base)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_text("")
+    for place in ("owner/lora", tmp_path):
+        with pytest.raises(FileNotFoundError, match="a LoRA adapter, .*load_finetuned .*merge_and_unload"):
+            load(place)
 
 
 def test_floats_of_eight_bits_are_called_what_they_are(base, saved, tmp_path):

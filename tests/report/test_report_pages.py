@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tajax import report
+from tajax import report, results
 from tajax.report import Table, latex, page, predictions, runs, sections, style
 from tajax.report.__main__ import main
 from tajax.report.tables import Number, averaged, coefficient, markdown, percent
@@ -253,3 +253,18 @@ def test_what_the_records_warn_of_is_said_first_and_once(places):
     records = [first | {"warnings": [doubt]}, first | {"warnings": [doubt, worse]}, *rest]
     assert sections.compose([run._replace(records=records)]).notices == (doubt, worse)
     assert markdown([], notices=[doubt]) == f"> {doubt.replace('<', '&lt;')}\n"
+
+
+def test_examples_of_texts_are_shown_as_they_are_and_cut(tmp_path):
+    about = {"kind": "lost by merging", "label": 0, "pretrained": 1, "single": 0, "merged": 1}
+    files = [about | {"row": row, "file": f"examples/{name}.txt"} for row, name in enumerate(("a", "long", "../no"))]
+    record = {"stage": "predictions", "task": "mail", "classes": ["spam", "ham"], "examples": files, "seed": 0}
+    record |= {"count": 3, "correctness": [[1, 1], [0, 1]], "confusion": [[0, 0, 3]], "config_hash": "0", "model": "m"}
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "a.txt").write_text("<b>free</b> & new")
+    (tmp_path / "examples" / "long.txt").write_text("word " * 200)
+    (tmp_path / "no.txt").write_text("secret")
+    results.append(tmp_path / "results.jsonl", record | {"regime": "standard", "elapsed_seconds": 1.0})
+    (run,) = runs.read(tmp_path)
+    texts = [example.text for example in predictions.examples(run)["mail"]]
+    assert texts[0] == "<b>free</b> & new" and len(texts[1]) == 401 and texts[1].endswith("word …") and texts[2] == ""

@@ -16,7 +16,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import tajax
-from tajax import config, main, merging, processes
+from tajax import config, encoders, main, merging, processes, task_names
 from tajax.config.fields import merging_options
 from tajax.workflows import stages
 from tests.repository.test_project import ROOT
@@ -47,12 +47,15 @@ def test_code_of_a_guide_runs(path, tmp_path, monkeypatch):
         example.evaluate()
 
 
+WORDS = r"""(?:"[^"]*"|[^;#|&"])*"""  # up to the end of a command, which is none within quotes
+
+
 def commands(path):
     """Every `python -m …` and `tajax …` of the shell blocks, as module and arguments."""
     for block in blocks(path, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
-            for module, rest in re.findall(r"(?:python -m ((?:tajax|experiments)[\w.]*)|\btajax(?= ))([^;#|&]*)", line):
-                yield module or "tajax.main", tuple(shlex.split(rest))
+            found = re.findall(rf"(?:python -m ((?:tajax|experiments)[\w.]*)|\btajax(?= ))({WORDS})", line)
+            yield from ((module or "tajax.main", tuple(shlex.split(words))) for module, words in found)
 
 
 EXTRA = ("index.html", "genindex.html", "py-modindex.html", "search.html")  # made by Sphinx itself
@@ -94,6 +97,9 @@ def test_commands_are_taken_by_their_programs(module, arguments, tmp_path, monke
         (place.parent if place.suffix else place).mkdir(parents=True, exist_ok=True)
         if place.suffix:
             place.touch()
+    for place in re.findall(r"--config\.data_dir=(path/\S+)", " ".join(arguments)):  # the reader's texts
+        for name in (*task_names.TEXT_TASKS, task_names.TEXT_CONTROL):
+            Path(place, f"{name}.npz").touch()
     for run in re.findall(r"--config\.task_vectors=(\S+)", " ".join(arguments)):  # of an earlier command
         Path(run, "task_vectors").mkdir(parents=True)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
@@ -137,6 +143,7 @@ def test_links_of_a_text_lead_to_files_and_headings(path):
         ("glossary.md", config.REGIMES),
         ("choose.md", merging.METHODS),
         ("choose.md", merging_options()),
+        ("own_models.md", encoders.FAMILIES),
     ],
 )
 def test_pages_name_every_choice(page, choices):

@@ -101,8 +101,9 @@ def measured(workdir):
 
 
 def tensors(workdir):
-    """The bits of every tensor of a run: task vectors and models."""
+    """The bits of every tensor of a run: task vectors and models, not what is kept until a task is trained."""
     files = [path for path in sorted(workdir.rglob("*.safetensors")) if ".partial-" not in str(path)]
+    files = [path for path in files if "checkpoints" not in path.parts]
     return {
         str(file.relative_to(workdir)): {name: leaf.tobytes() for name, leaf in load_file(file).items()}
         for file in files

@@ -37,6 +37,9 @@ CHAINS = {  # config, devices, workflow: how its processes end, one after the ot
     ],
     ("linear", 1, "single_task"): [in_save(1, MOMENTS[3]), in_save(2), at_record(2), in_save(2, MOMENTS[4])],
     ("linear_attn", 1, "single_task"): [in_save(1, MOMENTS[5]), in_save(3, MOMENTS[6]), at_rename(VECTOR)],
+    ("lora", 1, "single_task"): [in_save(2, MOMENTS[7]), at_rename("pets", after=True), at_record(3)],
+    ("linear_lora", 1, "single_task"): [in_save(1, MOMENTS[9]), in_save(3), at_rename(VECTOR)],
+    ("linear_lora", 4, "single_task"): [in_save(3, MOMENTS[12])],
     ("attn", 4, "single_task"): [in_save(3, MOMENTS[8])],
     ("linear_attn", 4, "single_task"): [in_save(3, MOMENTS[10])],
 }
@@ -69,6 +72,15 @@ def test_killed_run_ends_with_the_same_bits(config, devices, workflow, start, co
 
     chain = CHAINS[config, devices, workflow]
     kill_again_and_again(start, line, chain, tmp_path / "whole", tmp_path / "run", devices=devices)
+
+
+def test_killed_run_trains_the_entries_that_it_has_chosen(start, command, tmp_path):
+    """TaLoS, killed before and after it has kept which entries it trains, and while it trains them."""
+    entries = "entries.safetensors"
+    chain = [at_rename(entries), at_rename(entries, after=True), in_save(1), in_save(2, MOMENTS[7]), at_rename(VECTOR)]
+    fields = {"workflow": "single_task", "tasks": command.one_task, "regime": "talos", "finetune__scored": 8}
+    places = tmp_path / "whole", tmp_path / "run"
+    kill_again_and_again(start, lambda workdir: command("standard", workdir, **fields), chain, *places)
 
 
 def test_killed_pretraining_ends_with_the_same_bits(start, tmp_path, pretrain_command):

@@ -86,6 +86,18 @@ def test_two_processes_do_what_one_does(both, start, command, tmp_path):
         assert np.linalg.norm(got - want) < 0.05 * np.linalg.norm(want), name
 
 
+def test_two_processes_train_the_entries_that_the_first_has_chosen(both, start, command, tmp_path):
+    alone, together, other = (tmp_path / name for name in ("alone", "together", "other"))
+    fields = {"workflow": "single_task", "tasks": command.one_task, "regime": "talos", "finetune__scored": 8}
+    assert_done(both([command("standard", place, **fields) for place in (together, other)]))
+    assert start(command("standard", alone, **fields)).end()[0] == 0
+    assert not other.exists()
+    one, two = (load_file(place / "task_vectors" / "pets.safetensors") for place in (alone, together))
+    assert one.keys() == two.keys() and any(name.endswith("#entries") for name in one)
+    same = [np.array_equal(one[name], two[name]) for name in one if name.endswith("#entries")]
+    assert all(same), same
+
+
 def test_one_stopped_or_killed_ends_both_and_the_last_two_finish_with_the_same_bits(both, lines, tmp_path):
     """Asked to end, they stop after the same step; killed, the other says why it ends. Nothing kept is lost."""
     run, whole = tmp_path / "run", tmp_path / "whole"

@@ -42,9 +42,12 @@ def programs(tmp_path_factory):
 
 
 def check_stages(lines):
-    """A run did the stages that it had declared, each once and in order, and no other."""
-    ended = re.findall(r"^\[(\d+)/(\d+)\] [^:]+: (?:\d+/\d+|done)(?=  |$)", lines, re.MULTILINE)
-    assert [tuple(map(int, numbers)) for numbers in ended] == [(k + 1, len(ended)) for k in range(len(ended))], lines
+    """A run, and each that it made for itself, did the stages that it had declared, once and in order, and no other."""
+    for part in re.split(r"^tuning \d+ of \d+: .*$|^done in [^\n]*/tuning/.*$", lines, flags=re.MULTILINE):
+        ended = re.findall(r"^\[(\d+)/(\d+)\] [^:]+: (?:\d+/\d+|done)(?=  |$)", part, re.MULTILINE)
+        assert [tuple(map(int, numbers)) for numbers in ended] == [(k + 1, len(ended)) for k in range(len(ended))], (
+            lines
+        )
 
 
 def check_records(workdir, workflow):

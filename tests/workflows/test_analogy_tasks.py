@@ -14,7 +14,7 @@ def test_halves_and_their_inversions(tmp_path):
         images = draw.integers(256, size=(count, 8, 8, 3), dtype=np.uint8)
         arrays |= {f"{split}_images": images, f"{split}_labels": np.arange(count) % 5}
     np.savez(tmp_path / "signs.npz", **arrays)
-    options = argparse.Namespace(data=tmp_path, runs=tmp_path / "runs", benchmark="real")
+    options = argparse.Namespace(data=tmp_path, runs=tmp_path / "runs", benchmark="real", few=False)
     name, paths = analogies.make_quadruple(options, "{data}/signs.npz")
     assert name == "signs" and analogies.make_quadruple(options, "{data}/signs.npz") == (name, paths)
     whole, tasks = data.open_task(tmp_path / "signs.npz"), data.open_tasks(paths)

@@ -81,9 +81,11 @@ def test_accuracy_of_a_clip_is_that_of_its_features_under_its_zero_shot_head(wor
 
 def test_a_regime_with_a_penalty_is_a_row_and_a_module(run, tmp_path, monkeypatch):
     """At strength 0 the vectors are those of the regime without it, to the bit; at any other its numbers are logged."""
-    monkeypatch.setitem(REGIMES, "near", Regime("near", "attention", penalty="tests.workflows.toy_penalty"))
+    monkeypatch.setitem(
+        REGIMES, "near", Regime("near", "attention", method="tests.workflows.toy_penalty", strength=1.0)
+    )
     lengths, vectors = {}, {}
-    for regime, strength in (("attention", 1), ("near", 0), ("near", 50)):
+    for regime, strength in (("attention", None), ("near", 0), ("near", 50)):
         workdir = tmp_path / f"{regime}{strength}"
         assert (
             run("attn", workdir, regime=regime, finetune__penalty_strength=strength, workflow="single_task").code == 0
@@ -94,7 +96,7 @@ def test_a_regime_with_a_penalty_is_a_row_and_a_module(run, tmp_path, monkeypatc
         assert all(("penalty" in log) == (regime == "near") for log in logs)
         if strength == 50:
             assert [log["penalty"] > 0 for log in logs] == [False, True, True]  # at θ₀ it is 0
-    for path, leaf in vectors["attention", 1].items():
+    for path, leaf in vectors["attention", None].items():
         np.testing.assert_array_equal(vectors["near", 0][path], leaf)
     assert lengths["near", 50] < lengths["near", 0]
 

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from tajax.penalties import Regularization
 from tajax.task_vectors import task_vector
+from tajax.training import TrainingMethod
 
 
 def penalty(trained, seen):
@@ -12,8 +12,4 @@ def penalty(trained, seen):
     return seen.data * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tau))
 
 
-def others(encoder, tasks, task):
-    return jnp.float32(len([other for other in tasks if other.name != task.name]))
-
-
-PENALTY = Regularization(penalty, others)
+METHOD = TrainingMethod(penalty=lambda options: penalty, data=lambda context: jnp.float32(len(context.others)))
