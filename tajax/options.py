@@ -15,8 +15,6 @@ class Option(NamedTuple):
         holds: whether a value of that type is in range.
         wanted: the range in words, as in "want a share below 1".
         choices: of a string, all of them.
-        field: the name in its section of the config; that of the keyword, if not said otherwise. Methods may share a
-            field, and then share the option.
     """
 
     default: bool | int | float | str
@@ -24,4 +22,3 @@ class Option(NamedTuple):
     holds: Callable[[Any], object] = lambda value: True
     wanted: str = ""
     choices: tuple[str, ...] = ()
-    field: str = ""

@@ -287,6 +287,14 @@ def _check_merging(config: ConfigDict) -> None:
             f"merging.method {name!r} needs {method.needs} of the tasks, and a run hands their task vectors alone to a "
             f"method (yet). Choose one of {given}, or call tajax.merging.METHODS[{name!r}] with what its `fit` finds."
         )
+    default = default_config().merging
+    for other, row in METHODS.items():
+        for keyword in row.options if other != name else ():
+            if config.merging[other][keyword] != default[other][keyword]:
+                raise ValueError(
+                    f"merging.{other}.{keyword} is {config.merging[other][keyword]!r}, but merging.method {name!r} "
+                    f"does not read it. Leave it out, or give --config.merging.method={other}."
+                )
     if config.evaluate.exact and not method.scaled:
         raise ValueError(
             f"evaluate.exact finds the best α, but merging.method {name!r} has none: it is measured as it is. "

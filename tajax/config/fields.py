@@ -69,21 +69,28 @@ COUNT_ANYWAY = (*ON_VECTORS, "evaluate.scaling_coefs", "evaluate.exact", "save")
 # What runs of earlier versions did, whose `config.json` has no such field.
 FORMERLY: Mapping[str, object] = {"finetune.protocol": 1}
 
+RENAMED: Mapping[str, str] = {
+    "merging.density": "merging.ties.density",
+    "merging.ties_merge": "merging.ties.merge",
+    "merging.drop_rate": "merging.dare.drop_rate",
+}
+"""Fields by the name that earlier versions gave them, which still counts in hashes."""
+
 PROTOCOL = 2
 """Of fine-tuning. Since 2: step k of a warm-up of W is taken at λ(k + 1)/W, and the last batch of an epoch is as small
 as what is left, as in the papers' released code; before, at λk/W, and batches went on in the next epoch."""
 
 
 def merging_options() -> dict[str, Option]:
-    """What merging methods leave open, by the field of each; the methods may share fields.
+    """What merging methods leave open, by field: each method has a section of its own.
 
     Example:
-        >>> merging_options()["merging.density"].default
+        >>> merging_options()["merging.ties.density"].default
         0.2
     """
     return {
-        f"merging.{option.field or keyword}": option
-        for method in METHODS.values()
+        f"merging.{name}.{keyword}": option
+        for name, method in METHODS.items()
         for keyword, option in method.options.items()
     }
 
@@ -92,7 +99,7 @@ def options() -> dict[str, Option]:
     """What methods of merging and regimes leave open, by field.
 
     Example:
-        >>> options()["merging.drop_rate"].wanted
+        >>> options()["merging.dare.drop_rate"].wanted
         'a share below 1'
     """
     return merging_options() | {f"finetune.{name}": option for name, option in regime_options().items()}
@@ -163,7 +170,11 @@ def default_config() -> ConfigDict:
 
     config.merging = merging = ConfigDict()  # read by workflows.task_addition
     merging.method = "task_arithmetic"  # one of METHODS; its α is then tuned, if it has one
-    config.update_from_flattened_dict({field: option.default for field, option in options().items()})
+    for name, method in METHODS.items():
+        if method.options:
+            merging[name] = ConfigDict({keyword: option.default for keyword, option in method.options.items()})
+    for field, option in regime_options().items():
+        finetune[field] = option.default
 
     config.disentanglement = disentanglement = ConfigDict()  # read by workflows.disentanglement
     disentanglement.coefs = tuple(0.25 * k - 3 for k in range(25))  # values of α₁ and α₂

@@ -10,9 +10,11 @@ from typing import TypeAlias
 
 from ml_collections import ConfigDict
 
-from tajax.config.fields import COUNT_ANYWAY, FORMERLY, OPERATIONAL, READERS, default_config
+from tajax.config.fields import COUNT_ANYWAY, FORMERLY, OPERATIONAL, READERS, RENAMED, default_config
 
 Fields: TypeAlias = ConfigDict | Mapping[str, object]
+
+_FORMER = {name: former for former, name in RENAMED.items()}
 
 
 def flatten(config: Fields) -> dict[str, object]:
@@ -42,6 +44,7 @@ def config_hash(config: Fields) -> str:
     flat, default = _whole(config), _default()
     fields = {name: _canonical(value) for name, value in flat.items() if counts(name, flat.get("workflow"))}
     own = {name: value for name, value in fields.items() if name not in default or value != default[name]}
+    own = {_FORMER.get(name, name): value for name, value in own.items()}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -91,7 +94,7 @@ def diff(config_a: Fields, config_b: Fields) -> dict[str, tuple[object, object]]
 
 def _whole(config: Fields) -> dict[str, object]:
     """The fields, and what an earlier version did where the config that it wrote lacks one."""
-    flat = flatten(config)
+    flat = {RENAMED.get(name, name): value for name, value in flatten(config).items()}
     return {name: value for name, value in FORMERLY.items() if reads(flat.get("workflow"), name)} | flat
 
 

@@ -48,7 +48,6 @@ METHODS: Mapping[str, Method] = {
                 "mean",
                 "what TIES makes of entries that agree, the paper's mean or fusion_bench's sum",
                 choices=get_args(Agreement),
-                field="ties_merge",
             ),
         },
         affine=True,

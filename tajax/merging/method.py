@@ -41,6 +41,8 @@ class Method:
             A run then measures all λ along that vector; else it merges anew, into the true θ₀, for each of them.
         scaled: whether it takes a λ, as `scaling_coef`. Where it does not, a run tunes none and measures its one model.
         random: whether it draws; it then takes a PRNG `key`.
+        layered: whether it treats layers or their matrices one by one; it then takes `stacked`, the node below which
+            leaves have the layers along their leading axis.
         needs: what it needs of the tasks beside their vectors: nothing, images, or images with labels.
         fit: gets that; None where nothing is needed.
 
@@ -56,6 +58,7 @@ class Method:
     affine: bool = False
     scaled: bool = True
     random: bool = False
+    layered: bool = False
     needs: Literal["nothing", "inputs", "labels"] = "nothing"
     fit: FitFn | None = None
 

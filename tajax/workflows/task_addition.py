@@ -75,7 +75,9 @@ def merge(setup: Setup, taus: Mapping[str, Params]) -> Merged:
     """
     settings = setup.config.merging
     method = merging.METHODS[settings.method]
-    options = {keyword: settings[option.field or keyword] for keyword, option in method.options.items()}
+    options = {keyword: settings[settings.method][keyword] for keyword in method.options}
+    if method.layered:
+        options["stacked"] = setup.encoder.stacked
     drawn = {"key": jax.random.key(setup.config.seed)} if method.random else {}
     compiled = merging.compiled(method, **options)
     vectors = [taus[task.name] for task in setup.tasks]

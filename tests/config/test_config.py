@@ -154,8 +154,8 @@ BAD = {
     "evaluate.scaling_coefs=()": "evaluate.scaling_coefs is ()",
     "evaluate.scaling_coefs=(0.5,0.1)": "each larger than the one before",
     "evaluate.scaling_coefs=(0,'x')": "want finite numbers",
-    "merging.density=0": "merging.density is 0.0, want a share above 0, at most 1",
-    "merging.drop_rate=1": "merging.drop_rate is 1.0, want a share below 1",
+    "merging.ties.density=0": "merging.ties.density is 0.0, want a share above 0, at most 1",
+    "merging.dare.drop_rate=1": "merging.dare.drop_rate is 1.0, want a share below 1",
     "evaluate.exact=True": "evaluate.exact is for regimes that are evaluated linearised (linear, ",
     "devices=0": "devices is 0, want 1 or more",
     "placement=replicate": "unknown placement 'replicate'. Did you mean 'replicated'?",
@@ -186,9 +186,14 @@ def test_an_exact_coefficient_needs_two_ends_to_lie_between():
 
 def test_merging_methods_that_a_run_cannot_tune_are_refused_by_name(monkeypatch):
     config = tc.default_config()
-    config.merging.ties_merge = "average"
-    with pytest.raises(ValueError, match="unknown merging.ties_merge 'average'.* Choices: mean, sum"):
+    config.merging.ties.merge = "average"
+    with pytest.raises(ValueError, match="unknown merging.ties.merge 'average'.* Choices: mean, sum"):
         tc.validate(config)
+    config.merging.ties.merge = "sum"
+    with pytest.raises(ValueError, match="merging.ties.merge is 'sum', but merging.method 'task_arithmetic' does not"):
+        tc.validate(config)
+    config.merging.method = "ties"
+    tc.validate(config)
     config = tc.default_config()
     config.regime, config.evaluate.exact, config.merging.method = "linear", True, "weight_average"
     with pytest.raises(ValueError, match="finds the best α, but merging.method 'weight_average' has none"):
@@ -214,24 +219,25 @@ def test_merging_methods_that_a_run_cannot_tune_are_refused_by_name(monkeypatch)
 
 def test_an_option_of_a_method_is_a_field(monkeypatch):
     options = {
-        "power": merging.Option(2, "of what", lambda v: v >= 0, "0 or more", field="of_what"),
+        "power": merging.Option(2, "of what", lambda v: v >= 0, "0 or more"),
         "kind": merging.Option("a", "the kind", choices=("a", "b")),
     }
     monkeypatch.setitem(merging.METHODS, "unlike", merging.Method(merging.task_arithmetic, options))
     comments = tc.field_comments.__wrapped__()
     names = list(comments)
-    assert comments["merging.of_what"] == "of what" and comments["merging.kind"] == "one of a, b: the kind"
-    assert names.index("merging.method") < names.index("merging.kind") < names.index("disentanglement.coefs")
-    config = load(f"--config={CONFIGS[0]}", "--config.merging.of_what=0", "--config.merging.kind=b")
+    assert comments["merging.unlike.power"] == "of what" and comments["merging.unlike.kind"] == "one of a, b: the kind"
+    assert names.index("merging.method") < names.index("merging.unlike.kind") < names.index("disentanglement.coefs")
+    unlike = (f"--config={CONFIGS[0]}", "--config.merging.method=unlike")
+    config = load(*unlike, "--config.merging.unlike.power=0", "--config.merging.unlike.kind=b")
     tc.validate(config)
-    assert (config.merging.of_what, config.merging.kind) == (0, "b")
-    assert set(tc.diff(config, tc.default_config())) >= {"merging.of_what", "merging.kind"}
+    assert (config.merging.unlike.power, config.merging.unlike.kind) == (0, "b")
+    assert set(tc.diff(config, tc.default_config())) >= {"merging.unlike.power", "merging.unlike.kind"}
     for value, wanted in (
-        ("of_what=-1", "merging.of_what is -1, want 0 or more"),
-        ("kind=c", "unknown merging.kind 'c'"),
+        ("power=-1", "merging.unlike.power is -1, want 0 or more"),
+        ("kind=c", "unknown merging.unlike.kind 'c'"),
     ):
         with pytest.raises(ValueError, match=wanted):
-            tc.validate(load(f"--config={CONFIGS[0]}", f"--config.merging.{value}"))
+            tc.validate(load(*unlike, f"--config.merging.unlike.{value}"))
 
 
 def test_unknown_field_cannot_be_set_and_is_refused():

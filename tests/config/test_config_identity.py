@@ -1,6 +1,7 @@
 """What makes two configs the same run: which fields count, and the hash of them."""
 
 import ast
+import hashlib
 import json
 import subprocess
 import sys
@@ -47,6 +48,16 @@ def test_a_run_that_was_trained_by_another_protocol_is_another_run():
     assert tc.diff(earlier, config) == {"finetune.protocol": (1, 2)}
     config.workflow = earlier["workflow"] = "ntk"  # which trains nothing
     assert tc.config_hash(earlier) == tc.config_hash(config)
+
+
+def test_a_field_that_has_another_name_now_leaves_earlier_runs_as_they_are():
+    config = tc.default_config()
+    config.merging.method, config.merging.ties.density = "ties", 0.4
+    earlier = json.loads(config.to_json())
+    earlier["merging"] = {"method": "ties", "density": 0.4, "ties_merge": "mean", "drop_rate": 0.5}
+    assert tc.diff(earlier, config) == {}
+    named = json.dumps({"merging.density": 0.4, "merging.method": "ties"}, sort_keys=True)  # as it was hashed then
+    assert tc.config_hash(earlier) == tc.config_hash(config) == hashlib.sha256(named.encode()).hexdigest()[:12]
 
 
 def test_operational_fields_exist():

@@ -77,9 +77,11 @@ def bent(monkeypatch):
 @pytest.mark.parametrize("name", [*merging.METHODS, "keep_lengths"])
 def test_the_models_of_a_run_are_those_of_the_method(name, bent, standard, theta0):
     config, tasks = default_config(), [SimpleNamespace(name=name) for name in TASKS]
-    config.merging.update(method=name, density=0.4, drop_rate=0.3, ties_merge="sum")
+    config.merging.method = name
+    for keyword, value in OPTIONS.get(name, {}).items():
+        config.merging[name][keyword] = value
     taus = load_vectors(standard, theta0)
-    setup = SimpleNamespace(config=config, tasks=tasks, pretrained=theta0)
+    setup = SimpleNamespace(config=config, tasks=tasks, pretrained=theta0, encoder=SimpleNamespace(stacked="blocks"))
     merged, coefs = task_addition.merge(setup, dict(zip(TASKS, taus, strict=True))), (0.0, 0.7)
     coefs = coefs if merging.METHODS[name].scaled else (1.0,)
     passes = list(merged(coefs))
@@ -122,7 +124,7 @@ def test_a_method_that_is_not_affine_is_measured_point_by_point(config, bent, st
 
 
 def test_run_with_another_method_leaves_its_model(standard, theta0, run, world):
-    options = {"merging.density": 0.4, "merging.ties_merge": "sum"}
+    options = {"merging.ties.density": 0.4, "merging.ties.merge": "sum"}
     settings = {"merging.method": "ties", "task_vectors": standard, **options}
     done = run("standard", world / "ties", **settings)
     assert done.code == 0, done.err

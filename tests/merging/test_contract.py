@@ -8,52 +8,35 @@ import numpy as np
 import pytest
 
 import tajax
-from tajax import merging
+from tajax import merging, trees
 from tajax.merging import METHODS
 from tajax.merging.methods.ties import keep_largest
+from tests.merging.oracles import ORACLES, SHAPES, slow_ties
 
-SHAPES = {"a": (3, 4), "b": [(5,), ()]}
 
-
-def tree_of(vector):
-    """The 18 numbers of a vector as a tree of three leaves."""
-    vector = np.asarray(vector, np.float32)
-    return {"a": vector[:12].reshape(3, 4), "b": [vector[12:17], vector[17]]}
+def tree_of(vector, dtype=np.float32):
+    """The numbers of a vector as a tree of the paths and shapes of the oracles."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])[:-1]
+    parts = np.split(np.asarray(vector, dtype), ends)
+    return trees.unflatten_paths({p: part.reshape(s) for (p, s), part in zip(SHAPES.items(), parts, strict=True)})
 
 
 def vector_of(tree):
     return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
 
 
-def slow_ties(theta, taus, density, scaling_coef, merge="mean"):
-    """TIES entry by entry, as a person would do it on paper: the mean of who agrees, or with fusion_bench the sum."""
-    merged = theta.copy()
-    kept = []
-    for tau in taus:
-        smallest = sorted(abs(tau))[::-1][round(density * len(tau)) - 1]
-        kept.append([entry if abs(entry) >= smallest else 0.0 for entry in tau])
-    for i in range(len(theta)):
-        entries = [tau[i] for tau in kept]
-        winners = [entry for entry in entries if entry * sum(entries) > 0]
-        if winners:
-            merged[i] += scaling_coef * sum(winners) / (len(winners) if merge == "mean" else 1)
-    return merged
+def float64_of(tree):
+    return {path: np.asarray(leaf, np.float64) for path, leaf in trees.flatten_paths(tree).items()}
+
+
+N = sum(int(np.prod(shape)) for shape in SHAPES.values())
 
 
 @pytest.fixture
 def setting(key):
     """θ₀ and three task vectors of small integers: their sums are exact in any order."""
-    draws = np.asarray(jax.random.randint(key, (4, 18), -9, 10), np.float64)
+    draws = np.asarray(jax.random.randint(key, (4, N), -9, 10), np.float64)
     return draws[0], draws[1:]
-
-
-# Options besides the scaling coefficient, and the oracle in float64.
-ORACLES = {
-    "task_arithmetic": ({"scaling_coef": 0.5}, lambda theta, taus: theta + 0.5 * taus.sum(0)),
-    "weight_average": ({}, lambda theta, taus: theta + taus.mean(0)),
-    "ties": ({"density": 0.3, "scaling_coef": 1.5}, lambda theta, taus: slow_ties(theta, taus, 0.3, 1.5)),
-    "dare": ({"drop_rate": 0.0, "key": jax.random.key(0)}, lambda theta, taus: theta + taus.sum(0)),
-}
 
 
 @pytest.mark.parametrize("density", [0.3, 0.7, 1.0])
@@ -77,7 +60,7 @@ def test_ties_names_its_choices():
 @functools.cache
 def compiled(name):
     """The method with its options, under `jit`; the same program for every test."""
-    return jax.jit(functools.partial(METHODS[name], **ORACLES[name][0]))
+    return jax.jit(functools.partial(METHODS[name], **ORACLES[name].options))
 
 
 def test_every_method_has_an_oracle_and_the_one_signature():
@@ -91,57 +74,74 @@ def test_every_method_has_an_oracle_and_the_one_signature():
 @pytest.mark.parametrize("name", METHODS)
 def test_a_row_says_what_the_function_takes(name):
     method, taken = METHODS[name], inspect.signature(METHODS[name].merge).parameters
-    assert ("key" in taken, method.fit is None) == (method.random, method.needs == "nothing")
+    assert ("key" in taken, "stacked" in taken) == (method.random, method.layered)
+    assert (method.fit is None) == (method.needs == "nothing")
     for keyword, option in method.options.items():
         assert taken[keyword].default == option.default and option.holds(option.default) and option.help
         assert not option.choices or option.default in option.choices
 
 
-def test_methods_that_share_a_field_share_the_option():
-    fields = [(o.field or keyword, o) for method in METHODS.values() for keyword, o in method.options.items()]
-    assert len(dict(fields)) == len(set(fields))
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_agree_with_a_slow_oracle(setting, name):
+    case, pretrained = ORACLES[name], tree_of(setting[0])
+    taus = [tree_of(tau) for tau in setting[1][: case.tasks]]
+    want = case.oracle(float64_of(pretrained), [float64_of(tau) for tau in taus])
+    for merge in (compiled(name), functools.partial(METHODS[name], **case.options)):
+        merged = merge(pretrained, taus)
+        assert jax.tree.structure(merged) == jax.tree.structure(pretrained)
+        for path, leaf in trees.flatten_paths(merged).items():
+            np.testing.assert_allclose(leaf, want[path], rtol=1e-4, atol=1e-4 if not case.exact else 2e-6, err_msg=path)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_methods_agree_with_a_slow_oracle(setting, name):
-    theta, taus = setting
-    pretrained = tree_of(theta)
-    merged = compiled(name)(pretrained, [tree_of(tau) for tau in taus])
-    np.testing.assert_allclose(vector_of(merged), ORACLES[name][1](theta, taus), rtol=1e-6, atol=2e-6)  # thirds
-    assert jax.tree.structure(merged) == jax.tree.structure(pretrained)
+def test_methods_agree_with_it_in_double_precision(setting, name, x64):
+    case, pretrained = ORACLES[name], tree_of(setting[0], np.float64)
+    taus = [tree_of(tau / 7, np.float64) for tau in setting[1][: case.tasks]]
+    want = case.oracle(float64_of(pretrained), [float64_of(tau) for tau in taus])
+    options = {**case.options, **({"key": jax.random.key(0)} if METHODS[name].random else {})}
+    for path, leaf in trees.flatten_paths(METHODS[name](pretrained, taus, **options)).items():
+        assert leaf.dtype == np.float64
+        np.testing.assert_allclose(leaf, want[path], rtol=1e-9, atol=1e-9, err_msg=path)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_do_not_see_the_order_of_tasks(setting, name):
-    theta, taus = setting
-    merge = compiled(name)
-    want = vector_of(merge(tree_of(theta), [tree_of(tau) for tau in taus]))
-    for order in itertools.permutations(range(3)):
-        np.testing.assert_array_equal(vector_of(merge(tree_of(theta), [tree_of(taus[t]) for t in order])), want)
+    (theta, taus), merge, case = setting, compiled(name), ORACLES[name]
+    want = vector_of(merge(tree_of(theta), [tree_of(tau) for tau in taus[: case.tasks]]))
+    for order in itertools.permutations(range(case.tasks)):
+        got = vector_of(merge(tree_of(theta), [tree_of(taus[t]) for t in order]))
+        np.testing.assert_allclose(got, want, rtol=0, atol=0 if case.exact else 1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_vectors_of_nothing_leave_the_model(setting, name):
+    pretrained, case = tree_of(setting[0]), ORACLES[name]
+    merged = compiled(name)(pretrained, [jax.tree.map(np.zeros_like, pretrained)] * case.tasks)
+    np.testing.assert_allclose(vector_of(merged), vector_of(pretrained), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_keep_dtypes_and_leave_other_leaves_alone(name):
     pretrained = {"w": jnp.ones(4, jnp.bfloat16), "ids": jnp.arange(2)}
     tau = tajax.task_vector(pretrained, {"w": jnp.full(4, 3, jnp.bfloat16), "ids": jnp.arange(2)})
-    merged = METHODS[name](pretrained, [tau, tau], **ORACLES[name][0])
+    merged = METHODS[name](pretrained, [tau] * ORACLES[name].tasks, **ORACLES[name].options)
     assert {path: leaf.dtype.name for path, leaf in merged.items()} == {"w": "bfloat16", "ids": "int32"}
     np.testing.assert_array_equal(merged["ids"], [0, 1])
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_name_the_task_vector_that_does_not_fit(name):
-    options = ORACLES[name][0]
+    options = ORACLES[name].options
     with pytest.raises(ValueError, match="'w' is in pretrained but not in task vector 1"):
         METHODS[name]({"w": 1.0}, [{"w": 1.0}, {"v": 1.0}], **options)
     with pytest.raises(ValueError, match="is empty"):
         METHODS[name]({"w": 1.0}, [], **options)
 
 
-def moves_along_one_vector(merge, setting):
+def moves_along_one_vector(merge, setting, tasks=3):
     """Whether merge(θ₀, τ, λ) = θ₀ + λ g with the same g at every θ₀ and λ: g is the model around zero at λ = 1."""
-    theta, taus = setting[0], list(map(tree_of, setting[1]))
-    vector = vector_of(merge(tree_of(np.zeros(18)), taus))
+    theta, taus = setting[0], list(map(tree_of, setting[1]))[:tasks]
+    vector = vector_of(merge(tree_of(np.zeros(N)), taus))
     assert np.abs(vector).max() > 0.1
     results = []
     for scale, coef in itertools.product((1, -3), (1.0, 0.3, -2.0)):
@@ -153,14 +153,14 @@ def moves_along_one_vector(merge, setting):
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.affine])
 def test_methods_that_are_declared_affine_move_along_one_vector(name, setting):
-    options = {key: value for key, value in ORACLES[name][0].items() if key != "scaling_coef"}
+    options = {key: value for key, value in ORACLES[name].options.items() if key != "scaling_coef"}
 
     def merge(pretrained, taus, **given):
         if given and not METHODS[name].scaled:  # λ is always 1 then
-            return tajax.apply_task_vector(pretrained, compiled(name)(tree_of(np.zeros(18)), taus), **given)
+            return tajax.apply_task_vector(pretrained, compiled(name)(tree_of(np.zeros(N)), taus), **given)
         return METHODS[name](pretrained, taus, **options, **given)
 
-    assert moves_along_one_vector(merge, setting)
+    assert moves_along_one_vector(merge, setting, ORACLES[name].tasks)
 
 
 def average_of_lengths(pretrained, taus, *, scaling_coef=1.0):
@@ -236,7 +236,7 @@ def test_a_donated_model_gives_its_memory_to_the_merged_one(setting):
     places = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(theta)}
     merge = merging.compiled(METHODS["task_arithmetic"], donate=True)
     with pytest.raises(ValueError, match="not in task vector 1"):
-        merge(theta, [taus[0], {"a": taus[1]["a"]}])
+        merge(theta, [taus[0], {"blocks": taus[1]["blocks"]}])
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(theta))  # refused before anything was given away
     merged = merge(theta, taus, scaling_coef=0.5)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(theta))

@@ -1,0 +1,106 @@
+"""The weight matrices of task vectors, one by one: of stacked layers each its own, of heads and queries as they lie."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from tajax import trees
+from tajax.rules import STACKED
+from tajax.types import Params
+
+FUSED = ("query", "key", "value")
+"""Siblings that some libraries keep in one matrix, side by side in its outputs."""
+
+_TABLE = re.compile(r"(?:.*[/_])?embeddings?(?:/embedding|/kernel|/weight)?")
+
+
+def is_matrix(path: str, leaf: ArrayLike, *, stacked: str | None = STACKED) -> bool:
+    """Whether a leaf is the kernel of a linear map, [in, out], or stacks one for each layer, [L, in, out].
+
+    Tables of embeddings are none, though they have two axes: a row of theirs is a vector of its own. Nor are kernels of
+    convolutions, which have more axes.
+
+    Example:
+        >>> [is_matrix(path, np.ones((2, 3))) for path in ("mlp/kernel", "blocks/ln_1/scale", "position_embedding")]
+        [True, False, False]
+    """
+    shape = np.shape(leaf)[int(_in_layers(path, stacked)) :]
+    return len(shape) == 2 and min(shape) > 1 and not _TABLE.fullmatch(path)
+
+
+def map_matrices(
+    matrix: Callable[[Array], Array],
+    other: Callable[[Array], Array],
+    taus: Sequence[Params],
+    *,
+    stacked: str | None = STACKED,
+    fused: bool = False,
+) -> Params:
+    """One tree of T: `matrix([T, in, out]) -> [in, out]` of every matrix, `other([T, ...]) -> [...]` of all else.
+
+    Args:
+        matrix: is mapped over the layers of a leaf that stacks them (`jax.vmap`), so that it sees one layer's.
+        other: sees vectors, scalars, embeddings and kernels of convolutions, with the axis of layers where they have
+            one. Not what is empty, which stays as it is.
+        taus: T task vectors, trees of the same paths and shapes.
+        stacked: the node below which leaves have the layers along their leading axis, None if there is none.
+        fused: whether query, key and value of one module are one matrix [in, 3 out], as open_clip and the papers' code
+            keep them, and not three, as Hugging Face and we do. Spectra are other ones then.
+
+    Returns:
+        A tree like the first vector, in float32 or wider.
+
+    Example:
+        >>> taus = [{"kernel": jnp.eye(2), "bias": jnp.ones(2)}, {"kernel": 3 * jnp.eye(2), "bias": jnp.ones(2)}]
+        >>> map_matrices(lambda m: jnp.max(m, axis=0), lambda b: jnp.sum(b, axis=0), taus)
+        {'bias': Array([2., 2.], dtype=float32), 'kernel': Array([[3., 0.],
+               [0., 3.]], dtype=float32)}
+    """
+    trees.check_taus(taus)
+    flats = [trees.flatten_paths(tau) for tau in taus]
+    merged: dict[str, Array] = {}
+    for group in _groups(list(flats[0]), fused):
+        leaves = [_stack([flat[path] for flat in flats]) for path in group]
+        path, axis = group[0], int(_in_layers(group[0], stacked))
+        if leaves[0].size == 0:
+            merged[path] = leaves[0][0]
+        elif all(is_matrix(p, flats[0][p], stacked=stacked) for p in group):
+            mapped = jax.vmap(matrix, in_axes=1) if axis else matrix
+            ends = np.cumsum([leaf.shape[-1] for leaf in leaves])[:-1].tolist()
+            parts = jnp.split(mapped(jnp.concatenate(leaves, axis=-1)), ends, axis=-1)
+            merged.update(zip(group, parts, strict=True))
+        else:
+            merged.update((p, other(leaf)) for p, leaf in zip(group, leaves, strict=True))
+    return jax.tree.unflatten(jax.tree.structure(taus[0]), [merged[path] for path in flats[0]])
+
+
+def _stack(leaves: Sequence[ArrayLike]) -> Array:
+    arrays = [jnp.asarray(leaf) for leaf in leaves]
+    return jnp.stack([array.astype(jnp.result_type(jnp.float32, *arrays)) for array in arrays])
+
+
+def _in_layers(path: str, stacked: str | None) -> bool:
+    return stacked is not None and stacked in path.split("/")
+
+
+def _groups(paths: Sequence[str], fused: bool) -> list[tuple[str, ...]]:
+    """Paths one by one; with `fused` query, key and value of a module together, if all three are there."""
+    if not fused:
+        return [(path,) for path in paths]
+    groups: dict[str, tuple[str, ...]] = {}
+    for path in paths:
+        parts = path.split("/")
+        names = [at for at, part in enumerate(parts) if part in FUSED]
+        siblings = (
+            tuple("/".join([*parts[: names[-1]], name, *parts[names[-1] + 1 :]]) for name in FUSED) if names else ()
+        )
+        group = siblings if siblings and set(siblings) <= set(paths) else (path,)
+        groups.setdefault(group[0], group)
+    return list(groups.values())

@@ -1,0 +1,79 @@
+"""What each merging method makes of small trees, written as on paper: slow, in NumPy and float64, without tajax."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Tree = Mapping[str, np.ndarray]  # by path
+
+SHAPES = {
+    "blocks/attn/key/bias": (2, 4),
+    "blocks/attn/key/kernel": (2, 3, 4),
+    "blocks/attn/query/bias": (2, 4),
+    "blocks/attn/query/kernel": (2, 3, 4),
+    "blocks/attn/value/bias": (2, 4),
+    "blocks/attn/value/kernel": (2, 3, 4),
+    "blocks/mlp/kernel": (2, 4, 2),
+    "empty": (0, 3),
+    "patch_embedding/kernel": (2, 2, 1, 3),
+    "position_embedding": (2, 3),
+    "projection/kernel": (4, 3),
+    "scale": (),
+}
+"""Two stacked layers with matrices and biases, a convolution, a table, a matrix, a scalar, and nothing."""
+
+
+class Case(NamedTuple):
+    """A row of `ORACLES`."""
+
+    options: Mapping[str, Any]
+    """Of the method, besides `stacked`."""
+    oracle: Callable[[Tree, list[Tree]], Tree]
+    """From θ₀ and the vectors, in float64, to the merged parameters."""
+    exact: bool = True
+    """Whether the order of tasks changes no bit where all sums are exact; else nothing but rounding."""
+    tasks: int = 3
+    """How many vectors it is tried with."""
+
+
+def entrywise(oracle: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Tree, list[Tree]], Tree]:
+    """For methods that see no shapes: from `(θ₀ [N], τ [T, N]) -> θ [N]`, all leaves in one vector."""
+
+    def of_trees(theta: Tree, taus: list[Tree]) -> Tree:
+        merged = oracle(vector_of(theta), np.stack([vector_of(tau) for tau in taus]))
+        ends = np.cumsum([leaf.size for leaf in theta.values()])[:-1]
+        return {p: part.reshape(theta[p].shape) for p, part in zip(theta, np.split(merged, ends), strict=True)}
+
+    return of_trees
+
+
+def vector_of(tree: Tree) -> np.ndarray:
+    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in tree.values()])
+
+
+def slow_ties(theta, taus, density, scaling_coef, merge="mean"):
+    """TIES entry by entry, as a person would do it on paper: the mean of who agrees, or with fusion_bench the sum."""
+    merged = theta.copy()
+    kept = []
+    for tau in taus:
+        smallest = sorted(abs(tau))[::-1][round(density * len(tau)) - 1]
+        kept.append([entry if abs(entry) >= smallest else 0.0 for entry in tau])
+    for i in range(len(theta)):
+        entries = [tau[i] for tau in kept]
+        winners = [entry for entry in entries if entry * sum(entries) > 0]
+        if winners:
+            merged[i] += scaling_coef * sum(winners) / (len(winners) if merge == "mean" else 1)
+    return merged
+
+
+ORACLES = {
+    "dare": Case({"drop_rate": 0.0, "key": jax.random.key(0)}, entrywise(lambda theta, taus: theta + taus.sum(0))),
+    "task_arithmetic": Case({"scaling_coef": 0.5}, entrywise(lambda theta, taus: theta + 0.5 * taus.sum(0))),
+    "ties": Case(
+        {"density": 0.3, "scaling_coef": 1.5}, entrywise(lambda theta, taus: slow_ties(theta, taus, 0.3, 1.5))
+    ),
+    "weight_average": Case({}, entrywise(lambda theta, taus: theta + taus.mean(0))),
+}
+"""Options, and the oracle in float64. A method that draws is tried where its draws decide nothing."""
