@@ -8,13 +8,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tajax import report, results, vector_files
+from tajax import report, results, text_files, vector_files
 from tajax.models import hub, layout
 from tajax.models.convert import few
 from tajax.report.accuracy import accuracy_tables
+from tajax.types import JsonObject
 
 __all__ = ["files_to_push", "main", "model_card", "push_to_hub"]
 
+MERGE_RECORD = "merge.json"
+"""Beside a model that `tajax.merge` made: what was merged, and how."""
+
+_MERGE_FIELDS = {"base", "family", "method", "options", "scaling_coef", "seed", "linearized", "sources", "length"}
 _MODEL_SUFFIXES = (".json", ".txt", ".safetensors")
 _EXAMPLES = """\
 Log in once with `hf auth login`, or set HF_TOKEN. What is pushed is one commit: all of it or nothing.
@@ -120,8 +125,11 @@ def model_card(path: Path, repo_id: str, *, license: str | None = None) -> str:
     vectors = {file.name: vector_files.read_metadata(file) for file in _vector_paths(path)}
     records = _records(path)
     first = next(iter(vectors.values()), records[0] if records else {})
-    base = hub.hub_name(str(hub.split_choice(str(first.get("model", "")))[0]))
-    regime, family = str(first.get("regime", "")).replace("_", "-"), str(first.get("family", "clip"))
+    merged = _merge_record(path)
+    base_name = merged["base"]["name"] if merged else str(first.get("model", ""))
+    base = hub.hub_name(str(hub.split_choice(base_name)[0]))
+    regime = str(first.get("regime", "")).replace("_", "-")
+    family = str(merged.get("family") or first.get("family", "clip"))
     data = ModelCardData(
         base_model=base.repo_id if base else None,
         base_model_relation=None if vectors or not base else "merge",
@@ -129,7 +137,10 @@ def model_card(path: Path, repo_id: str, *, license: str | None = None) -> str:
         license=license,
         tags=[family, "task-arithmetic", "task-vector" if vectors else "merge", *filter(None, [regime])],
     )
-    body = _about_vectors(vectors, repo_id) if vectors else _about_model(repo_id, records)
+    if merged:
+        body = _about_merged(repo_id, merged)
+    else:
+        body = _about_vectors(vectors, repo_id) if vectors else _about_model(repo_id, records)
     if not license:
         body.append("No licence is stated here; that of the base model applies to what was made from it.")
     if tables := [t for group in results.by_config(records).values() for t in accuracy_tables(group)]:
@@ -137,7 +148,7 @@ def model_card(path: Path, repo_id: str, *, license: str | None = None) -> str:
     return (
         str(
             ModelCard(
-                "\n".join(["---", data.to_yaml(), "---", f"# {repo_id.partition('/')[2]}", "", "\n\n".join(body)])
+                "\n".join(["---", data.to_yaml(), "---", f"# {repo_id.rpartition('/')[2]}", "", "\n\n".join(body)])
             )
         ).rstrip()
         + "\n"
@@ -245,6 +256,39 @@ def _about_model(repo_id: str, records: Sequence[results.Record]) -> list[str]:
             "forward pass is another function."
         )
     return lines
+
+
+def _merge_record(path: Path) -> JsonObject:
+    """What `tajax.merge` wrote beside a model; empty where it made none."""
+    file = path / MERGE_RECORD
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(text_files.read(file))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is no JSON: {error}. Remove it, or merge anew.") from error
+    missing = _MERGE_FIELDS - set(found) if isinstance(found, dict) else _MERGE_FIELDS
+    if missing:
+        raise ValueError(f"{file} is no record of tajax.merge: {', '.join(sorted(missing))} missing. Remove it.")
+    return found
+
+
+def _about_merged(repo_id: str, record: JsonObject) -> list[str]:
+    options = "".join(f", {name} {_cell(value)}" for name, value in record["options"].items())
+    coef = "" if record["scaling_coef"] is None else f", λ = {record['scaling_coef']:g}"
+    seed = "" if record["seed"] is None else f", seed {record['seed']}"
+    base, sources = record["base"], record["sources"]
+    lines = [
+        f"{len(sources)} encoders fine-tuned from `{base['name']}`, merged into one by "
+        f"`{record['method']}`{options}{coef}{seed} (tajax); all else is the base's, untouched. "
+        f"The merged encoder lies {record['length']:.4f} ‖θ₀‖ from it. Nothing was tuned or measured on data.",
+        f"```python\nfrom tajax import encoders\n\nencoder = encoders.load({_loaded(repo_id, record['family'])})\n```",
+    ]
+    if record["linearized"]:
+        lines.append("These are parameters of the first-order expansion around the base, and meant for it.")
+    rows = tuple((f"`{s['place']}`", str(s["format"]), f"{s['length']:.4f}") for s in sources)
+    note = f"SHA-256 of the base's encoder: `{base['sha256']}`; revision {base['revision'] or 'unknown'}"
+    return [*lines, report.markdown([report.Table("Merged", ("from", "format", "‖τ‖/‖θ₀‖"), rows, (note,))])]
 
 
 def _loaded(name: str, family: object) -> str:

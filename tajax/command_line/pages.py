@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from tajax import config as configuration
 from tajax.command_line import files
 from tajax.command_line.flags import HELP, define, read
 from tajax.config.fields import BUNDLED_TASKS, PROTOCOL_TASKS, SUITE_TASKS, TEXT_TASKS
+from tajax.merging import METHODS
 from tajax.rules import RULES
 
 Rows = Iterable[tuple[str, str]]
@@ -51,6 +53,8 @@ EXIT_CODES = (
 ALSO = (
     ("python -m tajax.report RUN …", "the report of a run, or of several side by side"),
     ("python -m tajax.data --check", "which tasks are ready, and how to get the others"),
+    ("{} --help merging", "every merging method, with its options"),
+    ("python -m tajax.merge BASE FINE_TUNED FINE_TUNED … --out=DIR", "checkpoints to one model, without a task"),
     ("python -m tajax.sharing RUN OWNER/NAME", "task vectors or a model, to the Hugging Face hub"),
 )
 _VALUES = {
@@ -68,8 +72,8 @@ def show_help(argv: Sequence[str]) -> bool:
     """Shows the page that a command line asks for, if it asks for one; nothing is written.
 
     Args:
-        argv: the words. `--help` alone is about the command, with `--config=…` about that config; `:help` in place of
-            a variant lists the variants.
+        argv: the words. `--help` alone is about the command, with `--config=…` about that config, with `merging`
+            about merging methods; `:help` in place of a variant lists the variants.
 
     Returns:
         Whether there was one.
@@ -88,6 +92,8 @@ def show_help(argv: Sequence[str]) -> bool:
         _print(console, variants_page(given[-1].removesuffix(":help"), command))
     elif not set(HELP) & set(argv):
         return False
+    elif "merging" in argv[1:]:
+        _print(console, merging_page(command))
     elif given:
         _print(console, config_page(read([word for word in argv if word not in HELP]), given[-1], command))
     else:
@@ -116,7 +122,7 @@ def command_page(command: str, *, whole: bool = False) -> Iterator[Part]:
     yield from _section("flags", _flag_rows(define(()), whole=whole))
     yield from _section("examples", ((line.format(command), what) for line, what in EXAMPLES), stacked=True)
     yield from _section("exit codes", EXIT_CODES)
-    yield from _section("also", ALSO)
+    yield from _section("also", ((line.format(command), what) for line, what in ALSO))
 
 
 def config_page(values: flags.FlagValues, given: str, command: str) -> Iterator[Part]:
@@ -130,11 +136,14 @@ def config_page(values: flags.FlagValues, given: str, command: str) -> Iterator[
     table = _grid()
     table.add_column(overflow="fold")
     fields = configuration.flatten(config)
-    read = {name: configuration.reads(config.workflow, name) for name in comments if name in fields}
+    own = f"merging.{config.merging.method}."
+    others_of = {f"merging.{name}.{keyword}" for name, row in METHODS.items() for keyword in row.options}
+    shown = [name for name in comments if name in fields and (name not in others_of or name.startswith(own))]
+    read = {name: configuration.reads(config.workflow, name) for name in shown}
     for name in filter(read.__getitem__, read):
-        own = fields[name] != default[name]
-        row = f"{'*' if own else ' '} {name}", _brief(fields[name]), comments[name]
-        table.add_row(*(Text(cell, "bold" if own else "") for cell in row))
+        changed = fields[name] != default[name]
+        row = f"{'*' if changed else ' '} {name}", _brief(fields[name]), comments[name]
+        table.add_row(*(Text(cell, "bold" if changed else "") for cell in row))
     yield table
     sections = {name.split(".")[0] for name, is_read in read.items() if is_read}
     others = dict.fromkeys(
@@ -143,6 +152,28 @@ def config_page(values: flags.FlagValues, given: str, command: str) -> Iterator[
         if not is_read
     )
     yield Padding(Text(f"Other workflows read: {', '.join(others)}."), (1, 0, 0, 0))
+    if configuration.reads(config.workflow, "merging"):
+        yield Padding(Text(f"{command} --help merging: other merging methods and their options."), 0)
+
+
+def merging_page(command: str) -> Iterator[Part]:
+    """Every merging method: what it makes of the vectors, what it needs beside them, and its options."""
+    yield Text(f"{command} --config=NAME --config.merging.method=METHOD [--config.merging.METHOD.OPTION=VALUE …]")
+    yield Text("python -m tajax.merge BASE FINE_TUNED FINE_TUNED … --method=METHOD --out=DIR  # without a task")
+    for name, row in METHODS.items():
+        needs = {"nothing": "", "inputs": "Needs examples of the tasks. ", "labels": "Needs labelled examples. "}
+        coef = "" if row.scaled else "Takes no coefficient. "
+        yield Text(f"\n{name}", "bold")
+        yield Padding(
+            Text(f"{(inspect.getdoc(row.merge) or '').splitlines()[0]} {needs[row.needs]}{coef}"), (0, 0, 0, 2)
+        )
+        table = _grid()
+        for keyword, option in row.options.items():
+            choices = f" ({', '.join(option.choices)})" if option.choices else ""
+            help_of = f"{option.help}{choices} [default: {option.default!r}]"
+            table.add_row(Text(f"    merging.{name}.{keyword}"), Text(help_of))
+        if row.options:
+            yield table
 
 
 def variants_page(file: str, command: str) -> Iterator[Part]:

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import jax
 
 from tajax.merging.method import FitFn, Method
-from tajax.merging.methods.dare import dare
+from tajax.merging.methods.dare import dare, thin_first
 from tajax.merging.methods.task_arithmetic import task_arithmetic
-from tajax.merging.methods.ties import Agreement, ties
+from tajax.merging.methods.ties import Agreement, ties, trim_first
 from tajax.merging.methods.weight_average import weight_average
 from tajax.options import Option
 from tajax.types import MergeFn
@@ -36,8 +36,11 @@ METHODS: Mapping[str, Method] = {
         },
         affine=True,
         random=True,
+        by_leaf=True,
+        alone=thin_first,
+        usual_coef=0.3,
     ),
-    "task_arithmetic": Method(task_arithmetic, affine=True),
+    "task_arithmetic": Method(task_arithmetic, affine=True, by_leaf=True, usual_coef=0.3),
     "ties": Method(
         ties,
         options={
@@ -51,8 +54,10 @@ METHODS: Mapping[str, Method] = {
             ),
         },
         affine=True,
+        by_leaf=True,
+        alone=trim_first,
     ),
-    "weight_average": Method(weight_average, affine=True, scaled=False),
+    "weight_average": Method(weight_average, affine=True, by_leaf=True, scaled=False),
 }
 """Every method by the name that configs and records use: a row has all that a run needs to know of it."""
 

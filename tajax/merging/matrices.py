@@ -31,7 +31,7 @@ def is_matrix(path: str, leaf: ArrayLike, *, stacked: str | None = STACKED) -> b
         >>> [is_matrix(path, np.ones((2, 3))) for path in ("mlp/kernel", "blocks/ln_1/scale", "position_embedding")]
         [True, False, False]
     """
-    shape = np.shape(leaf)[int(_in_layers(path, stacked)) :]
+    shape = np.shape(leaf)[int(in_layers(path, stacked)) :]
     return len(shape) == 2 and min(shape) > 1 and not _TABLE.fullmatch(path)
 
 
@@ -66,9 +66,9 @@ def map_matrices(
     trees.check_taus(taus)
     flats = [trees.flatten_paths(tau) for tau in taus]
     merged: dict[str, Array] = {}
-    for group in _groups(list(flats[0]), fused):
+    for group in groups(list(flats[0]), fused):
         leaves = [_stack([flat[path] for flat in flats]) for path in group]
-        path, axis = group[0], int(_in_layers(group[0], stacked))
+        path, axis = group[0], int(in_layers(group[0], stacked))
         if leaves[0].size == 0:
             merged[path] = leaves[0][0]
         elif all(is_matrix(p, flats[0][p], stacked=stacked) for p in group):
@@ -86,15 +86,16 @@ def _stack(leaves: Sequence[ArrayLike]) -> Array:
     return jnp.stack([array.astype(jnp.result_type(jnp.float32, *arrays)) for array in arrays])
 
 
-def _in_layers(path: str, stacked: str | None) -> bool:
+def in_layers(path: str, stacked: str | None) -> bool:
+    """Whether a leaf lies below the node that stacks layers."""
     return stacked is not None and stacked in path.split("/")
 
 
-def _groups(paths: Sequence[str], fused: bool) -> list[tuple[str, ...]]:
+def groups(paths: Sequence[str], fused: bool) -> list[tuple[str, ...]]:
     """Paths one by one; with `fused` query, key and value of a module together, if all three are there."""
     if not fused:
         return [(path,) for path in paths]
-    groups: dict[str, tuple[str, ...]] = {}
+    found: dict[str, tuple[str, ...]] = {}
     for path in paths:
         parts = path.split("/")
         names = [at for at, part in enumerate(parts) if part in FUSED]
@@ -102,5 +103,5 @@ def _groups(paths: Sequence[str], fused: bool) -> list[tuple[str, ...]]:
             tuple("/".join([*parts[: names[-1]], name, *parts[names[-1] + 1 :]]) for name in FUSED) if names else ()
         )
         group = siblings if siblings and set(siblings) <= set(paths) else (path,)
-        groups.setdefault(group[0], group)
-    return list(groups.values())
+        found.setdefault(group[0], group)
+    return list(found.values())

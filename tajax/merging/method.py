@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from tajax.options import Option
 from tajax.types import ApplyFn, Batch, Head, MergeFn, Params
@@ -30,6 +30,10 @@ class FitFn(Protocol):
         ...
 
 
+AloneFn: TypeAlias = Callable[..., tuple[Params, Mapping[str, Any]]]
+"""`(tau, **options) -> (tau, options that are left)`. Any, as in MergeFn."""
+
+
 @dataclass(frozen=True, eq=False)  # hashed by identity, as functions are: jit compiles it like one
 class Method:
     """A row of `METHODS`. It is called as its function is, `(pretrained, taus, *, …) -> params`.
@@ -43,6 +47,11 @@ class Method:
         random: whether it draws; it then takes a PRNG `key`.
         layered: whether it treats layers or their matrices one by one; it then takes `stacked`, the node below which
             leaves have the layers along their leading axis.
+        by_leaf: whether its model is made leaf by leaf, and of stacked leaves layer by layer: entries of one have no
+            say in another. Many large vectors can then be merged in little memory (`merge_by_leaf`).
+        alone: what it first does to each vector as a whole, `(tau, *, key of that vector if it draws, **options) ->
+            (tau, options that are left)`, where what follows is `by_leaf`: a rank over all entries, say.
+        usual_coef: λ where nothing is tuned, as its authors or fusion_bench have it.
         needs: what it needs of the tasks beside their vectors: nothing, images, or images with labels.
         fit: gets that; None where nothing is needed.
 
@@ -59,6 +68,9 @@ class Method:
     scaled: bool = True
     random: bool = False
     layered: bool = False
+    by_leaf: bool = False
+    alone: AloneFn | None = None
+    usual_coef: float = 1.0
     needs: Literal["nothing", "inputs", "labels"] = "nothing"
     fit: FitFn | None = None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import jax
 import numpy as np
@@ -57,15 +57,30 @@ def task_vectors(setup: Setup, heads: Mapping[str, Head]) -> dict[str, Params]:
 def _reused_vector(setup: Setup, task: data.Task) -> Params:
     path = vector_path(Path(setup.config.task_vectors).expanduser(), task.name)
     tau, made = vector_files.load_task_vector(path, setup.pretrained, base_sha256=setup.encoder.identity.sha256)
-    _check_expansion(str(path), made, setup.config)
+    _check_expansion(str(path), made, **expansion(setup.config))
     return tau
 
 
-def _check_expansion(place: str, made: JsonObject, config: ConfigDict) -> None:
+class Expansion(TypedDict):
+    """Whether models are evaluated in the expansion around θ₀, and in which of the two."""
+
+    linearized: bool
+    through_norm: bool
+
+
+def expansion(config: ConfigDict) -> Expansion:
+    """That of a run."""
+    return {
+        "linearized": REGIMES[config.regime].evaluate_linearized,
+        "through_norm": config.linearize_through_norm,
+    }
+
+
+def _check_expansion(place: str, made: JsonObject, *, linearized: bool, through_norm: bool) -> None:
     """Raises `ValueError` if a vector was trained in another expansion than the one it would be evaluated in."""
     through = made.get("through_norm", False)
-    if made.get("linearized") and REGIMES[config.regime].evaluate_linearized:
-        if through != config.linearize_through_norm:
+    if made.get("linearized") and linearized:
+        if through != through_norm:
             raise ValueError(
                 f"{place} was trained in the expansion {'through' if through else 'before'} the norm of the features. "
                 f"Give --config.linearize_through_norm={through}."
@@ -76,6 +91,8 @@ class Imported(NamedTuple):
     """A task vector that was not trained here."""
 
     tau: Params
+    length: float
+    """‖τ‖/‖θ₀‖."""
     about: JsonObject
     """What was found at its place, for the record: the format, what was not read, and how much of τ is rounding. Empty
     where an earlier process of the run had found it."""
@@ -106,18 +123,9 @@ def read_vectors(
         for task, place in running.each(given.items(), lambda place: place[0]):
             kept = vector_path(workdir, task)
             source = str(kept) if kept.exists() and not overwrite else place
-            found = _read(source, encoder, config)
-            vectors[task] = found if source == place else Imported(found.tau, {})
-            length = float(tajax.norm(vectors[task].tau) / tajax.norm(encoder.params))
-            if length == 0:
-                raise ValueError(f"{source} is the base itself, {encoder.identity.name}: its task vector is zero.")
-            if length > FAR and not config.any_base:
-                raise ValueError(
-                    f"{source} is no fine-tuned copy of {encoder.identity.name}: their weights lie "
-                    f"{length:.2f} ‖θ₀‖ apart. Give the model that it was made from, --config.model=…, or insist with "
-                    "--config.any_base=True."
-                )
-            progress.note({"‖τ‖/‖θ₀‖": length})
+            found = read_vector(source, encoder, **expansion(config), any_base=config.any_base)
+            vectors[task] = found if source == place else found._replace(about={})
+            progress.note({"‖τ‖/‖θ₀‖": found.length})
             if warning := vectors[task].about.get("warning"):
                 progress.say(f"{source}: {warning}")
     return vectors
@@ -126,7 +134,7 @@ def read_vectors(
 def keep_vectors(setup: Setup, vectors: Mapping[str, Imported]) -> None:
     """Writes and records those vectors that `workdir/task_vectors` lacks, without the leaves that did not move."""
     for task, place in places(setup.config, setup.tasks).items():
-        tau, about = vectors[task]
+        tau, _, about = vectors[task]
         if about and not setup.journal.find(Checkpoint, task=task):
             setup.journal.record(Checkpoint, task=task, source=place, **about)
         path = vector_path(setup.workdir, task)
@@ -183,7 +191,34 @@ def places(config: ConfigDict, tasks: Sequence[data.Task]) -> dict[str, str]:
     return {task.name: place for task, place in zip(tasks, given, strict=True)}
 
 
-def _read(place: str, encoder: Encoder, config: ConfigDict) -> Imported:
+def read_vector(
+    place: str, encoder: Encoder, *, linearized: bool = False, through_norm: bool = False, any_base: bool = False
+) -> Imported:
+    """The task vector of an encoder that was fine-tuned from a base, or that a file holds.
+
+    Args:
+        place: what `Encoder.load_finetuned` takes, or a file of `vector_files.save_task_vector`.
+        encoder: the base.
+        linearized: whether it will be evaluated in the expansion around the base.
+        through_norm: whether that goes through the norm of the features.
+        any_base: take what was made from another base, too.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_vectors`; or it is the base itself.
+    """
+    found = _read(place, encoder, linearized=linearized, through_norm=through_norm, any_base=any_base)
+    if found.length == 0:
+        raise ValueError(f"{place} is the base itself, {encoder.identity.name}: its task vector is zero.")
+    if found.length > FAR and not any_base:
+        raise ValueError(
+            f"{place} is no fine-tuned copy of {encoder.identity.name}: their weights lie {found.length:.2f} ‖θ₀‖ "
+            "apart. Give the model that it was made from (--config.model=…), or insist with --config.any_base=True "
+            "(tajax.merge: BASE, --any-base)."
+        )
+    return found
+
+
+def _read(place: str, encoder: Encoder, *, linearized: bool, through_norm: bool, any_base: bool) -> Imported:
     pretrained, (path, which) = encoder.params, split_choice(place)
     path = locate(path)
     if vector_files.is_task_vector(path):
@@ -192,11 +227,11 @@ def _read(place: str, encoder: Encoder, config: ConfigDict) -> Imported:
                 f"{place}: {path} is a task vector, which has no models to choose from: remove '#{which}'."
             )
         sha256 = encoder.identity.sha256
-        tau, made = vector_files.load_task_vector(path, pretrained, base_sha256=sha256, force=config.any_base)
-        _check_expansion(place, made, config)
-        return Imported(tau, {"format": "task vector"})
+        tau, made = vector_files.load_task_vector(path, pretrained, base_sha256=sha256, force=any_base)
+        _check_expansion(place, made, linearized=linearized, through_norm=through_norm)
+        return Imported(tau, _length(tau, pretrained), {"format": "task vector"})
     finetuned = encoder.load_finetuned(f"{path}#{which}" if which else str(path))
-    if finetuned.linearized and not REGIMES[config.regime].evaluate_linearized:
+    if finetuned.linearized and not linearized:
         names = ", ".join(name for name, regime in REGIMES.items() if regime.evaluate_linearized)
         raise ValueError(
             f"{place} holds parameters of a linearised encoder, which say nothing to the encoder itself. Choose a "
@@ -206,4 +241,9 @@ def _read(place: str, encoder: Encoder, config: ConfigDict) -> Imported:
     if rounding := finetuned.rounding:
         about["rounding"] = {**rounding._asdict(), "share": rounding.share}
         about |= {"warning": str(rounding)} if rounding.matters else {}
-    return Imported(tajax.task_vector(pretrained, finetuned.params), about)
+    tau = tajax.task_vector(pretrained, finetuned.params)
+    return Imported(tau, _length(tau, pretrained), about)
+
+
+def _length(tau: Params, pretrained: Params) -> float:
+    return float(tajax.norm(tau) / tajax.norm(pretrained))

@@ -16,6 +16,7 @@ from tajax import config as tc
 from tajax import interrupts, processes, progress
 from tajax import main as entry
 from tajax.command_line import files
+from tajax.merging import METHODS
 
 ROOT = Path(__file__).parents[2]
 ATTN = f"--config={ROOT / 'configs' / 'attn.py'}"
@@ -268,17 +269,35 @@ def test_exit_codes_of_the_help_are_those_of_the_program(runs, capsys, monkeypat
     assert {int(code) for code in codes} == meant
 
 
+OF_OTHER_METHODS = {
+    f"merging.{name}.{keyword}" for name, row in METHODS.items() for keyword in row.options if name != "task_arithmetic"
+}
+
+
+def test_help_of_merging_has_every_method_with_its_options(runs, capsys, monkeypatch):
+    shown = page(capsys, monkeypatch, "--help", "merging", columns=200)
+    for name, row in METHODS.items():
+        assert f"\n{name}\n" in shown
+        assert all(
+            f"merging.{name}.{keyword}" in shown and option.help in shown for keyword, option in row.options.items()
+        )
+    chosen = page(capsys, monkeypatch, "--config=attn", "--config.merging.method=ties", "--help", columns=200)
+    assert "merging.ties.density" in chosen and "merging.dare" not in chosen and "--help merging" in chosen
+
+
 def test_help_of_a_config_has_what_its_workflow_reads_and_names_the_rest(runs, capsys, monkeypatch):
     for name in tc.WORKFLOWS:
         arguments = ["--config=attn", f"--config.workflow={name}", "--config.control=objects", "--help"]
         if name == "task_analogy":
             arguments.append("--config.tasks=('shapes', 'colors', 'digits', 'letters')")
         table, others = page(capsys, monkeypatch, *arguments, columns=200).split("\nOther workflows read: ")
+        others = others.partition("\ntajax --help merging")[0]
         rows = {line[2:].split()[0] for line in table.splitlines()[3:] if line[2:3].strip()}
         fields = tc.flatten(tc.default_config())
-        assert {field for field in fields if field in rows} == {field for field in fields if tc.reads(name, field)}
+        read = {field for field in fields if tc.reads(name, field)} - OF_OTHER_METHODS
+        assert {field for field in fields if field in rows} == read
         others = " ".join(others.split()).rstrip(".").split(", ")
-        for field in set(fields) - rows:
+        for field in set(fields) - rows - OF_OTHER_METHODS:
             assert field in others or f"{field.partition('.')[0]}.*" in others
     shown = page(capsys, monkeypatch, "--config=attn", "--help")
     assert (
@@ -290,7 +309,8 @@ def test_help_of_a_config_has_what_its_workflow_reads_and_names_the_rest(runs, c
 def test_help_of_a_config_has_every_field_with_its_value_and_comment(runs, capsys, monkeypatch):
     shown = page(capsys, monkeypatch, "--config=linear:b32", "--config.finetune.remat=True", "--help", columns=200)
     rows = {line[2:].split()[0]: line for line in shown.splitlines()[3:] if line[2:3].strip()}
-    assert set(rows) >= {field for field in tc.flatten(tc.default_config()) if tc.reads("task_addition", field)}
+    fields = {field for field in tc.flatten(tc.default_config()) if tc.reads("task_addition", field)}
+    assert set(rows) >= fields - OF_OTHER_METHODS and not set(rows) & OF_OTHER_METHODS
     changed = {name for name, line in rows.items() if line.startswith("* ")}
     assert {"regime", "variant", "model", "finetune.remat", "finetune.warmup_steps"} <= changed
     assert "seed" not in changed

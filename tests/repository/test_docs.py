@@ -81,7 +81,9 @@ def stop_at_parsing(monkeypatch):
 
 
 def test_there_are_commands_of_every_program():
-    assert {"tajax.main", "tajax.data", "tajax.report", "tajax.sharing"} < {module for module, _ in COMMANDS}
+    assert {"tajax.main", "tajax.data", "tajax.report", "tajax.sharing", "tajax.merge"} < {
+        module for module, _ in COMMANDS
+    }
 
 
 @pytest.mark.parametrize(

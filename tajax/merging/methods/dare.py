@@ -55,6 +55,11 @@ def dare(
     )
 
 
+def thin_first(tau: Params, *, key: Array, drop_rate: float = 0.5, **rest: Any) -> tuple[Params, dict[str, Any]]:
+    """What DARE does to each vector alone, with a key of its own, and the options that are left."""
+    return _thin(key, tau, drop_rate), {"drop_rate": 0.0, **rest}
+
+
 def _thin(key: Array, tau: Params, drop_rate: float) -> Params:
     leaves, structure = jax.tree.flatten(tau)
 

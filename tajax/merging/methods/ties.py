@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,11 @@ def ties(
         return total / jnp.maximum(jnp.sum(agree, axis=0), 1) if merge == "mean" else total
 
     return apply_task_vector(pretrained, trees.map_leaves(elected, *trimmed), scaling_coef)
+
+
+def trim_first(tau: Params, *, density: float = 0.2, **rest: Any) -> tuple[Params, dict[str, Any]]:
+    """What TIES does to each vector alone, and the options that are left: the election goes entry by entry."""
+    return keep_largest(tau, density), {"density": 1.0, **rest}
 
 
 def keep_largest(tau: Params, density: float) -> Params:

@@ -1,0 +1,283 @@
+"""Checkpoints to one model, without a task or an image: `python -m tajax.merge BASE FINE_TUNED … --out=DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import tajax
+from tajax import atomic, encoders, interrupts, merging, progress, sharing, trees
+from tajax.encoders.encoder import Encoder
+from tajax.merging.streaming import merge_by_leaf
+from tajax.options import Option
+from tajax.progress import Stage
+from tajax.rules import nearest
+from tajax.types import JsonObject, Params
+from tajax.workflows.faults import EXPLAINED
+from tajax.workflows.vectors import read_vector
+
+__all__ = ["Source", "main", "merge_checkpoints"]
+
+DEFAULT = "task_arithmetic"
+_EXAMPLES = """\
+Each FINE_TUNED is a directory or file in the formats of Hugging Face, open_clip or the papers' code, a LoRA adapter,
+a task vector of tajax, or a hub id; each is told by its content. Vectors are kept on disk beside DIR and read leaf by
+leaf, so that many large ones fit.
+
+examples:
+  python -m tajax.merge openai/clip-vit-base-patch32 tanganke/clip-vit-base-patch32_{mnist,dtd,gtsrb} --out=merged
+      the sum of three task vectors, at the coefficient that is usual where nothing is tuned
+  python -m tajax.merge BASE A B --method=ties --density=0.1 --scaling-coef=1 --out=merged
+  python -m tajax.merge --method=ties --help
+      the options of a method
+
+exit codes: 0 done; 2 nothing was written, or a wrong option; 130 stopped by Ctrl-C, nothing was written.
+"""
+
+
+class Source(NamedTuple):
+    """One of the merged."""
+
+    place: str
+    format: str
+    length: float
+    """‖τ‖/‖θ₀‖."""
+
+
+def merge_checkpoints(
+    base: str,
+    places: Sequence[str],
+    out: str | Path,
+    *,
+    method: str = DEFAULT,
+    scaling_coef: float | None = None,
+    family: str = "clip",
+    format: str = "huggingface",
+    linearized: bool = False,
+    any_base: bool = False,
+    seed: int = 0,
+    **options: bool | float | str,
+) -> JsonObject:
+    """Merges encoders that were fine-tuned from one base, and writes the whole model with the merged one in it.
+
+    Args:
+        base: the model that all were fine-tuned from, as `tajax.encoders.load` takes it.
+        places: two or more fine-tuned encoders or task-vector files, as `config.checkpoints` takes them.
+        out: the directory to write; it must not exist, or be empty.
+        method: of `tajax.merging.METHODS`, one that needs no data.
+        scaling_coef: λ; None is what is usual for the method where nothing is tuned (`Method.usual_coef`).
+        family: of the base, in `tajax.encoders.FAMILIES`.
+        format: what is written, of the family's `formats`.
+        linearized: the vectors are meant for the expansion around the base, and so is what is written.
+        any_base: take what was made from another base, too.
+        seed: of the draws of a method that draws.
+        **options: of the method.
+
+    Returns:
+        The record, which is written as `merge.json` and shown in the card, `README.md`.
+
+    Raises:
+        ValueError: before anything is loaded, an unknown method, one that needs data, an option that it has not or out
+            of its range, a λ that it does not take; a place that holds no fine-tuned copy of the base, a format that
+            cannot express the model. Nothing is written then.
+        FileExistsError: `out` holds something.
+        FileNotFoundError: a place holds nothing.
+    """
+    out, row = Path(out).expanduser().resolve(), _row(method)
+    chosen = {keyword: option.default for keyword, option in row.options.items()} | _checked(method, row, options)
+    if scaling_coef is not None and not row.scaled:
+        raise ValueError(f"scaling_coef is {scaling_coef:g}, but {method} takes none. Leave it out.")
+    coef = (row.usual_coef if scaling_coef is None else float(scaling_coef)) if row.scaled else None
+    if len(places) < 2:
+        raise ValueError(f"merging takes two fine-tuned models or more, got {len(places)}.")
+    formats = encoders.family_named(family).formats
+    if format not in formats:
+        raise ValueError(f"format is {format!r}; of the family {family} can be written: {', '.join(formats)}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists. Choose another directory, or remove it.")
+    stages = (Stage("base", work=0), Stage("read", "read the fine-tuned"), Stage("merge"), Stage("save", work=0))
+    progress.plan(f"merge by {method}", str(out), stages, examples="numbers")
+    with progress.stage("base", 1):
+        encoder = encoders.load(base, family=family)
+        encoder.check_format(format)
+    key = jax.random.key(seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as spool:
+        vectors, sources = [], []
+        left: Mapping[str, Any] = chosen
+        with progress.stage("read", dict.fromkeys(places, 1)) as running:
+            for number, place in running.each(enumerate(places), lambda pair: pair[1]):
+                tau, source = _read(encoder, place, linearized=linearized, any_base=any_base)
+                if row.by_leaf and row.alone is not None:
+                    drawn = {"key": jax.random.fold_in(key, number)} if row.random else {}
+                    tau, left = row.alone(tau, **chosen, **drawn)
+                vectors.append(_kept(tau, Path(spool, str(number))))
+                sources.append(source)
+                del tau
+        scaled = {} if coef is None else {"scaling_coef": coef}
+        drawn = {"key": key} if row.random else {}
+        params = _merged(encoder, row, vectors, **left, **scaled, **drawn)
+        del vectors
+    moved = tajax.norm(tajax.task_vector(encoder.params, params)) / tajax.norm(encoder.params)
+    made_of = {"name": encoder.identity.name, "revision": encoder.identity.revision, "sha256": encoder.identity.sha256}
+    record: JsonObject = {
+        "base": made_of,
+        "family": family,
+        "method": method,
+        "options": chosen,
+        "scaling_coef": coef,
+        "seed": seed if row.random else None,
+        "linearized": linearized,
+        "sources": [source._asdict() for source in sources],
+        "length": float(moved),
+        "tajax_version": tajax.__version__,
+    }
+    with progress.stage("save", 1), atomic.directory(out) as partial:
+        encoder.save(partial / "model", params, format=format)
+        for file in (partial / "model").iterdir():
+            file.rename(partial / file.name)
+        (partial / "model").rmdir()
+        (partial / sharing.MERGE_RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        (partial / "README.md").write_text(sharing.model_card(partial, out.name))
+    progress.finish()
+    return record
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Merges by what a command line says; returns the exit code."""
+    options = vars(_parser(sys.argv[1:] if argv is None else list(argv)).parse_args(argv))
+    quiet = options.pop("quiet")
+    try:
+        with interrupts.handled(), progress.shown(quiet=quiet):
+            record = merge_checkpoints(options.pop("base"), options.pop("places"), **options)
+    except KeyboardInterrupt as stop:
+        print("\nInterrupted; nothing was written.", file=sys.stderr)
+        return interrupts.exit_code(stop)
+    except EXPLAINED as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    at = "" if record["scaling_coef"] is None else f" at λ = {record['scaling_coef']:g}"
+    if not quiet:
+        print(f"{record['method']}{at}: ‖τ‖/‖θ₀‖ = {record['length']:.4f}, in {options['out']}")
+    return 0
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The flags; those of the chosen method among them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tajax.merge",
+        description="Merges encoders that were fine-tuned from one base, without a task or data, into a whole model.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("base", metavar="BASE", help="what all were fine-tuned from: a hub id, a directory, or tiny")
+    parser.add_argument("places", metavar="FINE_TUNED", nargs="+", help="two or more; see below")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the directory to write")
+    parser.add_argument("--method", default=DEFAULT, metavar="NAME", help=f"one of {', '.join(_without_data())}")
+    parser.add_argument("--scaling-coef", type=float, metavar="λ", help="default: what is usual for the method")
+    parser.add_argument("--family", choices=tuple(encoders.FAMILIES), default="clip", help="of the base (%(default)s)")
+    parser.add_argument("--format", default="huggingface", metavar="NAME", help="to write: %(default)s, or open_clip")
+    parser.add_argument("--linearized", action="store_true", help="these are parameters of the expansion around BASE")
+    parser.add_argument("--any-base", action="store_true", help="take what was made from another base, too")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a method that draws (%(default)s)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="show nothing")
+    method = _method_in(argv)
+    if method in merging.METHODS and merging.METHODS[method].options:
+        group = parser.add_argument_group(f"options of {method}")
+        for keyword, option in merging.METHODS[method].options.items():
+            group.add_argument(
+                f"--{keyword.replace('_', '-')}",
+                type=_of_type(option),
+                default=option.default,
+                choices=option.choices or None,
+                metavar=None if option.choices else type(option.default).__name__,
+                help=f"{option.help} ({option.default})",
+            )
+    return parser
+
+
+def _method_in(argv: Sequence[str]) -> str:
+    given = [value for word, value in zip(argv, argv[1:], strict=False) if word == "--method"]
+    given += [word.partition("=")[2] for word in argv if word.startswith("--method=")]
+    return given[-1] if given else DEFAULT
+
+
+def _of_type(option: Option) -> Callable[[str], object]:
+    kind = type(option.default)
+    return {"True": True, "False": False}.__getitem__ if kind is bool else kind
+
+
+def _row(method: str) -> merging.Method:
+    if method not in merging.METHODS:
+        near = nearest(method, merging.METHODS, " Did you mean ", count=1, end="?", quote=True)
+        raise ValueError(f"unknown merging method {method!r}.{near} Choices: {', '.join(_without_data())}.")
+    row = merging.METHODS[method]
+    if row.needs != "nothing":
+        raise ValueError(
+            f"{method} needs {row.needs} of the tasks, and there are none here. Choose one of "
+            f"{', '.join(_without_data())}, or merge in a run: --config=merge --config.merging.method={method}"
+        )
+    return row
+
+
+def _without_data() -> list[str]:
+    return [name for name, row in merging.METHODS.items() if row.needs == "nothing"]
+
+
+def _checked(method: str, row: merging.Method, options: Mapping[str, Any]) -> dict[str, Any]:
+    for keyword, value in options.items():
+        if keyword not in row.options:
+            raise ValueError(f"{method} has no option {keyword!r}. It has: {', '.join(row.options) or 'none'}.")
+        option = row.options[keyword]
+        if not option.holds(value) or (option.choices and value not in option.choices):
+            raise ValueError(f"{keyword} is {value!r}, want {option.wanted or 'one of ' + ', '.join(option.choices)}.")
+    return dict(options)
+
+
+def _read(encoder: Encoder, place: str, *, linearized: bool, any_base: bool) -> tuple[Params, Source]:
+    found = read_vector(place, encoder, linearized=linearized, any_base=any_base)
+    progress.note({"‖τ‖/‖θ₀‖": found.length})
+    if warning := found.about.get("warning"):
+        progress.say(f"{place}: {warning}")
+    trees.check_finite(found.tau, f"the task vector of {place}")
+    return found.tau, Source(place, str(found.about["format"]), found.length)
+
+
+def _kept(tau: Params, directory: Path) -> dict[str, np.ndarray]:
+    """The leaves that are not zero, as memory maps of files."""
+    directory.mkdir()
+    kept = {}
+    for number, (path, leaf) in enumerate(trees.flatten_paths(tau).items()):
+        if np.any(leaf):
+            np.save(directory / f"{number}.npy", np.asarray(leaf))
+            kept[path] = np.load(directory / f"{number}.npy", mmap_mode="r")
+    return kept
+
+
+def _merged(
+    encoder: Encoder, row: merging.Method, vectors: Sequence[Mapping[str, np.ndarray]], **options: Any
+) -> Params:
+    flat = dict(trees.flatten_paths(encoder.params))
+    sizes = {path: np.size(leaf) for path, leaf in flat.items() if any(path in tau for tau in vectors)}
+    with progress.stage("merge", sum(sizes.values())):
+        if not row.by_leaf:
+            zeros = {path: np.zeros(np.shape(leaf), np.float32) for path, leaf in flat.items()}
+            whole = [trees.unflatten_paths({**zeros, **tau}) for tau in vectors]
+            return row(encoder.params, whole, **options, **({"stacked": encoder.stacked} if row.layered else {}))
+        for path, leaf in merge_by_leaf(row, encoder.params, vectors, stacked=encoder.stacked, **options):
+            flat[path] = leaf
+            progress.advance(sizes[path])
+    return jax.tree.unflatten(jax.tree.structure(encoder.params), list(flat.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

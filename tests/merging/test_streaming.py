@@ -1,0 +1,56 @@
+"""Merging leaf by leaf, with layers one by one: the same model, and never all vectors in memory."""
+
+import jax
+import numpy as np
+import pytest
+
+from tajax import trees
+from tajax.merging import METHODS
+from tajax.merging.streaming import merge_by_leaf
+from tests.merging.oracles import ORACLES
+from tests.merging.test_contract import N, tree_of
+
+BY_LEAF = [name for name, method in METHODS.items() if method.by_leaf]
+
+
+@pytest.mark.parametrize("name", BY_LEAF)
+def test_leaf_by_leaf_is_the_same_model(name, rng):
+    """Vectors of normal entries: none ties with another. The projection moves in one of them, the scale in none."""
+    method, case, draws = METHODS[name], ORACLES[name], rng(40).normal(size=(4, N))
+    pretrained, taus = tree_of(draws[0]), [tree_of(tau) for tau in draws[1 : 1 + case.tasks]]
+    for tau in taus:
+        tau["scale"] = np.zeros((), np.float32)
+    for tau in taus[1:]:
+        tau["projection"]["kernel"] = np.zeros((4, 3), np.float32)
+    whole = trees.flatten_paths(method(pretrained, taus, **case.options))
+    options, alone = dict(case.options), taus
+    if method.alone is not None:
+        given = {key: value for key, value in options.items() if key != "key"}
+        drawn = {"key": jax.random.key(1)} if method.random else {}
+        alone, left = zip(*(method.alone(tau, **given, **drawn) for tau in taus), strict=True)
+        options = dict(left[0]) | {key: options[key] for key in ("key",) if key in options}
+    flats = [{p: leaf for p, leaf in trees.flatten_paths(tau).items() if np.any(leaf)} for tau in alone]
+    merged = dict(merge_by_leaf(method, pretrained, flats, **options))
+    assert "scale" not in merged and "projection/kernel" in merged
+    for path, leaf in trees.flatten_paths(pretrained).items():
+        np.testing.assert_allclose(merged.get(path, leaf), whole[path], rtol=1e-5, atol=1e-5, err_msg=path)
+
+
+def test_what_looks_at_all_leaves_is_refused():
+    method = METHODS["ties"]
+    with pytest.raises(ValueError, match="looks at all leaves together"):
+        next(merge_by_leaf(type(method)(method.merge), {"w": np.ones(1)}, [{}]))
+
+
+def test_a_method_alone_leaves_nothing_to_do_to_a_vector(rng):
+    """TIES of vectors that are trimmed already, leaf by leaf, trims no second time."""
+    tau = tree_of(rng(41).normal(size=N))
+    trimmed, left = METHODS["ties"].alone(tau, density=0.3, merge="sum")
+    assert left == {"density": 1.0, "merge": "sum"}
+    assert sum(np.count_nonzero(leaf) for leaf in jax.tree.leaves(trimmed)) == round(0.3 * N)
+    thin, left = METHODS["dare"].alone(tau, key=jax.random.key(0), drop_rate=0.5)
+    assert left == {"drop_rate": 0.0}
+    kept = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(thin)])
+    whole = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tau)])
+    np.testing.assert_allclose(kept[kept != 0], 2 * whole[kept != 0], rtol=1e-6)
+    assert 0 < np.count_nonzero(kept) < N
