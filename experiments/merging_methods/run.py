@@ -1,0 +1,92 @@
+"""How to merge what was fine-tuned: every method that needs no data, on vectors of several regimes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from experiments import figures, protocol, summary
+from experiments.protocol import Run
+from tajax import report
+from tajax.merging import METHODS
+from tajax.report import Table
+
+HERE = Path(__file__).resolve().parent
+REGIMES = ("standard", "attention", "linear")
+GRID = tuple(round(0.1 * k, 1) for k in range(11)) + tuple(round(1.2 + 0.2 * k, 1) for k in range(10))
+"""Coefficients from 0 to 3: some methods are at their best far above the sum's."""
+DATA_FREE = tuple(name for name, method in METHODS.items() if method.needs == "nothing")
+PAIRS = ("slerp",)
+"""Methods of two vectors alone, which these tasks are not."""
+
+Runs = Mapping[tuple[str, str], list[Run]]  # by method and regime, one a seed
+
+
+def main() -> None:
+    parser = protocol.arguments(__doc__, regimes=REGIMES)
+    choices = tuple(name for name in METHODS if name not in PAIRS)
+    default = tuple(name for name in DATA_FREE if name not in PAIRS)
+    parser.add_argument("--methods", nargs="+", choices=choices, default=default, help="merging methods")
+    options = parser.parse_args()
+    runs: dict[tuple[str, str], list[Run]] = {}
+    for regime in options.regimes:
+        trained = [protocol.finetuned(options, regime, seed) for seed in options.seeds]
+        for method in options.methods:
+            fields = {"merging.method": method, "evaluate.scaling_coefs": GRID, "save.merged": False}
+            runs[method, regime] = [protocol.analysed(run, "task_addition", label=method, **fields) for run in trained]
+    every = [run for group in runs.values() for run in group]
+    table = _table(runs, options.regimes, protocol.tasks_in_words(options))
+    table = table._replace(notes=(*table.notes, summary.took(every)))
+    summary.write(HERE, options.benchmark, [table], [r for run in every for r in summary.kept(run, "task_addition")])
+    figures.save(draw(runs, options.regimes), HERE / "results" / f"{options.benchmark}.png")
+
+
+def _table(runs: Runs, regimes: list[str], where: str) -> Table:
+    methods = dict.fromkeys(method for method, _ in runs)
+    rows = [(method, *(cell for regime in regimes for cell in _cells(runs[method, regime]))) for method in methods]
+    columns = ("method", *(f"{regime} {what}".strip() for regime in regimes for what in ("", "norm.", "α")))
+    seeds = {len(group) for group in runs.values()}
+    notes = (
+        f"± is the deviation over seeds ({' or '.join(map(str, sorted(seeds)))} of them); vectors are the same in a "
+        f"column; norm.: merged / single-task accuracy; α: tuned on validation from {GRID[0]:g} to {GRID[-1]:g}, – "
+        "where a method has none. Options are the defaults.",
+    )
+    return Table(f"Merged test accuracy on {where}, mean over tasks, in %", columns, tuple(rows), notes)
+
+
+def _cells(group: list[Run]) -> tuple[str, str, str]:
+    merged = summary.percents(summary.mean(run, "task_addition") for run in group)
+    normalized = summary.percents(summary.mean(run, "task_addition", "normalized_top1") for run in group)
+    tuned = METHODS[group[0].config.merging.method].scaled
+    coefs = [summary.mean(run, "task_addition", "scaling_coef") for run in group]
+    return merged, normalized, report.spread(coefs, 2) if tuned else "–"
+
+
+def draw(runs: Runs, regimes: list[str]) -> Figure:
+    """Merged accuracy of each method, a mark for each regime; methods in the order of their best one."""
+    methods = list(dict.fromkeys(method for method, _ in runs))
+
+    def merged(method: str, regime: str) -> list[float]:
+        return [100 * summary.mean(run, "task_addition") for run in runs[method, regime]]
+
+    methods.sort(key=lambda method: max(statistics.fmean(merged(method, regime)) for regime in regimes))
+    figure = Figure(figsize=(6.9, 0.8 + 0.2 * len(methods)))
+    axes = figure.subplots()
+    for index, regime in enumerate(regimes):
+        found = [merged(method, regime) for method in methods]
+        means = [statistics.fmean(values) for values in found]
+        spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in found]
+        heights = [place + 0.16 * (index - (len(regimes) - 1) / 2) for place in range(len(methods))]
+        color = figures.color(regime, index)
+        axes.errorbar(means, heights, xerr=spread, fmt="o", markersize=4, color=color, label=regime, elinewidth=0.8)
+    axes.set_yticks(range(len(methods)), [method.replace("_", " ") for method in methods])
+    axes.set(xlabel="merged test accuracy, %", ylim=(-0.6, len(methods) - 0.4))
+    axes.legend(title="vectors", loc="lower right")
+    return figure
+
+
+if __name__ == "__main__":
+    main()
