@@ -98,6 +98,8 @@ def merge_checkpoints(
     coef = (row.usual_coef if scaling_coef is None else float(scaling_coef)) if row.scaled else None
     if len(places) < 2:
         raise ValueError(f"merging takes two fine-tuned models or more, got {len(places)}.")
+    if row.check is not None:
+        row.check(len(places), **chosen)
     formats = encoders.family_named(family).formats
     if format not in formats:
         raise ValueError(f"format is {format!r}; of the family {family} can be written: {', '.join(formats)}.")
@@ -118,7 +120,8 @@ def merge_checkpoints(
                 tau, source = _read(encoder, place, linearized=linearized, any_base=any_base)
                 if row.by_leaf and row.alone is not None:
                     drawn = {"key": jax.random.fold_in(key, number)} if row.random else {}
-                    tau, left = row.alone(tau, **chosen, **drawn)
+                    layers = {"stacked": encoder.stacked} if row.layered else {}
+                    tau, left = row.alone(tau, **chosen, **drawn, **layers)
                 vectors.append(_kept(tau, Path(spool, str(number))))
                 sources.append(source)
                 del tau

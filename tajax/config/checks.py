@@ -295,6 +295,11 @@ def _check_merging(config: ConfigDict) -> None:
                     f"merging.{other}.{keyword} is {config.merging[other][keyword]!r}, but merging.method {name!r} "
                     f"does not read it. Leave it out, or give --config.merging.method={other}."
                 )
+    if method.check is not None:
+        try:
+            method.check(len(config.tasks), **{keyword: config.merging[name][keyword] for keyword in method.options})
+        except ValueError as error:
+            raise ValueError(f"merging.method {name!r} cannot merge these tasks: {error}.") from None
     if config.evaluate.exact and not method.scaled:
         raise ValueError(
             f"evaluate.exact finds the best α, but merging.method {name!r} has none: it is measured as it is. "

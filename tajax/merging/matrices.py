@@ -1,4 +1,4 @@
-"""The weight matrices of task vectors, one by one: of stacked layers each its own, of heads and queries as they lie."""
+"""The weight matrices of task vectors, or all their tensors, one by one: of stacked layers each its own."""
 
 from __future__ import annotations
 
@@ -79,6 +79,34 @@ def map_matrices(
         else:
             merged.update((p, other(leaf)) for p, leaf in zip(group, leaves, strict=True))
     return jax.tree.unflatten(jax.tree.structure(taus[0]), [merged[path] for path in flats[0]])
+
+
+def map_tensors(tensor: Callable[[Array], Array], taus: Sequence[Params], *, stacked: str | None = STACKED) -> Params:
+    """One tree of T: `tensor([T, ...]) -> [...]` of every tensor, where layers are stacked of each layer's.
+
+    Args:
+        tensor: is mapped over the layers of a leaf that stacks them (`jax.vmap`). It does not see what is empty, which
+            stays as it is.
+        taus: T task vectors, trees of the same paths and shapes.
+        stacked: the node below which leaves have the layers along their leading axis, None if there is none.
+
+    Returns:
+        A tree like the first vector, in float32 or wider.
+
+    Example:
+        >>> taus = [{"blocks": {"scale": jnp.array([[3.0, 0.0], [0.0, 2.0]])}, "scale": jnp.array([5.0, 0.0])}]
+        >>> map_tensors(lambda leaf: leaf[0] / jnp.max(leaf), taus)  # each layer by its own maximum
+        {'blocks': {'scale': Array([[1., 0.],
+               [0., 1.]], dtype=float32)}, 'scale': Array([1., 0.], dtype=float32)}
+    """
+    trees.check_taus(taus)
+    flats = [trees.flatten_paths(tau) for tau in taus]
+    merged = []
+    for path in flats[0]:
+        leaves = _stack([flat[path] for flat in flats])
+        mapped = jax.vmap(tensor, in_axes=1) if in_layers(path, stacked) else tensor
+        merged.append(mapped(leaves) if leaves.size else leaves[0])
+    return jax.tree.unflatten(jax.tree.structure(taus[0]), merged)
 
 
 def _stack(leaves: Sequence[ArrayLike]) -> Array:

@@ -49,11 +49,14 @@ class Method:
             leaves have the layers along their leading axis.
         by_leaf: whether its model is made leaf by leaf, and of stacked leaves layer by layer: entries of one have no
             say in another. Many large vectors can then be merged in little memory (`merge_by_leaf`).
-        alone: what it first does to each vector as a whole, `(tau, *, key of that vector if it draws, **options) ->
-            (tau, options that are left)`, where what follows is `by_leaf`: a rank over all entries, say.
+        alone: what it first does to each vector as a whole, `(tau, *, key of that vector if it draws, stacked if it is
+            layered, **options) -> (tau, options that are left)`, where what follows is `by_leaf`: a rank over all
+            entries, say.
         usual_coef: λ where nothing is tuned, as its authors or fusion_bench have it.
         needs: what it needs of the tasks beside their vectors: nothing, images, or images with labels.
         fit: gets that; None where nothing is needed.
+        check: `(number of vectors, **options)`: raises `ValueError` where options go ill with each other or with that
+            number, so that a run is refused before it trains; None if any that are in range will do.
 
     Example:
         >>> import jax.numpy as jnp
@@ -73,6 +76,7 @@ class Method:
     usual_coef: float = 1.0
     needs: Literal["nothing", "inputs", "labels"] = "nothing"
     fit: FitFn | None = None
+    check: Callable[..., None] | None = None
 
     # Any, as in MergeFn.
     def __call__(self, pretrained: Params, taus: Sequence[Params], **options: Any) -> Params:

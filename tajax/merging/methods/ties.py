@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from tajax import trees
+from tajax.merging.order import count_entries, kth_largest
 from tajax.task_vectors import apply_task_vector, check_scalar
 from tajax.types import Params
 
@@ -64,6 +63,16 @@ def ties(
     trees.check_taus(taus, pretrained)
     check_scalar(scaling_coef, "scaling_coef")
     trimmed = [keep_largest(tau, density) for tau in taus]
+    return apply_task_vector(pretrained, elect(trimmed, merge), scaling_coef)
+
+
+def elect(taus: Sequence[Params], merge: Agreement) -> Params:
+    """Entry by entry the mean or sum of those whose sign is that of Σ τ_t, and zero where masses balance.
+
+    Example:
+        >>> elect([{"w": jnp.array([4.0, 2.0, 1.0])}, {"w": jnp.array([2.0, -3.0, -1.0])}], "mean")
+        {'w': Array([ 3., -3.,  0.], dtype=float32)}
+    """
 
     def elected(*entries: Array) -> Array:
         stacked = jnp.stack(entries)
@@ -72,7 +81,7 @@ def ties(
         total = jnp.sum(jnp.where(agree, stacked, 0), axis=0)
         return total / jnp.maximum(jnp.sum(agree, axis=0), 1) if merge == "mean" else total
 
-    return apply_task_vector(pretrained, trees.map_leaves(elected, *trimmed), scaling_coef)
+    return trees.map_leaves(elected, *taus)
 
 
 def trim_first(tau: Params, *, density: float = 0.2, **rest: Any) -> tuple[Params, dict[str, Any]]:
@@ -84,7 +93,7 @@ def keep_largest(tau: Params, density: float) -> Params:
     """The entries of largest magnitude over all leaves together, and zeros elsewhere; float32 or wider.
 
     Of n entries round(`density` · n) are kept, at least one; entries that tie with the smallest of them stay too.
-    Exact, without sorting or copying into one vector: the threshold is found bit by bit, 31 counts over the tree.
+    Exact, without sorting or copying into one vector.
 
     Raises:
         ValueError: `density` is not in (0, 1].
@@ -96,18 +105,7 @@ def keep_largest(tau: Params, density: float) -> Params:
     if not 0 < density <= 1:
         raise ValueError(f"density is the share of entries to keep, in (0, 1]; got {density}")
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tau)]
-    dtype = jnp.result_type(jnp.float32, *leaves)
-    leaves = [leaf.astype(dtype) for leaf in leaves]
-    # The bits of a non-negative float, read as an integer, are in the order of the floats.
-    word = np.dtype(f"uint{8 * dtype.itemsize}")
-    ranks = [jax.lax.bitcast_convert_type(jnp.abs(leaf), word) for leaf in leaves]
-    keep = max(1, round(density * sum(math.prod(leaf.shape) for leaf in leaves)))
-
-    def refine(i: Array, threshold: Array) -> Array:
-        higher = threshold | (word.type(1) << (word.type(8 * dtype.itemsize - 2) - i.astype(word)))
-        enough = sum(jnp.sum(rank >= higher, dtype=jnp.uint32) for rank in ranks) >= jnp.uint32(keep)
-        return jnp.where(enough, higher, threshold)
-
-    threshold = jax.lax.fori_loop(0, 8 * dtype.itemsize - 1, refine, jnp.zeros((), word))
-    kept = [jnp.where(rank >= threshold, leaf, 0) for leaf, rank in zip(leaves, ranks, strict=True)]
+    leaves = [leaf.astype(jnp.result_type(jnp.float32, *leaves)) for leaf in leaves]
+    threshold = kth_largest([jnp.abs(leaf) for leaf in leaves], max(1, round(density * count_entries(leaves))))
+    kept = [jnp.where(jnp.abs(leaf) < threshold, 0, leaf) for leaf in leaves]
     return jax.tree.unflatten(jax.tree.structure(tau), kept)
