@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, get_args
@@ -9,7 +10,16 @@ from typing import Any, get_args
 import jax
 
 from tajax.merging.method import FitFn, Method
+from tajax.merging.methods.breadcrumbs import breadcrumbs, check_breadcrumbs
+from tajax.merging.methods.consensus import check_consensus, consensus
 from tajax.merging.methods.dare import dare, thin_first
+from tajax.merging.methods.della import check_della, della, prune_first
+from tajax.merging.methods.karcher import karcher
+from tajax.merging.methods.lines import lines
+from tajax.merging.methods.magmax import magmax
+from tajax.merging.methods.model_stock import check_model_stock, model_stock
+from tajax.merging.methods.pcb import pcb
+from tajax.merging.methods.slerp import check_slerp, slerp
 from tajax.merging.methods.task_arithmetic import task_arithmetic
 from tajax.merging.methods.ties import Agreement, ties, trim_first
 from tajax.merging.methods.weight_average import weight_average
@@ -21,14 +31,52 @@ __all__ = [
     "FitFn",
     "Method",
     "Option",
+    "breadcrumbs",
     "compiled",
+    "consensus",
     "dare",
+    "della",
+    "karcher",
+    "lines",
+    "magmax",
+    "model_stock",
+    "pcb",
+    "slerp",
     "task_arithmetic",
     "ties",
     "weight_average",
 ]
 
 METHODS: Mapping[str, Method] = {
+    "breadcrumbs": Method(
+        breadcrumbs,
+        options={
+            "smallest": Option(
+                0.85, "share of entries, the smallest of each tensor, dropped", lambda v: 0 <= v < 1, "a share below 1"
+            ),
+            "largest": Option(
+                0.007, "share of entries, the largest of each tensor, dropped", lambda v: 0 <= v < 1, "a share below 1"
+            ),
+        },
+        affine=True,
+        layered=True,
+        by_leaf=True,
+        usual_coef=0.3,
+        check=check_breadcrumbs,
+    ),
+    "consensus": Method(
+        consensus,
+        options={
+            "tasks": Option(2, "how many tasks must want an entry that stays", lambda v: v >= 0, "0 or more"),
+            "threshold": Option(
+                0.4, "the larger, the fewer entries a task wants", lambda v: 0 < v < math.inf, "a finite number above 0"
+            ),
+        },
+        affine=True,
+        by_leaf=True,
+        usual_coef=0.3,
+        check=check_consensus,
+    ),
     "dare": Method(
         dare,
         options={
@@ -39,6 +87,77 @@ METHODS: Mapping[str, Method] = {
         by_leaf=True,
         alone=thin_first,
         usual_coef=0.3,
+    ),
+    "della": Method(
+        della,
+        options={
+            "drop_rate": Option(0.3, "share of entries that DELLA drops", lambda v: 0 <= v < 1, "a share below 1"),
+            "window": Option(
+                0.14,
+                "by how much more often small entries are dropped than large ones",
+                lambda v: 0 <= v < 1,
+                "a share below 1",
+            ),
+        },
+        affine=True,
+        random=True,
+        layered=True,
+        by_leaf=True,
+        alone=prune_first,
+        check=check_della,
+    ),
+    "karcher": Method(
+        karcher,
+        options={
+            "iterations": Option(10, "steps to the mean direction at most", lambda v: v >= 1, "1 or more"),
+            "tolerance": Option(1e-5, "length of the last step", lambda v: 0 < v < math.inf, "a finite number above 0"),
+        },
+        affine=True,
+        layered=True,
+        by_leaf=True,
+    ),
+    "lines": Method(
+        lines,
+        options={
+            "shallow": Option(
+                1.0,
+                "coefficient of the first layers times the number of tasks; α is what the last layer has beyond it",
+                lambda v: 0 <= v < math.inf,
+                "a finite number, 0 or more",
+            ),
+        },
+        layered=True,
+        usual_coef=0.5,
+    ),
+    "magmax": Method(magmax, affine=True, by_leaf=True, usual_coef=0.5),
+    "model_stock": Method(model_stock, affine=True, scaled=False, layered=True, by_leaf=True, check=check_model_stock),
+    "pcb": Method(
+        pcb,
+        options={
+            "ratio": Option(
+                0.1,
+                "share of entries of each task that have a weight",
+                lambda v: 0 < v <= 1,
+                "a share above 0, at most 1",
+            ),
+            "outliers": Option(
+                1e-4, "share of largest magnitudes that are limited", lambda v: 0 <= v < 1, "a share below 1"
+            ),
+        },
+        affine=True,
+        usual_coef=1.2,
+    ),
+    "slerp": Method(
+        slerp,
+        options={
+            "share": Option(
+                0.5, "how far from the first task to the second", lambda v: 0 <= v <= 1, "a share between 0 and 1"
+            ),
+        },
+        affine=True,
+        layered=True,
+        by_leaf=True,
+        check=check_slerp,
     ),
     "task_arithmetic": Method(task_arithmetic, affine=True, by_leaf=True, usual_coef=0.3),
     "ties": Method(

@@ -60,6 +60,11 @@ def test_what_is_written_is_the_model_of_the_method(method, places, encoder, tmp
         np.testing.assert_allclose(leaf, want[path], rtol=0, atol=2e-5, err_msg=path)
 
 
+def test_a_method_that_cannot_take_so_many_is_refused_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="slerp goes from one task vector to another and takes two; got 3"):
+        merge.merge_checkpoints("none such", ["a", "b", "c"], tmp_path / "merged", method="slerp")
+
+
 def test_the_command_writes_a_model_its_record_and_a_card(places, encoder, tmp_path, capsys):
     out = tmp_path / "deep" / "merged"
     argv = ["tiny", *places[0], f"--out={out}", "--method=ties", "--density=0.5", "--merge=sum", "--scaling-coef=0.4"]

@@ -156,6 +156,7 @@ BAD = {
     "evaluate.scaling_coefs=(0,'x')": "want finite numbers",
     "merging.ties.density=0": "merging.ties.density is 0.0, want a share above 0, at most 1",
     "merging.dare.drop_rate=1": "merging.dare.drop_rate is 1.0, want a share below 1",
+    "merging.method=slerp": "merging.method 'slerp' cannot merge these tasks: slerp goes from one",
     "evaluate.exact=True": "evaluate.exact is for regimes that are evaluated linearised (linear, ",
     "devices=0": "devices is 0, want 1 or more",
     "placement=replicate": "unknown placement 'replicate'. Did you mean 'replicated'?",
@@ -175,6 +176,21 @@ def test_bad_value_is_named(override, message):
     )
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         tc.validate(config)
+
+
+def test_options_of_a_merging_method_that_go_ill_together_are_refused_before_a_run():
+    config = tc.default_config()
+    config.merging.method, config.merging.della.drop_rate = "della", 0.05
+    with pytest.raises(ValueError, match="'della' cannot merge these tasks: .* got drop_rate 0.05 and window 0.14"):
+        tc.validate(config)
+    config.merging.della.window = 0.1
+    tc.validate(config)
+    config = tc.default_config()
+    config.merging.method, config.merging.consensus.tasks = "consensus", len(config.tasks) + 1
+    with pytest.raises(ValueError, match=f"from 0 to the {len(config.tasks)} there are; got {len(config.tasks) + 1}"):
+        tc.validate(config)
+    config.merging.consensus.tasks = len(config.tasks)
+    tc.validate(config)
 
 
 def test_an_exact_coefficient_needs_two_ends_to_lie_between():
@@ -209,9 +225,7 @@ def test_merging_methods_that_a_run_cannot_tune_are_refused_by_name(monkeypatch)
         tc.validate(config)
     monkeypatch.setitem(merging.METHODS, "fitted", dataclasses.replace(unlike, needs="inputs"))
     config.evaluate.exact, config.merging.method = False, "fitted"
-    with pytest.raises(
-        ValueError, match="'fitted' needs inputs .* Choose one of dare, task_arithmetic, ties, .*unlike"
-    ):
+    with pytest.raises(ValueError, match="'fitted' needs inputs .* Choose one of .*task_arithmetic, ties, .*unlike"):
         tc.validate(config)
     config.workflow = "single_task"  # which merges nothing
     tc.validate(config)

@@ -14,11 +14,12 @@ from tajax.merging import METHODS
 
 THETA = {"w": jnp.ones(2), "b": jnp.zeros(())}
 TAUS = [{"w": jnp.array([1.0, 2.0]), "b": jnp.array(3.0)}, {"w": jnp.array([4.0, -1.0]), "b": jnp.array(1.0)}]
-OPTIONS = {"dare": {"key": jax.random.key(0), "drop_rate": 0.0}, "ties": {"density": 1.0}}
+OPTIONS = {"dare": {"drop_rate": 0.0}, "ties": {"density": 1.0}}
 
 
 def of_method(name):
-    return lambda coef: METHODS[name](THETA, TAUS, scaling_coef=coef, **OPTIONS.get(name, {}))
+    drawn = {"key": jax.random.key(0)} if METHODS[name].random else {}
+    return lambda coef: METHODS[name](THETA, TAUS, scaling_coef=coef, **OPTIONS.get(name, {}), **drawn)
 
 
 SCALED = {  # everything that takes one coefficient

@@ -6,6 +6,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tests.merging.entrywise import (
+    by_tensor,
+    slow_breadcrumbs,
+    slow_consensus,
+    slow_karcher,
+    slow_lines,
+    slow_magmax,
+    slow_model_stock,
+    slow_pcb,
+    slow_slerp,
+)
+
 Tree = Mapping[str, np.ndarray]  # by path
 
 SHAPES = {
@@ -36,6 +48,8 @@ class Case(NamedTuple):
     """Whether the order of tasks changes no bit where all sums are exact; else nothing but rounding."""
     tasks: int = 3
     """How many vectors it is tried with."""
+    unit: float = 1.0
+    """What its vectors of small integers are multiplied by, a power of two, where a method has a scale of its own."""
 
 
 def entrywise(oracle: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Tree, list[Tree]], Tree]:
@@ -69,7 +83,32 @@ def slow_ties(theta, taus, density, scaling_coef, merge="mean"):
 
 
 ORACLES = {
+    "breadcrumbs": Case(
+        {"smallest": 0.35, "largest": 0.2, "scaling_coef": 0.5},
+        slow_breadcrumbs(smallest=0.35, largest=0.2, scaling_coef=0.5),
+    ),
+    "consensus": Case(
+        {"tasks": 2, "threshold": 0.37, "scaling_coef": 0.5},
+        entrywise(lambda theta, taus: slow_consensus(theta, taus, 2, 0.37, 0.5)),
+    ),
     "dare": Case({"drop_rate": 0.0, "key": jax.random.key(0)}, entrywise(lambda theta, taus: theta + taus.sum(0))),
+    "della": Case(
+        {"drop_rate": 0.0, "window": 0.0, "key": jax.random.key(0), "scaling_coef": 1.5},
+        entrywise(lambda theta, taus: slow_ties(theta, taus, 1.0, 1.5)),
+    ),
+    "karcher": Case(
+        {"iterations": 100, "tolerance": 1e-12, "scaling_coef": 0.5}, slow_karcher(scaling_coef=0.5), exact=False
+    ),
+    "lines": Case({"shallow": 0.75, "scaling_coef": 0.5}, slow_lines(shallow=0.75, scaling_coef=0.5)),
+    "magmax": Case({"scaling_coef": 0.5}, entrywise(lambda theta, taus: slow_magmax(theta, taus, 0.5))),
+    "model_stock": Case({}, by_tensor(slow_model_stock), exact=False),
+    "pcb": Case(
+        {"ratio": 0.3, "outliers": 0.05, "scaling_coef": 1.5},
+        entrywise(lambda theta, taus: slow_pcb(theta, taus, 0.3, 0.05, 1.5)),
+        exact=False,
+        unit=1 / 16,
+    ),
+    "slerp": Case({"scaling_coef": 0.5}, slow_slerp(share=0.5, scaling_coef=0.5), exact=False, tasks=2),
     "task_arithmetic": Case({"scaling_coef": 0.5}, entrywise(lambda theta, taus: theta + 0.5 * taus.sum(0))),
     "ties": Case(
         {"density": 0.3, "scaling_coef": 1.5}, entrywise(lambda theta, taus: slow_ties(theta, taus, 0.3, 1.5))

@@ -57,6 +57,11 @@ def test_ties_names_its_choices():
         merging.ties({"w": 1.0}, [{"w": 1.0}], merge="average")
 
 
+def vectors_for(name, setting):
+    """As many task vectors [N] as the method is tried with, in its unit."""
+    return ORACLES[name].unit * setting[1][: ORACLES[name].tasks]
+
+
 @functools.cache
 def compiled(name):
     """The method with its options, under `jit`; the same program for every test."""
@@ -84,7 +89,7 @@ def test_a_row_says_what_the_function_takes(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_agree_with_a_slow_oracle(setting, name):
     case, pretrained = ORACLES[name], tree_of(setting[0])
-    taus = [tree_of(tau) for tau in setting[1][: case.tasks]]
+    taus = list(map(tree_of, vectors_for(name, setting)))
     want = case.oracle(float64_of(pretrained), [float64_of(tau) for tau in taus])
     for merge in (compiled(name), functools.partial(METHODS[name], **case.options)):
         merged = merge(pretrained, taus)
@@ -96,7 +101,7 @@ def test_methods_agree_with_a_slow_oracle(setting, name):
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_agree_with_it_in_double_precision(setting, name, x64):
     case, pretrained = ORACLES[name], tree_of(setting[0], np.float64)
-    taus = [tree_of(tau / 7, np.float64) for tau in setting[1][: case.tasks]]
+    taus = [tree_of(tau / 7, np.float64) for tau in vectors_for(name, setting)]
     want = case.oracle(float64_of(pretrained), [float64_of(tau) for tau in taus])
     options = {**case.options, **({"key": jax.random.key(0)} if METHODS[name].random else {})}
     for path, leaf in trees.flatten_paths(METHODS[name](pretrained, taus, **options)).items():
@@ -106,8 +111,8 @@ def test_methods_agree_with_it_in_double_precision(setting, name, x64):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_do_not_see_the_order_of_tasks(setting, name):
-    (theta, taus), merge, case = setting, compiled(name), ORACLES[name]
-    want = vector_of(merge(tree_of(theta), [tree_of(tau) for tau in taus[: case.tasks]]))
+    theta, taus, merge, case = setting[0], vectors_for(name, setting), compiled(name), ORACLES[name]
+    want = vector_of(merge(tree_of(theta), [tree_of(tau) for tau in taus]))
     for order in itertools.permutations(range(case.tasks)):
         got = vector_of(merge(tree_of(theta), [tree_of(taus[t]) for t in order]))
         np.testing.assert_allclose(got, want, rtol=0, atol=0 if case.exact else 1e-4)

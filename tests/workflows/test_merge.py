@@ -43,6 +43,13 @@ def measured(workdir, stage):
 
 
 OPTIONS = {  # other than the defaults
+    "breadcrumbs": {"smallest": 0.5, "largest": 0.1},
+    "consensus": {"threshold": 0.6},
+    "della": {"drop_rate": 0.4, "window": 0.5},
+    "karcher": {"iterations": 3},
+    "lines": {"shallow": 0.5},
+    "pcb": {"ratio": 0.2},
+    "slerp": {"share": 0.3},
     "ties": {"density": 0.4, "merge": "sum"},
     "dare": {"drop_rate": 0.3},
 }
