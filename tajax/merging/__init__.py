@@ -23,6 +23,7 @@ from tajax.merging.methods.slerp import check_slerp, slerp
 from tajax.merging.methods.task_arithmetic import task_arithmetic
 from tajax.merging.methods.ties import Agreement, ties, trim_first
 from tajax.merging.methods.weight_average import weight_average
+from tajax.merging.per_task import PerTask, emr, tall_masks
 from tajax.options import Option
 from tajax.types import MergeFn
 
@@ -31,17 +32,20 @@ __all__ = [
     "FitFn",
     "Method",
     "Option",
+    "PerTask",
     "breadcrumbs",
     "compiled",
     "consensus",
     "dare",
     "della",
+    "emr",
     "karcher",
     "lines",
     "magmax",
     "model_stock",
     "pcb",
     "slerp",
+    "tall_masks",
     "task_arithmetic",
     "ties",
     "weight_average",

@@ -140,3 +140,28 @@ def slow_karcher(scaling_coef):
         return theta + scaling_coef * np.mean(lengths) * mean
 
     return by_tensor(of_tensor)
+
+
+def slow_emr(theta, taus):
+    """[N] and [T, N] to [T, N], the model of each task, entry by entry."""
+    shared = []
+    for entries in taus.T:
+        sign = math.copysign(1, sum(entries)) if sum(entries) else 0
+        shared.append(sign * max((abs(entry) for entry in entries if entry * sign > 0), default=0))
+    models = []
+    for tau in taus:
+        own = np.array([entry if entry * mine > 0 else 0 for entry, mine in zip(shared, tau, strict=True)])
+        models.append(theta + own * (sum(abs(tau)) / sum(abs(own)) if own.any() else 0))
+    return np.array(models)
+
+
+def slow_tall_masks(theta, taus, thresholds):
+    """[N] and [T, N] to [T, N]: an entry of the sum where it is nearer to the task's own than θ₀ is, by a factor."""
+    merged = theta + sum(taus)
+    models = []
+    for tau, threshold in zip(taus, thresholds, strict=True):
+        tuned = theta + tau
+        models.append(
+            [m if abs(f - t) > threshold * abs(f - m) else t for m, f, t in zip(merged, tuned, theta, strict=True)]
+        )
+    return np.array(models)

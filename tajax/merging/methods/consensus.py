@@ -23,8 +23,8 @@ def consensus(
 ) -> Params:
     """The sum of the task vectors where at least k tasks want it, θ₀ + λ τ ⊙ 1(Σ_t m_t ≥ k) with τ = Σ_t τ_t.
 
-    Task t wants an entry if the sum is nearer to its own than nothing is, m_t = 1(|τ_t| > ϑ |τ − τ_t|). Entries that no
-    task wants, or one alone, are dropped.
+    Task t wants an entry if the sum is nearer to its own than nothing is, m_t = 1(abs(τ_t) > ϑ abs(τ − τ_t)). Entries
+    that no task wants, or one alone, are dropped.
 
     Args:
         pretrained: θ₀.
@@ -63,7 +63,7 @@ def consensus(
 
 
 def wanted(tau: Params, total: Params, threshold: float) -> Params:
-    """The TALL mask of a task, 1(|τ_t| > ϑ |τ − τ_t|): a tree of bool.
+    """The TALL mask of a task, 1(abs(τ_t) > ϑ abs(τ − τ_t)): a tree of bool.
 
     Example:
         >>> wanted({"w": jnp.array([4.0, 1.0])}, {"w": jnp.array([6.0, 9.0])}, 0.4)
@@ -80,5 +80,10 @@ def check_consensus(count: int, *, tasks: int, threshold: float) -> None:
     """
     if not 0 <= tasks <= count:
         raise ValueError(f"tasks is how many must want an entry, from 0 to the {count} there are; got {tasks}")
+    check_threshold(threshold)
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises `ValueError` unless it is above 0."""
     if not threshold > 0:
         raise ValueError(f"threshold is a number above 0; got {threshold}")
