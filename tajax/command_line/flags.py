@@ -143,7 +143,7 @@ def check_tuple(field: str, value: str) -> None:
         inner = parted.strip("()[]'\" ,")
         words = re.split(r"[\s'\"]*,[\s'\"]*" if "," in inner else r"\s+", inner)
         written = tuple(word.replace(_JOINT, ",") for word in words)
-        shown = repr(now[:3] if isinstance(now, tuple) and not isinstance(now[0], str) else written)
+        shown = repr(now[:3] if isinstance(now, tuple) and now and not isinstance(now[0], str) else written)
         raise ValueError(
             f"--config.{field}={value}: several values are written as in Python, and quoted for the shell:\n"
             f'--config.{field}="{shown}". One alone needs neither.'

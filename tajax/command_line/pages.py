@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -19,8 +19,9 @@ from rich.text import Text
 from tajax import config as configuration
 from tajax.command_line import files
 from tajax.command_line.flags import HELP, define, read
-from tajax.config.fields import BUNDLED_TASKS, PROTOCOL_TASKS, SUITE_TASKS, TEXT_TASKS
-from tajax.merging import METHODS
+from tajax.config.fields import BUNDLED_TASKS, PROTOCOL_TASKS, SUITE_TASKS, TEXT_TASKS, merging_options
+from tajax.merging import METHODS, PREPARATIONS
+from tajax.options import Option
 from tajax.rules import RULES
 
 Rows = Iterable[tuple[str, str]]
@@ -137,8 +138,12 @@ def config_page(values: flags.FlagValues, given: str, command: str) -> Iterator[
     table.add_column(overflow="fold")
     fields = configuration.flatten(config)
     own = f"merging.{config.merging.method}."
-    others_of = {f"merging.{name}.{keyword}" for name, row in METHODS.items() for keyword in row.options}
-    shown = [name for name in comments if name in fields and (name not in others_of or name.startswith(own))]
+    prepared = tuple(f"merging.{name}." for name in config.merging.prepare)
+    shown = [
+        name
+        for name in comments
+        if name in fields and (name not in merging_options() or name.startswith((own, *prepared)))
+    ]
     read = {name: configuration.reads(config.workflow, name) for name in shown}
     for name in filter(read.__getitem__, read):
         changed = fields[name] != default[name]
@@ -163,17 +168,22 @@ def merging_page(command: str) -> Iterator[Part]:
     for name, row in METHODS.items():
         needs = {"nothing": "", "inputs": "Needs examples of the tasks. ", "labels": "Needs labelled examples. "}
         coef = "" if row.scaled else "Takes no coefficient. "
-        yield Text(f"\n{name}", "bold")
-        yield Padding(
-            Text(f"{(inspect.getdoc(row.merge) or '').splitlines()[0]} {needs[row.needs]}{coef}"), (0, 0, 0, 2)
-        )
-        table = _grid()
-        for keyword, option in row.options.items():
-            choices = f" ({', '.join(option.choices)})" if option.choices else ""
-            help_of = f"{option.help}{choices} [default: {option.default!r}]"
-            table.add_row(Text(f"    merging.{name}.{keyword}"), Text(help_of))
-        if row.options:
-            yield table
+        yield from _described(name, row.merge, f" {needs[row.needs]}{coef}", row.options)
+    yield Text("\nDone to the vectors before, in this order: --config.merging.prepare=\"('NAME', 'NAME')\"")
+    for name, preparation in PREPARATIONS.items():
+        yield from _described(name, preparation.prepare, "", preparation.options)
+
+
+def _described(name: str, function: Callable[..., object], more: str, options: Mapping[str, Option]) -> Iterator[Part]:
+    yield Text(f"\n{name}", "bold")
+    yield Padding(Text(f"{(inspect.getdoc(function) or '').splitlines()[0]}{more}"), (0, 0, 0, 2))
+    table = _grid()
+    for keyword, option in options.items():
+        choices = f" ({', '.join(option.choices)})" if option.choices else ""
+        help_of = f"{option.help}{choices} [default: {option.default!r}]"
+        table.add_row(Text(f"    merging.{name}.{keyword}"), Text(help_of))
+    if options:
+        yield table
 
 
 def variants_page(file: str, command: str) -> Iterator[Part]:

@@ -25,7 +25,7 @@ from tajax.config.fields import (
 )
 from tajax.config.identity import flatten, reads
 from tajax.encoders import FAMILIES
-from tajax.merging import METHODS
+from tajax.merging import METHODS, PREPARATIONS
 from tajax.optim import OPTIMIZERS
 from tajax.parallel import PLACEMENTS
 from tajax.questions import QUESTIONS
@@ -279,6 +279,11 @@ def _check_through_norm(config: ConfigDict) -> None:
 
 def _check_merging(config: ConfigDict) -> None:
     name, method = config.merging.method, METHODS[config.merging.method]
+    prepare = config.merging.prepare
+    for preparation in prepare:
+        one_of("merging.prepare", preparation, PREPARATIONS)
+    if len(set(prepare)) < len(prepare):
+        raise ValueError(f"merging.prepare is {prepare!r}, want each preparation once at most: it has one section.")
     if not reads(config.workflow, "merging"):
         return
     if method.needs != "nothing":
@@ -294,6 +299,13 @@ def _check_merging(config: ConfigDict) -> None:
                 raise ValueError(
                     f"merging.{other}.{keyword} is {config.merging[other][keyword]!r}, but merging.method {name!r} "
                     f"does not read it. Leave it out, or give --config.merging.method={other}."
+                )
+    for other, preparation in PREPARATIONS.items():
+        for keyword in preparation.options if other not in prepare else ():
+            if config.merging[other][keyword] != default[other][keyword]:
+                raise ValueError(
+                    f"merging.{other}.{keyword} is {config.merging[other][keyword]!r}, but merging.prepare is "
+                    f"{prepare!r}. Leave it out, or give --config.merging.prepare={(*prepare, other)!r}."
                 )
     if method.check is not None:
         try:

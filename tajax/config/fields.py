@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict, config_dict
 
 from tajax import task_names
-from tajax.merging import METHODS
+from tajax.merging import METHODS, PREPARATIONS
 from tajax.options import Option
 from tajax.questions import ON_VECTORS, QUESTIONS
 from tajax.regimes import regime_options
@@ -82,7 +82,7 @@ as what is left, as in the papers' released code; before, at λk/W, and batches 
 
 
 def merging_options() -> dict[str, Option]:
-    """What merging methods leave open, by field: each method has a section of its own.
+    """What merging methods and preparations leave open, by field: each has a section of its own.
 
     Example:
         >>> merging_options()["merging.ties.density"].default
@@ -90,9 +90,14 @@ def merging_options() -> dict[str, Option]:
     """
     return {
         f"merging.{name}.{keyword}": option
-        for name, method in METHODS.items()
-        for keyword, option in method.options.items()
+        for name, options in _merging_sections().items()
+        for keyword, option in options.items()
     }
+
+
+def _merging_sections() -> dict[str, Mapping[str, Option]]:
+    methods = {name: row.options for name, row in METHODS.items()}
+    return methods | {name: row.options for name, row in PREPARATIONS.items()}
 
 
 def options() -> dict[str, Option]:
@@ -170,9 +175,10 @@ def default_config() -> ConfigDict:
 
     config.merging = merging = ConfigDict()  # read by workflows.task_addition
     merging.method = "task_arithmetic"  # one of METHODS; its α is then tuned, if it has one
-    for name, method in METHODS.items():
-        if method.options:
-            merging[name] = ConfigDict({keyword: option.default for keyword, option in method.options.items()})
+    merging.prepare = ()  # of PREPARATIONS, done to the vectors before, the first one first; empty: none
+    for name, section in _merging_sections().items():
+        if section:
+            merging[name] = ConfigDict({keyword: option.default for keyword, option in section.items()})
     for field, option in regime_options().items():
         finetune[field] = option.default
 

@@ -24,17 +24,21 @@ from tajax.merging.methods.task_arithmetic import task_arithmetic
 from tajax.merging.methods.ties import Agreement, ties, trim_first
 from tajax.merging.methods.weight_average import weight_average
 from tajax.merging.per_task import PerTask, emr, tall_masks
+from tajax.merging.preparation import PREPARATIONS, Preparation, compose
 from tajax.options import Option
 from tajax.types import MergeFn
 
 __all__ = [
     "METHODS",
+    "PREPARATIONS",
     "FitFn",
     "Method",
     "Option",
     "PerTask",
+    "Preparation",
     "breadcrumbs",
     "compiled",
+    "compose",
     "consensus",
     "dare",
     "della",
@@ -125,7 +129,7 @@ METHODS: Mapping[str, Method] = {
         options={
             "shallow": Option(
                 1.0,
-                "coefficient of the first layers times the number of tasks; α is what the last layer has beyond it",
+                "coefficient of the first layers, times the number of tasks",
                 lambda v: 0 <= v < math.inf,
                 "a finite number, 0 or more",
             ),

@@ -66,7 +66,7 @@ def merge(setup: Setup, taus: Mapping[str, Params]) -> Merged:
     and its vector is what that changed, to be gone whole.
 
     Args:
-        setup: its `config.merging` names the method and has its options.
+        setup: its `config.merging` names the method, what is done to vectors before, and has the options of both.
         taus: the task vector of each task.
 
     Returns:
@@ -78,6 +78,10 @@ def merge(setup: Setup, taus: Mapping[str, Params]) -> Merged:
     options = {keyword: settings[settings.method][keyword] for keyword in method.options}
     if method.layered:
         options["stacked"] = setup.encoder.stacked
+    for name in reversed(settings.prepare):  # the outermost is applied first
+        preparation = merging.PREPARATIONS[name]
+        chosen = {keyword: settings[name][keyword] for keyword in preparation.options}
+        method = merging.compose(preparation, method, **chosen)
     drawn = {"key": jax.random.key(setup.config.seed)} if method.random else {}
     compiled = merging.compiled(method, **options)
     vectors = [taus[task.name] for task in setup.tasks]
@@ -113,8 +117,8 @@ def add_tasks(setup: Setup, evaluator: Evaluator, merged: Merged) -> float:
     """
     journal = setup.journal
     single = {split: _single_task(journal, split) for split in SPLITS}
-    method = setup.config.merging.method
-    tuned = merging.METHODS[method].scaled
+    tuned = merging.METHODS[setup.config.merging.method].scaled
+    method = " + ".join((*setup.config.merging.prepare, setup.config.merging.method))
     _tell_without_ratio(journal, tuned=tuned)
     origin = {"method": method} | ({} if tuned else {"tuned": False})
 

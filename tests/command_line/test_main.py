@@ -16,7 +16,8 @@ from tajax import config as tc
 from tajax import interrupts, processes, progress
 from tajax import main as entry
 from tajax.command_line import files
-from tajax.merging import METHODS
+from tajax.config.fields import merging_options
+from tajax.merging import METHODS, PREPARATIONS
 
 ROOT = Path(__file__).parents[2]
 ATTN = f"--config={ROOT / 'configs' / 'attn.py'}"
@@ -269,20 +270,20 @@ def test_exit_codes_of_the_help_are_those_of_the_program(runs, capsys, monkeypat
     assert {int(code) for code in codes} == meant
 
 
-OF_OTHER_METHODS = {
-    f"merging.{name}.{keyword}" for name, row in METHODS.items() for keyword in row.options if name != "task_arithmetic"
-}
+OF_OTHER_METHODS = set(merging_options())  # task_arithmetic, which is chosen there, has none
 
 
 def test_help_of_merging_has_every_method_with_its_options(runs, capsys, monkeypatch):
     shown = page(capsys, monkeypatch, "--help", "merging", columns=200)
-    for name, row in METHODS.items():
+    for name, row in (*METHODS.items(), *PREPARATIONS.items()):
         assert f"\n{name}\n" in shown
         assert all(
             f"merging.{name}.{keyword}" in shown and option.help in shown for keyword, option in row.options.items()
         )
     chosen = page(capsys, monkeypatch, "--config=attn", "--config.merging.method=ties", "--help", columns=200)
     assert "merging.ties.density" in chosen and "merging.dare" not in chosen and "--help merging" in chosen
+    trimmed = page(capsys, monkeypatch, "--config=attn", "--config.merging.prepare=trim", "--help", columns=200)
+    assert "merging.trim.density" in trimmed and "merging.trim.density" not in chosen
 
 
 def test_help_of_a_config_has_what_its_workflow_reads_and_names_the_rest(runs, capsys, monkeypatch):

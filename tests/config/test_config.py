@@ -1,6 +1,7 @@
 """What a config may say, and that it says it from anywhere."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -191,6 +192,39 @@ def test_options_of_a_merging_method_that_go_ill_together_are_refused_before_a_r
         tc.validate(config)
     config.merging.consensus.tasks = len(config.tasks)
     tc.validate(config)
+
+
+def test_preparations_are_checked_as_methods_are():
+    config = tc.default_config()
+    config.merging.prepare = ("trimm",)
+    with pytest.raises(
+        ValueError, match="unknown merging.prepare 'trimm'. Did you mean 'trim'. Choices: drop, rescale"
+    ):
+        tc.validate(config)
+    config.merging.prepare = ("trim", "trim")
+    with pytest.raises(ValueError, match="want each preparation once at most"):
+        tc.validate(config)
+    config.merging.prepare, config.merging.trim.density = ("rescale",), 0.4
+    with pytest.raises(
+        ValueError, match=r"merging.trim.density is 0.4, .*give --config.merging.prepare=\('rescale', 'trim'\)"
+    ):
+        tc.validate(config)
+    config.merging.prepare = ("rescale", "trim")
+    tc.validate(config)
+    config.merging.trim.density = 0.0
+    with pytest.raises(ValueError, match="merging.trim.density is 0.0, want a share above 0, at most 1"):
+        tc.validate(config)
+    assert tc.field_comments()["merging.prepare"].startswith("of drop, rescale, trim, done to the vectors before")
+    assert load(f"--config={CONFIGS[0]}", "--config.merging.prepare=trim").merging.prepare == ("trim",)
+
+
+def test_runs_without_preparations_are_the_runs_of_earlier_versions():
+    config = tc.default_config()
+    earlier = json.loads(config.to_json())
+    del earlier["merging"]["prepare"], earlier["merging"]["trim"], earlier["merging"]["drop"]
+    assert tc.config_hash(earlier) == tc.config_hash(config) and tc.diff(earlier, config) == {}
+    config.merging.prepare = ("trim",)
+    assert tc.config_hash(earlier) != tc.config_hash(config)
 
 
 def test_an_exact_coefficient_needs_two_ends_to_lie_between():

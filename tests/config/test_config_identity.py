@@ -19,7 +19,7 @@ def test_hash_names_what_is_computed_and_not_where_or_how_fast():
         change = other.get(type(standard), lambda v: 7 if v is None else v + 1)(standard)
         # None by default, so that their type is not seen:
         wanted = dict.fromkeys(("task_vectors", "control", "track.wandb", "pretrain.initial_model"), "x")
-        wanted |= {"disentanglement.pairs": (("digits", "signs"),), "layers": (0, 2)}
+        wanted |= {"disentanglement.pairs": (("digits", "signs"),), "layers": (0, 2), "merging.prepare": ("rescale",)}
         wanted |= dict.fromkeys(("checkpoints", "pretrain.natural"), ("x",))
         wanted |= dict.fromkeys(("tune.learning_rate", "tune.penalty_strength"), (1e-3, 1e-4))
         config.update_from_flattened_dict({field: wanted.get(field, change)})

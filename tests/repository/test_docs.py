@@ -144,6 +144,7 @@ def test_links_of_a_text_lead_to_files_and_headings(path):
         ("command_line.md", config.VARIANTS),
         ("glossary.md", config.REGIMES),
         ("choose.md", merging.METHODS),
+        ("choose.md", merging.PREPARATIONS),
         ("choose.md", merging_options()),
         ("own_models.md", encoders.FAMILIES),
     ],

@@ -98,6 +98,26 @@ def test_the_models_of_a_run_are_those_of_the_method(name, bent, standard, theta
         assert_near(params, in_one_step(name, theta0, taus, coef))
 
 
+@pytest.mark.parametrize("prepare", [("trim", "rescale"), ("rescale", "drop")])
+@pytest.mark.parametrize("name", ["lines", "slerp"])  # one that is not affine, one that is
+def test_the_vectors_of_a_run_are_prepared_in_order(prepare, name, standard, theta0):
+    config, tasks = default_config(), [SimpleNamespace(name=name) for name in TASKS]
+    config.merging.method, config.merging.prepare = name, prepare
+    config.merging.trim.density, config.merging.drop.drop_rate = (
+        (0.3, 0.5) if "trim" in prepare else (0.2, 0.4)  # the other is not read
+    )
+    taus = load_vectors(standard, theta0)
+    setup = SimpleNamespace(config=config, tasks=tasks, pretrained=theta0, encoder=SimpleNamespace(stacked="blocks"))
+    merged = task_addition.merge(setup, dict(zip(TASKS, taus, strict=True)))
+    first, second = (merging.PREPARATIONS[row] for row in prepare)
+    if prepare[0] == "trim":
+        prepared = second(first(taus, density=0.3))
+    else:
+        prepared = second(first(taus), key=jax.random.key(config.seed), drop_rate=0.4)
+    [(tau, [along])] = merged((0.7,))
+    assert_near(apply_task_vector(theta0, tau, along), merging.METHODS[name](theta0, prepared, scaling_coef=0.7))
+
+
 @pytest.mark.parametrize("config", ["standard", "posthoc"])
 def test_a_method_that_is_not_affine_is_measured_point_by_point(config, bent, standard, theta0, run, world):
     """From the true θ₀: what a run records is what its models give, one by one, and so is what it leaves."""
@@ -138,6 +158,9 @@ def test_run_with_another_method_leaves_its_model(standard, theta0, run, world):
     added = results.find(results.read(world / "ties" / "results.jsonl"), stage="task_addition")
     ((coef, method),) = {(r["scaling_coef"], r["method"]) for r in added}
     assert method == "ties" and coef in GRID and " of ties, tuned" in done.out
+    prepared = run("standard", world / "prepared_ties", **settings, **{"merging.prepare": repr(("rescale",))})
+    assert prepared.code == 0, prepared.err
+    assert " of rescale + ties, tuned" in prepared.out
     merged = models.load(world / "ties" / "merged").params["image"]
     assert_near(merged, in_one_step("ties", theta0, load_vectors(standard, theta0), coef))
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from tajax import trees
 from tajax.merging.methods.task_arithmetic import task_arithmetic
+from tajax.merging.preparation import drop, thin
 from tajax.types import MergeFn, Params
 
 
@@ -44,31 +42,15 @@ def dare(
         Yu et al. 2024, "Language Models are Super Mario", §3.
 
     Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
         >>> dare({"w": jnp.zeros(6)}, [{"w": jnp.ones(6)}], key=jax.random.key(0), scaling_coef=0.5)
         {'w': Array([1., 0., 1., 0., 1., 1.], dtype=float32)}
     """
-    if not 0 <= drop_rate < 1:
-        raise ValueError(f"drop_rate is the share of entries to drop, in [0, 1); got {drop_rate}")
     trees.check_taus(taus, pretrained)
-    return merge(
-        pretrained, [_thin(k, tau, drop_rate) for k, tau in zip(_keys(key, taus), taus, strict=True)], **options
-    )
+    return merge(pretrained, drop(taus, key=key, drop_rate=drop_rate), **options)
 
 
 def thin_first(tau: Params, *, key: Array, drop_rate: float = 0.5, **rest: Any) -> tuple[Params, dict[str, Any]]:
     """What DARE does to each vector alone, with a key of its own, and the options that are left."""
-    return _thin(key, tau, drop_rate), {"drop_rate": 0.0, **rest}
-
-
-def _thin(key: Array, tau: Params, drop_rate: float) -> Params:
-    leaves, structure = jax.tree.flatten(tau)
-
-    def thin(key: Array, leaf: ArrayLike) -> Array:
-        keep = jax.random.bernoulli(key, 1 - drop_rate, jnp.shape(leaf))
-        return jnp.where(keep, leaf / (1 - drop_rate), 0)
-
-    return jax.tree.unflatten(structure, list(map(thin, _keys(key, leaves), leaves)))
-
-
-def _keys(key: Array, items: Sequence[object]) -> list[Array]:
-    return list(jax.random.split(key, len(items)))
+    return thin(key, tau, drop_rate), {"drop_rate": 0.0, **rest}
