@@ -164,6 +164,21 @@ class SingleTask(Accuracy):
     """The model that was fine-tuned on the task."""
 
 
+class MergingFit(Recorded):
+    """What a merging method found in examples of the tasks."""
+
+    method: str
+    split: str
+    """Of the tasks, from which the examples are."""
+    images: dict[str, int]
+    """How many of each task."""
+    labels: bool
+    """Whether it was given the labels."""
+    seconds: float
+    found: NotRequired[dict[str, Any]]
+    """What was found, if it is small: coefficients, for example, by what they are of, with the tasks in order."""
+
+
 class Sweep(Accuracy):
     """The merged model at a coefficient of the grid."""
 

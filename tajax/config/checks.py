@@ -137,6 +137,7 @@ _CHOICES = {
     "placement": PLACEMENTS,
     "finetune.optimizer": OPTIMIZERS,
     "merging.method": METHODS,
+    "merging.split": SPLITS,
     "disentanglement.split": SPLITS,
     "ntk.output": KERNEL_OUTPUTS,
     "ntk.split": SPLITS,
@@ -286,15 +287,27 @@ def _check_merging(config: ConfigDict) -> None:
         raise ValueError(f"merging.prepare is {prepare!r}, want each preparation once at most: it has one section.")
     if not reads(config.workflow, "merging"):
         return
-    if method.needs != "nothing":
-        given = ", ".join(other for other, row in METHODS.items() if row.needs == "nothing")
-        raise ValueError(
-            f"merging.method {name!r} needs {method.needs} of the tasks, and a run hands their task vectors alone to a "
-            f"method (yet). Choose one of {given}, or call tajax.merging.METHODS[{name!r}] with what its `fit` finds."
-        )
     default = default_config().merging
+    for field in ("images", "split"):
+        if method.needs == "nothing" and config.merging[field] != default[field]:
+            raise ValueError(
+                f"merging.{field} is {config.merging[field]!r}, but merging.method {name!r} sees no example. Leave it "
+                "out."
+            )
+    if method.needs == "labels" and config.merging.split == "test":
+        raise ValueError(
+            f"merging.split is 'test', but merging.method {name!r} reads labels, and those of the test split are for "
+            "measuring alone. Give --config.merging.split=val, or train."
+        )
+    linearized = regime(config).evaluate_linearized
+    if method.models == ("ordinary" if linearized else "linearized"):
+        names = ", ".join(other for other, row in REGIMES.items() if row.evaluate_linearized != linearized)
+        raise ValueError(
+            f"merging.method {name!r} merges {method.models} models alone, and regime {config.regime!r} is evaluated "
+            f"{'linearised' if linearized else 'as it is'}. Regimes that it takes: {names}."
+        )
     for other, row in METHODS.items():
-        for keyword in row.options if other != name else ():
+        for keyword in row.settings if other != name else ():
             if config.merging[other][keyword] != default[other][keyword]:
                 raise ValueError(
                     f"merging.{other}.{keyword} is {config.merging[other][keyword]!r}, but merging.method {name!r} "

@@ -176,6 +176,8 @@ def default_config() -> ConfigDict:
     config.merging = merging = ConfigDict()  # read by workflows.task_addition
     merging.method = "task_arithmetic"  # one of METHODS; its α is then tuned, if it has one
     merging.prepare = ()  # of PREPARATIONS, done to the vectors before, the first one first; empty: none
+    merging.images = 256  # examples of each task that methods which need data see, drawn with the seed; data.drawn
+    merging.split = "val"  # one of SPLITS, from which they are; test: without labels, as in AdaMerging's paper
     for name, section in _merging_sections().items():
         if section:
             merging[name] = ConfigDict({keyword: option.default for keyword, option in section.items()})

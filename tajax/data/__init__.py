@@ -5,7 +5,7 @@ from tajax.data.overlap import Overlap, find_overlap
 from tajax.data.pipeline import Batches, check_images, check_takes, load
 from tajax.data.preprocess import normalize
 from tajax.data.readiness import Readiness, check
-from tajax.data.samples import sample
+from tajax.data.samples import drawn, sample
 from tajax.data.sources import BadImageError, BadTextError
 from tajax.data.table import BUNDLED, PROTOCOL, SUITE, TASKS, TaskSpec
 from tajax.data.tasks import Task, check_entry, open_task, open_tasks
@@ -29,6 +29,7 @@ __all__ = [
     "check_images",
     "check_takes",
     "count_cut",
+    "drawn",
     "find_overlap",
     "join",
     "load",

@@ -14,6 +14,23 @@ from tajax.data.tasks import Task
 from tajax.types import InputSpec
 
 
+def drawn(task: Task, split: str, count: int, *, seed: int) -> Task:
+    """The task with `count` examples of a split, or all where there are fewer, in an order that the seed decides.
+
+    Args:
+        task: an opened task.
+        split: "train", "val" or "test".
+        count: N, at least 1.
+        seed: of the draw.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    source = task.split(split)
+    rows = draws.permutation(len(source), seed=seed, purpose=draws.ORDER)[:count]
+    return dataclasses.replace(task, splits={**task.splits, split: rows_of(source, rows)})
+
+
 def sample(
     task: Task, split: str, count: int, *, seed: int, inputs: InputSpec, workers: int = 0
 ) -> Shaped[np.ndarray, "N ..."]:
@@ -30,8 +47,6 @@ def sample(
     Raises:
         ValueError: as `load`.
     """
-    source = task.split(split)
-    rows = draws.permutation(len(source), seed=seed, purpose=draws.ORDER)[:count]
-    drawn = dataclasses.replace(task, splits={**task.splits, split: rows_of(source, rows)})
-    (batch,) = load(drawn, split, batch_size=len(rows), preprocessing=inputs, workers=workers)
+    some = drawn(task, split, count, seed=seed)
+    (batch,) = load(some, split, batch_size=len(some.split(split)), preprocessing=inputs, workers=workers)
     return np.asarray(batch.inputs)

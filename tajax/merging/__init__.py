@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import jax
 
-from tajax.merging.method import FitFn, Method
+from tajax.merging.method import FitFn, Method, check_data
 from tajax.merging.methods.breadcrumbs import breadcrumbs, check_breadcrumbs
 from tajax.merging.methods.consensus import check_consensus, consensus
 from tajax.merging.methods.dare import dare, thin_first
@@ -37,6 +37,7 @@ __all__ = [
     "PerTask",
     "Preparation",
     "breadcrumbs",
+    "check_data",
     "compiled",
     "compose",
     "consensus",

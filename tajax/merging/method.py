@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from tajax import trees
 from tajax.options import Option
 from tajax.types import ApplyFn, Batch, Head, MergeFn, Params
 
@@ -14,7 +15,7 @@ from tajax.types import ApplyFn, Batch, Head, MergeFn, Params
 class FitFn(Protocol):
     """What a method finds out from the tasks' data before it merges."""
 
-    # Any, because each method's function takes something else.
+    # Any, because each method has other options, and its function takes something else.
     def __call__(
         self,
         encode: ApplyFn,
@@ -22,10 +23,24 @@ class FitFn(Protocol):
         taus: Mapping[str, Params],
         batches: Mapping[str, Iterable[Batch]],
         heads: Mapping[str, Head],
+        **options: Any,
     ) -> Mapping[str, Any]:
         """What `merge` takes besides its options, from the vector, batches and head of each task, by name.
 
-        The labels are for methods that need them; others see inputs alone.
+        Args:
+            encode: `(params, inputs) -> features [B, E]`: the encoder, or its expansion around `pretrained`.
+            pretrained: θ₀.
+            taus: the task vector of each task. What is found has the tasks in this order.
+            batches: of each task, examples that can be gone through any number of times. The labels are for methods
+                that need them; others see zeros in their place.
+            heads: of each task.
+            **options: keyword-only, those of `Method.fit_options`, and `stacked` where the method is layered.
+
+        Returns:
+            By keyword, nested dictionaries of arrays; what is of a task stands along their leading axis.
+
+        Raises:
+            ValueError: as `check_data`.
         """
         ...
 
@@ -57,6 +72,8 @@ class Method:
         fit: gets that; None where nothing is needed.
         check: `(number of vectors, **options)`: raises `ValueError` where options go ill with each other or with that
             number, so that a run is refused before it trains; None if any that are in range will do.
+        fit_options: by keyword, what configs may choose of `fit`.
+        models: which models it merges: all, none that are evaluated linearised, or those alone.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,8 +94,41 @@ class Method:
     needs: Literal["nothing", "inputs", "labels"] = "nothing"
     fit: FitFn | None = None
     check: Callable[..., None] | None = None
+    fit_options: Mapping[str, Option] = field(default_factory=dict)
+    models: Literal["all", "ordinary", "linearized"] = "all"
+
+    @property
+    def settings(self) -> Mapping[str, Option]:
+        """All that configs may choose, of the function and of `fit`."""
+        return {**self.options, **self.fit_options}
 
     # Any, as in MergeFn.
     def __call__(self, pretrained: Params, taus: Sequence[Params], **options: Any) -> Params:
         """The merged parameters: a tree like `pretrained`, with its dtypes."""
         return self.merge(pretrained, taus, **options)
+
+
+def check_data(
+    pretrained: Params,
+    taus: Mapping[str, Params],
+    batches: Mapping[str, Iterable[Batch]],
+    heads: Mapping[str, Head] | None = None,
+) -> None:
+    """Raises unless every task has a vector that fits, batches and, where `heads` are given, a head.
+
+    Raises:
+        ValueError: there are no tasks, one lacks its batches or head or has no example, or a vector does not fit.
+
+    Example:
+        >>> check_data({"w": 1.0}, {"signs": {"w": 2.0}}, {})
+        Traceback (most recent call last):
+        ...
+        ValueError: batches lacks signs, which is in taus
+    """
+    trees.check_taus(list(taus.values()), pretrained)
+    trees.check_same_names("batches", taus, batches, "taus")
+    if heads is not None:
+        trees.check_same_names("heads", taus, heads, "taus")
+    for task, examples in batches.items():
+        if isinstance(examples, Sized) and not len(examples):
+            raise ValueError(f"task {task!r} has no example to fit a merging method to")

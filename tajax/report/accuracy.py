@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from tajax.records import (
     Accuracy,
     ExactScalingCoef,
+    MergingFit,
     Pretrain,
     SingleTask,
     Sweep,
@@ -283,7 +284,17 @@ def _notes(records: Sequence[Record]) -> Iterable[str]:
         by = f" of {method}" if (method := _method(addition)) else ""
         how = f"tuned on validation, one for all tasks{among}" if _tuned(records) else "which has none to tune"
         yield f"α = {addition[0]['scaling_coef']:g}{by}, {how}."
+        yield from map(_about_fit, find(records, MergingFit))
         yield from without_ratio(find(records, SingleTask), tuned=_tuned(records))
+
+
+def _about_fit(fit: MergingFit) -> str:
+    """What a merging method was fitted to; a split that is also measured on is not like any other."""
+    counts = sorted(set(fit["images"].values()))
+    many = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    seen = f"{many} {fit['split']} examples of each task, {'with' if fit['labels'] else 'without'} their labels"
+    measured = ", which are among those that it is measured on" if fit["split"] == "test" else ""
+    return f"{fit['method']} was fitted to {seen}{measured}."
 
 
 def without_ratio(single: Sequence[SingleTask], *, tuned: bool = True) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 τ is what `config.merging.method` makes of the task vectors; their sum, if not said otherwise. A method that is not
 affine makes another τ for each α. One without a coefficient, such as the average of the models, stands as it is: α = 1.
+Methods that need data are fitted to examples of the tasks before (`tajax.workflows.fitting`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +29,9 @@ from tajax.results import Record
 from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.task_vectors import task_vector
 from tajax.types import Params
-from tajax.workflows import single_task
+from tajax.workflows import fitting, single_task
 from tajax.workflows.evaluator import Evaluator
+from tajax.workflows.fitting import fit_method
 from tajax.workflows.journal import SPLITS, Journal, means_of, measure_splits
 from tajax.workflows.predictions import record_predictions
 from tajax.workflows.setup import Setup
@@ -49,7 +53,7 @@ def answer(setup: Setup, evaluator: Evaluator) -> None:
     measure_zero_shot(setup, evaluator)
     taus = task_vectors(setup, evaluator.heads)
     measure_single_task(setup, evaluator, taus)
-    merged = merge(setup, taus)
+    merged = merge(setup, taus, fit_method(setup, evaluator.heads, taus))
     scaling_coef = add_tasks(setup, evaluator, merged)
     [(tau, [along])] = merged([scaling_coef])
     if save.examples:
@@ -58,7 +62,7 @@ def answer(setup: Setup, evaluator: Evaluator) -> None:
         save_merged(setup, tau, along)
 
 
-def merge(setup: Setup, taus: Mapping[str, Params]) -> Merged:
+def merge(setup: Setup, taus: Mapping[str, Params], found: Mapping[str, Any] = MappingProxyType({})) -> Merged:
     """The models that a method makes of all vectors, each as θ₀ moved along one.
 
     One vector serves every α of an affine method, whose model is θ₀ + αg: g, its model around zero, in the precision of
@@ -68,6 +72,7 @@ def merge(setup: Setup, taus: Mapping[str, Params]) -> Merged:
     Args:
         setup: its `config.merging` names the method, what is done to vectors before, and has the options of both.
         taus: the task vector of each task.
+        found: what the method's `fit` found, by keyword; nothing for methods that need no data.
 
     Returns:
         `coefficients α [G] -> pairs (τ, c), one a pass over images`: all c together are G long, and the models at α are
@@ -82,18 +87,18 @@ def merge(setup: Setup, taus: Mapping[str, Params]) -> Merged:
         preparation = merging.PREPARATIONS[name]
         chosen = {keyword: settings[name][keyword] for keyword in preparation.options}
         method = merging.compose(preparation, method, **chosen)
-    drawn = {"key": jax.random.key(setup.config.seed)} if method.random else {}
+    given = {**found, **({"key": jax.random.key(setup.config.seed)} if method.random else {})}
     compiled = merging.compiled(method, **options)
     vectors = [taus[task.name] for task in setup.tasks]
     if method.affine:
-        tau = compiled(jax.tree.map(jnp.zeros_like, vectors[0]), vectors, **drawn)
+        tau = compiled(jax.tree.map(jnp.zeros_like, vectors[0]), vectors, **given)
         return lambda coefs: iter([(tau, coefs)])
     pretrained = setup.pretrained
 
     @functools.lru_cache(maxsize=1)  # the one that is chosen serves all tasks
     def moved(coef: float) -> Params:
         scaled = {"scaling_coef": coef} if method.scaled else {}
-        return task_vector(pretrained, compiled(pretrained, vectors, **drawn, **scaled))
+        return task_vector(pretrained, compiled(pretrained, vectors, **given, **scaled))
 
     return lambda coefs: ((moved(coef), (1.0,)) for coef in coefs)
 
@@ -237,13 +242,14 @@ def _single_task(journal: Journal, split: str) -> dict[str, float]:
 
 def stages(config: ConfigDict) -> tuple[Stage, ...]:
     """What the workflow does, in order."""
-    tuned = merging.METHODS[config.merging.method].scaled
+    method = merging.METHODS[config.merging.method]
     sweep = Stage(stage_of(Sweep), f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1)
     after: tuple[Stage, ...] = (Stage(stage_of(records.Predictions), images=1),) if config.save.examples else ()
     after += (Stage("save", "save merged model", work=0),) if config.save.merged or config.save.open_clip else ()
     return (
         *single_task.stages(config),
-        *((sweep,) if tuned else ()),
+        *fitting.stages(config),
+        *((sweep,) if method.scaled else ()),
         Stage(stage_of(TaskAddition), "merged model", kind=own_kind(config), images=1),
         *after,
     )

@@ -259,7 +259,10 @@ def test_merging_methods_that_a_run_cannot_tune_are_refused_by_name(monkeypatch)
         tc.validate(config)
     monkeypatch.setitem(merging.METHODS, "fitted", dataclasses.replace(unlike, needs="inputs"))
     config.evaluate.exact, config.merging.method = False, "fitted"
-    with pytest.raises(ValueError, match="'fitted' needs inputs .* Choose one of .*task_arithmetic, ties, .*unlike"):
+    config.merging.images, config.merging.split = 9, "test"
+    tc.validate(config)
+    config.merging.method = "unlike"
+    with pytest.raises(ValueError, match="merging.images is 9, but merging.method 'unlike' sees no example"):
         tc.validate(config)
     config.workflow = "single_task"  # which merges nothing
     tc.validate(config)

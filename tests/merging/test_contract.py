@@ -81,8 +81,12 @@ def test_a_row_says_what_the_function_takes(name):
     method, taken = METHODS[name], inspect.signature(METHODS[name].merge).parameters
     assert ("key" in taken, "stacked" in taken) == (method.random, method.layered)
     assert (method.fit is None) == (method.needs == "nothing")
-    for keyword, option in method.options.items():
-        assert taken[keyword].default == option.default and option.holds(option.default) and option.help
+    assert not method.options.keys() & method.fit_options.keys()
+    fitted = inspect.signature(method.fit).parameters if method.fit else {}
+    assert "stacked" in fitted or not (method.fit and method.layered)
+    for keyword, option in method.settings.items():
+        default = (taken if keyword in method.options else fitted)[keyword].default
+        assert default == option.default and option.holds(option.default) and option.help
         assert not option.choices or option.default in option.choices
 
 
