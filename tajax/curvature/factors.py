@@ -32,8 +32,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from tajax import trees
-from tajax.curvature import tracing
+from tajax import tracing, trees
 from tajax.curvature.roles import Roles, roles
 from tajax.types import ApplyFn, Params
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tajax import trees
-from tajax.curvature.tracing import ADDITIVE, Seen
+from tajax.tracing import ADDITIVE, Seen, matrices
 from tajax.types import Params
 
 LARGEST_GRAM = 2048
@@ -54,7 +54,7 @@ def roles(seen: Seen, params: Params, trained: Collection[str], *, stacked: str 
     is taken row by row. Nothing else is known.
 
     Args:
-        seen: from `tajax.curvature.tracing.run`.
+        seen: from `tajax.tracing.run`.
         params: leaves may be `jax.ShapeDtypeStruct`.
         trained: paths of the leaves that are trained.
         stacked: the node below which leaves stack layers along their leading axis; None if there is none.
@@ -63,7 +63,7 @@ def roles(seen: Seen, params: Params, trained: Collection[str], *, stacked: str 
         ValueError: a trained leaf is none of these; its path, shape and operations are named.
     """
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in trees.flatten_paths(params).items()}
-    known, matrices = _dense(seen, shapes), {block.path for block in seen.blocks}
+    known, multiplied = _dense(seen, params, shapes), {block.path for block in seen.blocks}
     dense = tuple(one for one in known.values() if one.kernel in trained or one.bias in trained)
     biases = {one.bias for one in dense if one.bias}
     rows: dict[str, tuple[int, int, int]] = {}
@@ -75,7 +75,7 @@ def roles(seen: Seen, params: Params, trained: Collection[str], *, stacked: str 
         layers, shape = (shapes[path][0], shapes[path][1:]) if layered else (1, shapes[path])
         if math.prod(shape) <= LARGEST_GRAM:
             gram[path] = (layers, math.prod(shape))
-        elif len(shape) == 2 and shape[1] <= LARGEST_GRAM and path not in matrices and seen.others[path] <= ADDITIVE:
+        elif len(shape) == 2 and shape[1] <= LARGEST_GRAM and path not in multiplied and seen.others[path] <= ADDITIVE:
             rows[path] = (layers, *shape)
         else:
             raise ValueError(
@@ -87,18 +87,10 @@ def roles(seen: Seen, params: Params, trained: Collection[str], *, stacked: str 
     return Roles(dense, rows, gram)
 
 
-def _dense(seen: Seen, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Dense]:
-    """The leaves that are matrices of dense layers and nothing else, by path."""
+def _dense(seen: Seen, params: Params, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Dense]:
+    """The leaves that are matrices of dense layers and nothing else, by path, each with its bias."""
     found: dict[str, Dense] = {}
-    for path in dict.fromkeys(block.path for block in seen.blocks):
-        blocks = [block for block in seen.blocks if block.path == path]
-        layers = len(blocks)
-        whole = sorted(block.number for block in blocks) == list(range(layers))
-        k, m = blocks[0].inputs, blocks[0].outputs
-        if not whole or any(block[2:] != (k, m) for block in blocks) or layers * k * m != math.prod(shapes[path]):
-            continue
-        if seen.others[path]:
-            continue
+    for path, (layers, k, m) in matrices(seen, params).items():
         pairs = {(block.number, bias, number) for block, bias, number in seen.biases if block.path == path}
         candidates = {bias for _, bias, _ in pairs}
         bias = candidates.pop() if len(candidates) == 1 else None

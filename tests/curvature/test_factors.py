@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tajax import trees
+from tajax import tracing, trees
 from tajax.curvature import factors as curvature
-from tajax.curvature import penalty, tracing
+from tajax.curvature import penalty
 from tajax.curvature.roles import Dense, roles
 from tajax.encoders.text.bert import Bert, BertConfig, Tokens
 from tajax.encoders.vit.geometry import VitConfig

@@ -105,6 +105,39 @@ def run(apply: ApplyFn, params: Params, inputs: PyTree[Array], tap: Tap | None =
     return out.array, Seen(tuple(walk.blocks), tuple(walk.biases), others)
 
 
+class Matrices(NamedTuple):
+    """A leaf that is the matrix of a dense layer in each of its layers, [L, K, M] in rows."""
+
+    layers: int
+    inputs: int
+    outputs: int
+
+
+def matrices(seen: Seen, params: Params) -> dict[str, Matrices]:
+    """The leaves that are matrices of dense layers and nothing else, each used once: by path, in the program's order.
+
+    Args:
+        seen: from `run`.
+        params: the parameters that it was given; leaves may be `jax.ShapeDtypeStruct`.
+
+    Example:
+        >>> params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+        >>> _, seen = run(lambda p, x: x @ p["w"] + p["b"][None], params, jnp.ones((4, 3)))
+        >>> matrices(seen, params)
+        {'w': Matrices(layers=1, inputs=3, outputs=2)}
+    """
+    sizes = {path: math.prod(np.shape(leaf)) for path, leaf in trees.flatten_paths(params).items()}
+    found: dict[str, Matrices] = {}
+    for path in dict.fromkeys(block.path for block in seen.blocks):
+        blocks = [block for block in seen.blocks if block.path == path]
+        one = Matrices(len(blocks), blocks[0].inputs, blocks[0].outputs)
+        whole = sorted(block.number for block in blocks) == list(range(one.layers))
+        alike = all(block[2:] == one[1:] for block in blocks)
+        if whole and alike and math.prod(one) == sizes[path] and not seen.others[path]:
+            found[path] = one
+    return found
+
+
 class _Walk:
     """One way through a program."""
 
