@@ -96,7 +96,7 @@ def merging_options() -> dict[str, Option]:
 
 
 def _merging_sections() -> dict[str, Mapping[str, Option]]:
-    methods = {name: row.options for name, row in METHODS.items()}
+    methods = {name: row.settings for name, row in METHODS.items()}
     return methods | {name: row.options for name, row in PREPARATIONS.items()}
 
 

@@ -20,6 +20,9 @@ from tajax.merging.methods.magmax import magmax
 from tajax.merging.methods.model_stock import check_model_stock, model_stock
 from tajax.merging.methods.pcb import pcb
 from tajax.merging.methods.slerp import check_slerp, slerp
+from tajax.merging.methods.fisher import Labels, fisher, fit_fisher
+from tajax.merging.methods.regmean import fit_regmean, regmean
+from tajax.merging.methods.regmean_plusplus import fit_regmean_plusplus, regmean_plusplus
 from tajax.merging.methods.task_arithmetic import task_arithmetic
 from tajax.merging.methods.ties import Agreement, ties, trim_first
 from tajax.merging.methods.weight_average import weight_average
@@ -51,10 +54,20 @@ __all__ = [
     "pcb",
     "slerp",
     "tall_masks",
+    "fisher",
+    "fit_fisher",
+    "fit_regmean",
+    "fit_regmean_plusplus",
+    "regmean",
+    "regmean_plusplus",
     "task_arithmetic",
     "ties",
     "weight_average",
 ]
+
+_OFF_DIAGONAL = Option(
+    0.95, "γ, what products of different inputs are multiplied by", lambda v: 0 <= v <= 1, "a factor between 0 and 1"
+)
 
 METHODS: Mapping[str, Method] = {
     "breadcrumbs": Method(
@@ -167,6 +180,38 @@ METHODS: Mapping[str, Method] = {
         layered=True,
         by_leaf=True,
         check=check_slerp,
+    ),
+    "fisher": Method(
+        fisher,
+        options={"floor": Option(1e-6, "the least Fisher information of an entry", lambda v: v > 0, "above 0")},
+        affine=True,
+        scaled=False,
+        needs="labels",
+        fit=fit_fisher,
+        fit_options={
+            "labels": Option(
+                "expected", "classes that are averaged over, the model's own or the true ones", choices=get_args(Labels)
+            )
+        },
+    ),
+    "regmean": Method(
+        regmean,
+        options={"off_diagonal": _OFF_DIAGONAL},
+        affine=True,
+        scaled=False,
+        needs="inputs",
+        fit=fit_regmean,
+        models="ordinary",
+    ),
+    "regmean_plusplus": Method(
+        regmean_plusplus,
+        options={"off_diagonal": _OFF_DIAGONAL},
+        affine=True,
+        scaled=False,
+        needs="inputs",
+        fit=fit_regmean_plusplus,
+        fit_options={"off_diagonal": _OFF_DIAGONAL},
+        models="ordinary",
     ),
     "task_arithmetic": Method(task_arithmetic, affine=True, by_leaf=True, usual_coef=0.3),
     "ties": Method(

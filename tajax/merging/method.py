@@ -23,6 +23,7 @@ class FitFn(Protocol):
         taus: Mapping[str, Params],
         batches: Mapping[str, Iterable[Batch]],
         heads: Mapping[str, Head],
+        *args: Any,
         **options: Any,
     ) -> Mapping[str, Any]:
         """What `merge` takes besides its options, from the vector, batches and head of each task, by name.
@@ -34,6 +35,7 @@ class FitFn(Protocol):
             batches: of each task, examples that can be gone through any number of times. The labels are for methods
                 that need them; others see zeros in their place.
             heads: of each task.
+            *args: none; to a type checker this and the next stand for "whatever follows".
             **options: keyword-only, those of `Method.fit_options`, and `stacked` where the method is layered.
 
         Returns:

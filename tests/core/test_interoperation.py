@@ -14,6 +14,7 @@ from flax.core import FrozenDict, freeze
 import tajax
 from tajax import trees, vector_files
 from tajax.task_vectors import apply_task_vector, task_vector
+from tajax.types import Batch, Head
 from tests.merging.oracles import ORACLES
 
 equinox = pytest.importorskip("equinox", reason="needs Equinox: pip install -e '.[test]'")
@@ -238,7 +239,14 @@ def test_linearisation_is_the_model_at_the_start_and_affine_from_there(model, tu
 @pytest.mark.parametrize("name", tajax.merging.METHODS)
 def test_every_merging_method_gives_a_model_of_the_framework(model, tuned, name, key):
     taus = [task_vector(model.params, other) for other in tuned[: ORACLES[name].tasks]]
-    options = {"key": key} if tajax.merging.METHODS[name].random else {}
+    method, named = tajax.merging.METHODS[name], dict(zip("abc", taus, strict=False))
+    options = {"key": key} if method.random else {}
+    if method.fit and method.models != "linearized":
+        batches = {
+            task: [Batch(INPUTS[:, :3] * t, jnp.arange(2), jnp.ones(2, bool))] for t, task in enumerate("abc", 1)
+        }
+        head = Head(jnp.eye(3)[:, :2], jnp.int32(2))
+        options |= method.fit(model.apply, model.params, named, batches, dict.fromkeys("abc", head))
     merged = tajax.merging.METHODS[name](model.params, taus, **options)
     assert jax.tree.structure(merged) == jax.tree.structure(model.params)
     assert jax.tree.map(jnp.result_type, merged) == jax.tree.map(jnp.result_type, model.params)

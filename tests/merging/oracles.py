@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tests.merging import with_data
 from tests.merging.entrywise import (
     by_tensor,
     slow_breadcrumbs,
@@ -50,6 +51,8 @@ class Case(NamedTuple):
     """How many vectors it is tried with."""
     unit: float = 1.0
     """What its vectors of small integers are multiplied by, a power of two, where a method has a scale of its own."""
+    fitted: Callable[[Tree, int], Mapping[str, Any]] = lambda like, tasks: {}
+    """Of a method that needs data, what its `fit` might have found for a tree like this and so many tasks."""
 
 
 def entrywise(oracle: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Tree, list[Tree]], Tree]:
@@ -109,6 +112,9 @@ ORACLES = {
         unit=1 / 16,
     ),
     "slerp": Case({"scaling_coef": 0.5}, slow_slerp(share=0.5, scaling_coef=0.5), exact=False, tasks=2),
+    "fisher": Case({"floor": 2.0}, with_data.fisher, fitted=with_data.fishers),
+    "regmean": Case({"off_diagonal": 0.7}, with_data.regmean, exact=False, fitted=with_data.grams),
+    "regmean_plusplus": Case({"off_diagonal": 0.7}, with_data.regmean, exact=False, fitted=with_data.grams),
     "task_arithmetic": Case({"scaling_coef": 0.5}, entrywise(lambda theta, taus: theta + 0.5 * taus.sum(0))),
     "ties": Case(
         {"density": 0.3, "scaling_coef": 1.5}, entrywise(lambda theta, taus: slow_ties(theta, taus, 0.3, 1.5))

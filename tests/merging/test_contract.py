@@ -64,8 +64,15 @@ def vectors_for(name, setting):
 
 @functools.cache
 def compiled(name):
-    """The method with its options, under `jit`; the same program for every test."""
+    """The method with its options, under `jit`; the same program for every test. What it was fitted to is left out."""
     return jax.jit(functools.partial(METHODS[name], **ORACLES[name].options))
+
+
+def fitted(name, like, order=None):
+    """What a method that needs data found for trees like this one, the tasks in their order or in another."""
+    flat = trees.flatten_paths(like)
+    found = ORACLES[name].fitted(flat, ORACLES[name].tasks)
+    return found if order is None else jax.tree.map(lambda leaf: leaf[np.array(order)], found)
 
 
 def test_every_method_has_an_oracle_and_the_one_signature():
@@ -81,12 +88,12 @@ def test_a_row_says_what_the_function_takes(name):
     method, taken = METHODS[name], inspect.signature(METHODS[name].merge).parameters
     assert ("key" in taken, "stacked" in taken) == (method.random, method.layered)
     assert (method.fit is None) == (method.needs == "nothing")
-    assert not method.options.keys() & method.fit_options.keys()
     fitted = inspect.signature(method.fit).parameters if method.fit else {}
     assert "stacked" in fitted or not (method.fit and method.layered)
     for keyword, option in method.settings.items():
-        default = (taken if keyword in method.options else fitted)[keyword].default
-        assert default == option.default and option.holds(option.default) and option.help
+        for functions, its in ((method.options, taken), (method.fit_options, fitted)):
+            assert keyword not in functions or its[keyword].default == option.default
+        assert option.holds(option.default) and option.help
         assert not option.choices or option.default in option.choices
 
 
@@ -96,7 +103,7 @@ def test_methods_agree_with_a_slow_oracle(setting, name):
     taus = list(map(tree_of, vectors_for(name, setting)))
     want = case.oracle(float64_of(pretrained), [float64_of(tau) for tau in taus])
     for merge in (compiled(name), functools.partial(METHODS[name], **case.options)):
-        merged = merge(pretrained, taus)
+        merged = merge(pretrained, taus, **fitted(name, pretrained))
         assert jax.tree.structure(merged) == jax.tree.structure(pretrained)
         for path, leaf in trees.flatten_paths(merged).items():
             np.testing.assert_allclose(leaf, want[path], rtol=1e-4, atol=1e-4 if not case.exact else 2e-6, err_msg=path)
@@ -107,7 +114,8 @@ def test_methods_agree_with_it_in_double_precision(setting, name, x64):
     case, pretrained = ORACLES[name], tree_of(setting[0], np.float64)
     taus = [tree_of(tau / 7, np.float64) for tau in vectors_for(name, setting)]
     want = case.oracle(float64_of(pretrained), [float64_of(tau) for tau in taus])
-    options = {**case.options, **({"key": jax.random.key(0)} if METHODS[name].random else {})}
+    options = {**case.options, **fitted(name, pretrained)}
+    options |= {"key": jax.random.key(0)} if METHODS[name].random else {}
     for path, leaf in trees.flatten_paths(METHODS[name](pretrained, taus, **options)).items():
         assert leaf.dtype == np.float64
         np.testing.assert_allclose(leaf, want[path], rtol=1e-9, atol=1e-9, err_msg=path)
@@ -116,16 +124,18 @@ def test_methods_agree_with_it_in_double_precision(setting, name, x64):
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_do_not_see_the_order_of_tasks(setting, name):
     theta, taus, merge, case = setting[0], vectors_for(name, setting), compiled(name), ORACLES[name]
-    want = vector_of(merge(tree_of(theta), [tree_of(tau) for tau in taus]))
+    want = vector_of(merge(tree_of(theta), [tree_of(tau) for tau in taus], **fitted(name, tree_of(theta))))
     for order in itertools.permutations(range(case.tasks)):
-        got = vector_of(merge(tree_of(theta), [tree_of(taus[t]) for t in order]))
+        found = fitted(name, tree_of(theta), order)
+        got = vector_of(merge(tree_of(theta), [tree_of(taus[t]) for t in order], **found))
         np.testing.assert_allclose(got, want, rtol=0, atol=0 if case.exact else 1e-4)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_vectors_of_nothing_leave_the_model(setting, name):
     pretrained, case = tree_of(setting[0]), ORACLES[name]
-    merged = compiled(name)(pretrained, [jax.tree.map(np.zeros_like, pretrained)] * case.tasks)
+    zeros = [jax.tree.map(np.zeros_like, pretrained)] * case.tasks
+    merged = compiled(name)(pretrained, zeros, **fitted(name, pretrained))
     np.testing.assert_allclose(vector_of(merged), vector_of(pretrained), rtol=1e-6)
 
 
@@ -133,14 +143,15 @@ def test_vectors_of_nothing_leave_the_model(setting, name):
 def test_methods_keep_dtypes_and_leave_other_leaves_alone(name):
     pretrained = {"w": jnp.ones(4, jnp.bfloat16), "ids": jnp.arange(2)}
     tau = tajax.task_vector(pretrained, {"w": jnp.full(4, 3, jnp.bfloat16), "ids": jnp.arange(2)})
-    merged = METHODS[name](pretrained, [tau] * ORACLES[name].tasks, **ORACLES[name].options)
+    options = {**ORACLES[name].options, **fitted(name, pretrained)}
+    merged = METHODS[name](pretrained, [tau] * ORACLES[name].tasks, **options)
     assert {path: leaf.dtype.name for path, leaf in merged.items()} == {"w": "bfloat16", "ids": "int32"}
     np.testing.assert_array_equal(merged["ids"], [0, 1])
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_name_the_task_vector_that_does_not_fit(name):
-    options = ORACLES[name].options
+    options = {**ORACLES[name].options, **fitted(name, {"w": 1.0})}
     with pytest.raises(ValueError, match="'w' is in pretrained but not in task vector 1"):
         METHODS[name]({"w": 1.0}, [{"w": 1.0}, {"v": 1.0}], **options)
     with pytest.raises(ValueError, match="is empty"):
@@ -163,10 +174,12 @@ def moves_along_one_vector(merge, setting, tasks=3):
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.affine])
 def test_methods_that_are_declared_affine_move_along_one_vector(name, setting):
     options = {key: value for key, value in ORACLES[name].options.items() if key != "scaling_coef"}
+    found = fitted(name, tree_of(np.zeros(N)))
+    options |= found
 
     def merge(pretrained, taus, **given):
         if given and not METHODS[name].scaled:  # λ is always 1 then
-            return tajax.apply_task_vector(pretrained, compiled(name)(tree_of(np.zeros(N)), taus), **given)
+            return tajax.apply_task_vector(pretrained, compiled(name)(tree_of(np.zeros(N)), taus, **found), **given)
         return METHODS[name](pretrained, taus, **options, **given)
 
     assert moves_along_one_vector(merge, setting, ORACLES[name].tasks)

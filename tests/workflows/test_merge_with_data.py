@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import tajax
-from tajax import apply_task_vector, data, merging, models, results, vector_files
+from tajax import apply_task_vector, data, merging, models, results, trees, vector_files
 from tests.workflows.conftest import TASKS, contents
 
+KINDS = {"standard": "ordinary", "linear": "linearized"}
 SEEN = []
 
 
@@ -62,6 +63,11 @@ def vectors(world, run):
     return {config: world / config for config in ("standard", "linear")}
 
 
+def load_vectors(workdir, like):
+    paths = (workdir / "task_vectors" / f"{task}.safetensors" for task in TASKS)
+    return [vector_files.load_task_vector(path, like)[0] for path in paths]
+
+
 def settings_of(vectors, config, **more):
     return {"merging.method": "learned", "task_vectors": vectors[config], "merging.images": 6} | more
 
@@ -78,9 +84,7 @@ def test_a_method_is_handed_examples_and_merges_by_what_it_finds(config, needs, 
     assert found["images"] == dict.fromkeys(TASKS, 6)
     clip, (handed,) = models.load(world / "clip"), seen
     theta0 = clip.params["image"]
-    taus = [
-        vector_files.load_task_vector(vectors[config] / "task_vectors" / f"{t}.safetensors", theta0)[0] for t in TASKS
-    ]
+    taus = load_vectors(vectors[config], theta0)
     assert list(handed) == list(TASKS)
     for tau, (name, (features, inputs, labels, classes)) in zip(taus, handed.items(), strict=True):
         task = data.open_task(world / f"{name}.npz")
@@ -169,3 +173,42 @@ def test_a_fit_names_the_task_that_lacks_something():
         merging.check_data(theta, {"a": {"w": jnp.ones(3)}}, {"a": [1]})
     with pytest.raises(ValueError, match="is empty"):
         merging.check_data(theta, {}, {})
+
+
+NEEDING = {name: method for name, method in merging.METHODS.items() if method.fit}
+SETTINGS = {"fisher": {"labels": "true"}}
+CASES = [(n, c) for n, m in NEEDING.items() for c in ("standard", "linear") if m.models in ("all", KINDS[c])]
+
+
+@pytest.mark.parametrize(("name", "config"), CASES)
+def test_the_model_of_a_run_is_the_one_that_the_method_makes_in_python(name, config, vectors, world, run, tmp_path):
+    method, own = NEEDING[name], SETTINGS.get(name, {})
+    settings = settings_of(vectors, config, **{"merging.method": name, "merging.images": 10})
+    done = run(config, tmp_path / "run", **settings, **{f"merging.{name}.{key}": v for key, v in own.items()})
+    assert done.code == 0, done.err
+    (record,) = results.find(results.read(tmp_path / "run" / "results.jsonl"), stage="merging_fit")
+    assert (record["method"], record["split"], record["images"]) == (name, "val", dict.fromkeys(TASKS, 10))
+    clip = models.load(world / "clip")
+    theta0, batches, heads = clip.params["image"], {}, {}
+    for each in TASKS:
+        task = data.open_task(world / f"{each}.npz")
+        some = data.drawn(task, "val", 10, seed=0)
+        batches[each] = data.load(some, "val", batch_size=10, preprocessing=clip.preprocessing)
+        heads[each] = models.zero_shot_head(clip, task.class_names, task.templates)
+    taus = dict(zip(TASKS, load_vectors(vectors[config], theta0), strict=True))
+
+    def plain(params, images):
+        return clip.encode_image(params, data.preprocess.normalize(images, clip.preprocessing))
+
+    encode = tajax.linearize(plain, theta0) if config == "linear" else plain
+    stacked = {"stacked": "blocks"} if method.layered else {}
+    found = method.fit(encode, theta0, taus, batches, heads, **stacked, **own_of(method.fit_options, own))
+    merged = method(theta0, list(taus.values()), **found, **stacked, **own_of(method.options, own))
+    saved = trees.flatten_paths(models.load(tmp_path / "run" / "merged").params["image"])
+    for path, leaf in trees.flatten_paths(merged).items():
+        np.testing.assert_allclose(saved[path], leaf, rtol=1e-3, atol=2e-4, err_msg=path)
+    assert any(np.abs(saved[path] - leaf).max() > 1e-3 for path, leaf in trees.flatten_paths(theta0).items())
+
+
+def own_of(options, own):
+    return {key: value for key, value in own.items() if key in options}

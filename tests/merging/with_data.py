@@ -1,0 +1,127 @@
+"""Oracles of the methods that need data, and what their fits might have found: in NumPy and float64, without tajax."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def nested(flat):
+    """The tree of leaves by path."""
+    tree = {}
+    for path, leaf in flat.items():
+        node, (*above, last) = tree, path.split("/")
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return tree
+
+
+def pattern(*shape, step=7, period=5):
+    """Small whole numbers, without chance."""
+    return (np.arange(int(np.prod(shape))) * step % period).astype(np.float64).reshape(shape)
+
+
+def information(theta, tasks):
+    """Of each leaf [T, ...], zeros among them."""
+    return {path: pattern(tasks, *np.shape(leaf)) for path, leaf in theta.items()}
+
+
+def fishers(theta, tasks):
+    return {"fishers": nested(information(theta, tasks))}
+
+
+def fisher(theta, taus, floor=2.0):
+    found, merged = information(theta, len(taus)), {}
+    for path, leaf in theta.items():
+        weights = np.maximum(found[path], floor)
+        models = np.stack([leaf + tau[path] for tau in taus])
+        merged[path] = np.average(models, axis=0, weights=weights)
+    return merged
+
+
+LAYERS = {"blocks": 2, "projection": 1}
+
+
+def moments(theta, tasks):
+    """Of each kernel that is a matrix [T, L, K, K]."""
+    found = {}
+    for path, leaf in theta.items():
+        layers = LAYERS.get(path.split("/")[0], 0) if path.endswith("kernel") else 0
+        if layers:
+            k = np.shape(leaf)[-2]
+            roots = pattern(tasks, layers, k + 2, k, step=11, period=7) - 3
+            found[path] = np.einsum("tlni,tlnj->tlij", roots, roots) / (k + 2)
+    return found
+
+
+def grams(theta, tasks):
+    return {"grams": moments(theta, tasks)}
+
+
+def regmean(theta, taus, off_diagonal=0.7):
+    """By least squares: a root of each G̃_t as the inputs, and the outputs of each model on them."""
+    found, merged = moments(theta, len(taus)), {}
+    for path, leaf in theta.items():
+        models = [leaf + tau[path] for tau in taus]
+        merged[path] = sum(models) / len(models)
+        if path in found:
+            layers = found[path].shape[1]
+            kernels = [model.reshape(layers, found[path].shape[2], -1) for model in models]
+            merged[path] = np.stack(
+                [regression([g[l] for g in found[path]], [k[l] for k in kernels], off_diagonal) for l in range(layers)]  # noqa: E741
+            ).reshape(leaf.shape)
+    return merged
+
+
+def regression(moments, kernels, off_diagonal=1.0):
+    """argmin_W Σ_t ‖R_t W − R_t W_t‖² with R_tᵀR_t = G̃_t."""
+    inputs = []
+    for moment in moments:
+        shrunk = off_diagonal * moment + (1 - off_diagonal) * np.diag(np.diag(moment))
+        values, vectors = np.linalg.eigh(shrunk)
+        inputs.append(np.sqrt(np.maximum(values, 0))[:, None] * vectors.T)
+    outputs = [x @ kernel for x, kernel in zip(inputs, kernels, strict=True)]
+    return np.linalg.lstsq(np.concatenate(inputs), np.concatenate(outputs), rcond=None)[0]
+
+
+def perceptron_inputs(model, x):
+    """What both layers of the perceptron of test_with_data.py are given."""
+    hidden = np.tanh(x @ model["first/kernel"] + model["first/bias"])
+    return {"first/kernel": x, "second/kernel": hidden * model["scale"]}
+
+
+def perceptron_fisher(model, weights, inputs, labels, kind):
+    """E_x Σ_y p(y) (∂ log p(y)/∂θ)², or the same with the label for y, by the chain rule, example by example."""
+    total = {path: np.zeros_like(leaf) for path, leaf in model.items()}
+    for x, label in zip(inputs, labels, strict=True):
+        hidden = np.tanh(x @ model["first/kernel"] + model["first/bias"])
+        scaled = hidden * model["scale"]
+        z = scaled @ model["second/kernel"]
+        length = np.linalg.norm(z)
+        unit = z / length
+        logits = unit @ weights
+        p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        for y in range(len(p)) if kind == "expected" else [label]:
+            to_logits = np.eye(len(p))[y] - p
+            to_unit = weights @ to_logits
+            to_z = (to_unit - unit * (unit @ to_unit)) / length
+            to_scaled = model["second/kernel"] @ to_z
+            to_sum = to_scaled * model["scale"] * (1 - hidden**2)
+            gradients = {
+                "second/kernel": np.outer(scaled, to_z),
+                "scale": to_scaled * hidden,
+                "first/bias": to_sum,
+                "first/kernel": np.outer(x, to_sum),
+            }
+            for path, gradient in gradients.items():
+                total[path] += (p[y] if kind == "expected" else 1) * gradient**2
+    return {path: leaf / len(inputs) for path, leaf in total.items()}
+
+
+def perceptron_plusplus(models, inputs, off_diagonal):
+    """RegMean layer after layer: the second layer is solved on what the merged first one gives."""
+    merged = {path: np.mean([model[path] for model in models], axis=0) for path in models[0]}
+    for path in ("first/kernel", "second/kernel"):
+        given = [perceptron_inputs(merged, x)[path] for x in inputs]
+        merged[path] = regression([x.T @ x / len(x) for x in given], [model[path] for model in models], off_diagonal)
+    return merged
