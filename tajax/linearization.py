@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, PyTree
+from jaxtyping import Float
 
 from tajax import trees
 from tajax.layers import take_layers
@@ -15,7 +17,40 @@ from tajax.trees import split
 from tajax.types import ApplyFn, Mask, Params
 
 
-def linearize(apply_fn: ApplyFn, params0: Params, *, mask: Mask | None = None) -> ApplyFn:
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, as functions are: jit compiles it like one
+class Linearized:
+    """A tangent model, from `linearize`: a function of parameters and inputs that knows what it is the expansion of.
+
+    Attributes:
+        apply_fn: f.
+        params0: θ₀.
+        mask: leaves and layers to expand in; None for all.
+    """
+
+    apply_fn: ApplyFn
+    params0: Params
+    mask: Mask | None = None
+
+    # Any, as in ApplyFn.
+    def __call__(self, params: Params, /, *inputs: Any, **options: Any) -> Array:
+        """The outputs f(θ₀, x) + J(x) (θ − θ₀)."""
+        theta0, restore = split(self.params0, self.mask)
+        trees.check_same_tree(self.params0, params, what=("params0", "params"))
+        theta, trained = trees.flatten_paths(params), trees.trained_layers(self.params0, self.mask)
+        step = {p: (take_layers(theta[p], trained[p]) - leaf).astype(leaf.dtype) for p, leaf in theta0.items()}
+        outputs, push = jax.linearize(lambda trained: self.apply_fn(restore(trained), *inputs, **options), theta0)
+        return jax.tree.map(jnp.add, outputs, push(step))
+
+
+def around(apply_fn: ApplyFn, params0: Params) -> ApplyFn:
+    """A tangent model as a function of the point of expansion, too; any other model as it is.
+
+    Under `jit` it keeps θ₀ an argument of the program, where it would be a constant in it.
+    """
+    return dataclasses.replace(apply_fn, params0=params0) if isinstance(apply_fn, Linearized) else apply_fn
+
+
+def linearize(apply_fn: ApplyFn, params0: Params, *, mask: Mask | None = None) -> Linearized:
     """The tangent model at θ₀, f_lin(θ, x) = f(θ₀, x) + J(x) (θ − θ₀), with J the Jacobian at θ₀.
 
     Args:
@@ -40,16 +75,7 @@ def linearize(apply_fn: ApplyFn, params0: Params, *, mask: Mask | None = None) -
         Array([15.], dtype=float32)
     """
     split(params0, mask)  # a bad mask is an error here, not inside somebody's jit
-
-    def tangent_model(params: Params, *inputs: Array) -> PyTree[Array]:
-        theta0, restore = split(params0, mask)
-        trees.check_same_tree(params0, params, what=("params0", "params"))
-        theta, trained = trees.flatten_paths(params), trees.trained_layers(params0, mask)
-        step = {p: (take_layers(theta[p], trained[p]) - leaf).astype(leaf.dtype) for p, leaf in theta0.items()}
-        outputs, push = jax.linearize(lambda trained: apply_fn(restore(trained), *inputs), theta0)
-        return jax.tree.map(jnp.add, outputs, push(step))
-
-    return tangent_model
+    return Linearized(apply_fn, params0, mask)
 
 
 def linear_responses(

@@ -42,6 +42,24 @@ def unit_scale(squares: Float[Array, "*rows"]) -> Float[Array, "*rows"]:
     return jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
+def entropy(logits: Float[Array, "B K"]) -> Float[Array, " B"]:
+    """Entropy of each example's predictive distribution, −Σ_k p_k log p_k with p = softmax z, in nats.
+
+    Args:
+        logits: z, any float dtype. Padded classes may be −inf: they take no probability and no gradient.
+
+    Returns:
+        Entropies [B], float32 (float64 for float64 logits).
+
+    Example:
+        >>> entropy(jnp.array([[0.0, 0.0, -jnp.inf]]))
+        Array([0.6931472], dtype=float32)
+    """
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    log_p = jax.nn.log_softmax(wide, axis=-1)
+    return -jnp.sum(jnp.exp(log_p) * jnp.where(jnp.isneginf(wide), 0, log_p), axis=-1)
+
+
 def cross_entropy(logits: Float[Array, "B K"], labels: Int[ArrayLike, " B"]) -> Float[Array, " B"]:
     """Cross-entropy of each example, logsumexp(z) − z_label.
 

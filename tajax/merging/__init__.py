@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, get_args
 
 import jax
 
+from tajax.merging.coefficients import Granularity
 from tajax.merging.method import FitFn, Method, check_data
+from tajax.merging.methods.adamerging import adamerging, fit_adamerging
+from tajax.merging.methods.atlas import atlas, fit_atlas
 from tajax.merging.methods.breadcrumbs import breadcrumbs, check_breadcrumbs
 from tajax.merging.methods.consensus import check_consensus, consensus
 from tajax.merging.methods.dare import dare, thin_first
@@ -42,6 +45,8 @@ __all__ = [
     "breadcrumbs",
     "check_data",
     "compiled",
+    "adamerging",
+    "atlas",
     "compose",
     "consensus",
     "dare",
@@ -55,6 +60,8 @@ __all__ = [
     "slerp",
     "tall_masks",
     "fisher",
+    "fit_adamerging",
+    "fit_atlas",
     "fit_fisher",
     "fit_regmean",
     "fit_regmean_plusplus",
@@ -69,7 +76,39 @@ _OFF_DIAGONAL = Option(
     0.95, "γ, what products of different inputs are multiplied by", lambda v: 0 <= v <= 1, "a factor between 0 and 1"
 )
 
+_STEPS: tuple[Callable[[Any], bool], str] = (lambda v: v >= 1, "1 or more")
+_RATE: tuple[Callable[[Any], bool], str] = (lambda v: 0 < v < math.inf, "a finite number above 0")
+_SPAN = "what a coefficient is of, each task or each layer of each leaf and task"
+
 METHODS: Mapping[str, Method] = {
+    "adamerging": Method(
+        adamerging,
+        affine=True,
+        scaled=False,
+        layered=True,
+        needs="inputs",
+        fit=fit_adamerging,
+        fit_options={
+            "granularity": Option("layer", _SPAN, choices=get_args(Granularity)),
+            "steps": Option(500, "of Adam, a batch of each task a step", *_STEPS),
+            "learning_rate": Option(1e-3, "of Adam", *_RATE),
+            "initial": Option(0.3, "where coefficients begin", lambda v: 0 <= v <= 1, "a number between 0 and 1"),
+        },
+    ),
+    "atlas": Method(
+        atlas,
+        affine=True,
+        scaled=False,
+        layered=True,
+        needs="labels",
+        fit=fit_atlas,
+        fit_options={
+            "granularity": Option("layer", _SPAN, choices=get_args(Granularity)),
+            "steps": Option(320, "of AdamW, a batch of each task a step", *_STEPS),
+            "learning_rate": Option(1e-3, "of AdamW", *_RATE),
+            "weight_decay": Option(0.1, "of AdamW", lambda v: 0 <= v < math.inf, "a finite number, 0 or above"),
+        },
+    ),
     "breadcrumbs": Method(
         breadcrumbs,
         options={

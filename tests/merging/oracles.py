@@ -86,6 +86,8 @@ def slow_ties(theta, taus, density, scaling_coef, merge="mean"):
 
 
 ORACLES = {
+    "adamerging": Case({}, with_data.moved, fitted=with_data.coefs),
+    "atlas": Case({}, with_data.moved, fitted=with_data.coefs),
     "breadcrumbs": Case(
         {"smallest": 0.35, "largest": 0.2, "scaling_coef": 0.5},
         slow_breadcrumbs(smallest=0.35, largest=0.2, scaling_coef=0.5),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tajax
 from tajax import merging, trees
 from tajax.merging import METHODS
 from tajax.types import Batch, Head
@@ -180,15 +181,16 @@ def test_inputs_that_are_bad_are_refused_before_anything_is_compiled(setting):
     for name, method in METHODS.items():
         if method.fit is None:
             continue
+        forward = tajax.linearize(encode, pretrained) if method.models == "linearized" else encode
         with pytest.raises(TypeError, match="missing 1 required keyword-only argument"):
             method(pretrained, list(taus.values()))
         with pytest.raises(ValueError, match="batches lacks shapes"):
-            method.fit(encode, pretrained, taus, {"signs": batches["signs"]}, heads)
+            method.fit(forward, pretrained, taus, {"signs": batches["signs"]}, heads)
         with pytest.raises(ValueError, match="task 'shapes' has no example"):
-            method.fit(encode, pretrained, taus, batches | {"shapes": []}, heads)
+            method.fit(forward, pretrained, taus, batches | {"shapes": []}, heads)
         if "regmean" not in name:
             with pytest.raises(ValueError, match="heads lacks signs"):
-                method.fit(encode, pretrained, taus, batches, {"shapes": heads["shapes"]})
+                method.fit(forward, pretrained, taus, batches, {"shapes": heads["shapes"]})
     ragged = batches | {"shapes": [Batch(np.zeros((2, 4)), np.zeros(2, int), np.ones(2, bool))]}
     with pytest.raises(ValueError, match="the examples have different shapes"):
         merging.fit_regmean_plusplus(encode, pretrained, taus, ragged, heads)
@@ -211,3 +213,123 @@ def test_options_have_ranges():
             merging.regmean(theta, taus, grams={"w": jnp.ones(shape)})
     with pytest.raises(ValueError, match="grams holds v, which is not in the task vectors"):
         merging.regmean(theta, taus, grams={"v": jnp.ones((2, 1, 2, 2))})
+
+
+def seen_by(setting):
+    """What the oracle of learning takes: models, batches of rows that count, heads."""
+    pretrained, taus, batches, heads = setting
+    flat = [
+        {p: np.asarray(leaf) for p, leaf in trees.flatten_paths(tree).items()} for tree in (pretrained, *taus.values())
+    ]
+    rows = [[rows_of([batch]) for batch in batches[task]] for task in TASKS]
+    weights = [np.asarray(heads[task].weights)[:, : CLASSES[task]] for task in TASKS]
+    return flat[0], flat[1:], rows, weights
+
+
+@pytest.mark.parametrize("granularity", ["task", "layer"])
+def test_coefficients_take_the_steps_of_adam_down_the_entropy(setting, granularity):
+    found = merging.fit_adamerging(encode, *setting, granularity=granularity, steps=5, learning_rate=0.1)["coefs"]
+    options = {"by_leaf": granularity == "layer", "initial": 0.3, "steps": 5, "rate": 0.1, "bounds": (0, 1)}
+    want = with_data.learned(with_data.uncertainty, *seen_by(setting), **options)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, want)
+    assert any(np.any(leaf != 0.3) for leaf in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize("granularity", ["task", "layer"])
+def test_coefficients_take_the_steps_of_adamw_down_the_cross_entropy(setting, granularity):
+    settings = {"granularity": granularity, "steps": 5, "learning_rate": 0.1, "weight_decay": 0.3}
+    found = merging.fit_atlas(encode, *setting, **settings)["coefs"]
+    options = {"by_leaf": granularity == "layer", "initial": 0.0, "steps": 5, "rate": 0.1, "decay": 0.3, "longest": 1.0}
+    want = with_data.learned(with_data.surprise, *seen_by(setting), **options)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, want)
+
+
+@pytest.mark.parametrize("fit", [merging.fit_adamerging, merging.fit_atlas])
+def test_affine_features_give_the_coefficients_that_the_encoder_gives(setting, fit):
+    """Of a linearised model the images go through once; as an opaque function, in every step."""
+    pretrained, *rest = setting
+    tangent = tajax.linearize(encode, pretrained)
+    once = fit(tangent, pretrained, *rest, granularity="task", steps=12, learning_rate=0.05)["coefs"]
+    always = fit(
+        lambda params, x: tangent(params, x), pretrained, *rest, granularity="task", steps=12, learning_rate=0.05
+    )
+    np.testing.assert_allclose(once, always["coefs"], rtol=1e-9)
+    assert np.abs(once - once.mean()).max() > 1e-3
+    ordinary = fit(encode, pretrained, *rest, granularity="task", steps=12, learning_rate=0.05)["coefs"]
+    assert np.abs(once - ordinary).max() > 1e-4
+
+
+def test_vectors_of_nothing_teach_nothing_and_bounds_hold(setting):
+    pretrained, taus, batches, heads = setting
+    nothing = jax.tree.map(jnp.zeros_like, taus)
+    found = merging.fit_adamerging(encode, pretrained, nothing, batches, heads, steps=3)["coefs"]
+    assert all(np.all(leaf == 0.3) for leaf in found.values())
+    far = merging.fit_adamerging(encode, *setting, steps=20, learning_rate=0.5)["coefs"]
+    values = np.concatenate([np.ravel(leaf) for leaf in far.values()])
+    assert values.min() == 0 and values.max() == 1
+
+
+def test_learning_lowers_what_it_minimises(setting):
+    pretrained, taus, batches, heads = setting
+    theta, vectors, rows, weights = seen_by(setting)
+
+    def of(method, coefs, loss):
+        model = {
+            p: np.asarray(leaf)
+            for p, leaf in trees.flatten_paths(method(pretrained, list(taus.values()), coefs=coefs)).items()
+        }
+        return sum(
+            loss(with_data.perceptron_logits(model, w, *[x]), y)
+            for w, r in zip(weights, rows, strict=True)
+            for x, y in r
+        )
+
+    for method, fit, start, loss in (
+        (merging.adamerging, merging.fit_adamerging, 0.3, with_data.uncertainty),
+        (merging.atlas, merging.fit_atlas, 0.0, with_data.surprise),
+    ):
+        coefs = fit(encode, *setting, steps=60, learning_rate=0.02)["coefs"]
+        assert of(method, coefs, loss) < of(method, jnp.full(2, start), loss) - 0.05
+
+
+def test_layers_of_a_stack_have_coefficients_of_their_own(rng, x64):
+    draw = rng(918)
+    theta, *taus = [
+        {"blocks": {"w": jnp.asarray(draw.normal(size=(2, 3, 3)))}, "b": jnp.asarray(draw.normal(size=3))}
+        for _ in range(3)
+    ]
+
+    def looped(params, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params["blocks"]["w"])[0] + params["b"][None]
+
+    batches = {t: [Batch(draw.normal(size=(5, 3)), np.zeros(5, int), np.ones(5, bool))] for t in TASKS}
+    heads = dict.fromkeys(TASKS, Head(jnp.asarray(draw.normal(size=(3, 2))), jnp.int32(2)))
+    named = dict(zip(TASKS, taus, strict=True))
+    found = merging.fit_adamerging(looped, theta, named, batches, heads, steps=4, learning_rate=0.05)["coefs"]
+    assert {path: leaf.shape for path, leaf in found.items()} == {"b": (2,), "blocks/w": (2, 2)}
+    merged = merging.adamerging(theta, taus, coefs=found)
+    for layer in range(2):
+        want = theta["blocks"]["w"][layer] + sum(
+            c * tau["blocks"]["w"][layer] for c, tau in zip(found["blocks/w"][:, layer], taus, strict=True)
+        )
+        np.testing.assert_allclose(merged["blocks"]["w"][layer], want, rtol=1e-12)
+    plain = merging.fit_adamerging(looped, theta, named, batches, heads, steps=1, stacked=None)["coefs"]
+    assert plain["blocks/w"].shape == (2,)
+
+
+def test_coefficients_that_do_not_fit_are_named(setting):
+    pretrained, taus, *rest = setting
+    for coefs, message in (
+        (jnp.ones(3), r"coefs has shape \(3,\) at 'first/bias', want \(2,\): one for each of 2 task vectors"),
+        ({"first/bias": jnp.ones(2)}, "coefs lacks first/kernel"),
+        (dict.fromkeys(trees.flatten_paths(pretrained), jnp.ones((2, 4))), r"coefs has shape \(2, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            merging.adamerging(pretrained, list(taus.values()), coefs=coefs)
+    for options, message in (
+        ({"granularity": "block"}, "granularity is 'block', want one of 'task', 'layer'"),
+        ({"steps": 0}, "steps is 0"),
+        ({"learning_rate": 0.0}, "learning_rate 0.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            merging.fit_adamerging(encode, pretrained, taus, *rest, **options)

@@ -125,3 +125,75 @@ def perceptron_plusplus(models, inputs, off_diagonal):
         given = [perceptron_inputs(merged, x)[path] for x in inputs]
         merged[path] = regression([x.T @ x / len(x) for x in given], [model[path] for model in models], off_diagonal)
     return merged
+
+
+def coefficients(theta, tasks):
+    """Of each leaf that can be moved [T], and [T, L] where it stacks layers; halves, so that sums are exact."""
+    found = {}
+    for path, leaf in theta.items():
+        if np.asarray(leaf).dtype.kind not in "iub":
+            layers = np.shape(leaf)[:1] if "blocks" in path.split("/") else ()
+            found[path] = pattern(tasks, *layers, step=3) / 2 - 1
+    return found
+
+
+def coefs(theta, tasks):
+    return {"coefs": coefficients(theta, tasks)}
+
+
+def moved(theta, taus):
+    """θ₀ + Σ c τ, layer by layer."""
+    found, merged = coefficients(theta, len(taus)), {}
+    for path, leaf in theta.items():
+        merged[path] = leaf.copy()
+        for t, tau in enumerate(taus):
+            c = found[path][t]
+            merged[path] += np.stack([a * b for a, b in zip(c, tau[path], strict=True)]) if c.ndim else c * tau[path]
+    return merged
+
+
+def perceptron_logits(model, weights, x):
+    z = perceptron_inputs(model, x)["second/kernel"] @ model["second/kernel"]
+    return z / np.linalg.norm(z, axis=1, keepdims=True) @ weights
+
+
+def uncertainty(logits, labels):
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    return -np.mean(np.sum(p * np.log(p), axis=1))
+
+
+def surprise(logits, labels):
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return -np.mean(np.log(p / p.sum(axis=1, keepdims=True))[np.arange(len(labels)), labels])
+
+
+def learned(
+    loss, theta, taus, batches, weights, *, by_leaf, initial, steps, rate, decay=0.0, longest=None, bounds=None
+):
+    """Adam with gradients by finite differences; `batches[t][k]` are the inputs and labels of step k."""
+    paths, tasks = list(theta), len(taus)
+    shape = (len(paths), tasks) if by_leaf else (tasks,)
+    low, high = bounds or (-np.inf, np.inf)
+
+    def value(c, step):
+        c = np.clip(c, low, high)
+        rows = c if by_leaf else [c] * len(paths)
+        model = {p: theta[p] + sum(r[t] * taus[t][p] for t in range(tasks)) for p, r in zip(paths, rows, strict=True)}
+        chosen = [of_task[step % len(of_task)] for of_task in batches]
+        return sum(loss(perceptron_logits(model, w, x), y) for w, (x, y) in zip(weights, chosen, strict=True))
+
+    c, m, v = np.full(shape, initial), np.zeros(shape), np.zeros(shape)
+    for step in range(steps):
+        gradient = np.zeros(shape)
+        for index in np.ndindex(shape):
+            h = np.zeros(shape)
+            h[index] = 1e-5
+            gradient[index] = (value(c + h, step) - value(c - h, step)) / 2e-5
+        if longest is not None:
+            gradient *= min(1, longest / np.linalg.norm(gradient))
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        unbiased = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
+        c = c - rate * (unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8) + decay * c)
+    c = np.clip(c, low, high)
+    return dict(zip(paths, c, strict=True)) if by_leaf else c

@@ -176,7 +176,11 @@ def test_a_fit_names_the_task_that_lacks_something():
 
 
 NEEDING = {name: method for name, method in merging.METHODS.items() if method.fit}
-SETTINGS = {"fisher": {"labels": "true"}}
+SETTINGS = {
+    "adamerging": {"granularity": "task", "steps": 3, "learning_rate": 0.1},
+    "atlas": {"steps": 3, "learning_rate": 0.1},
+    "fisher": {"labels": "true"},
+}
 CASES = [(n, c) for n, m in NEEDING.items() for c in ("standard", "linear") if m.models in ("all", KINDS[c])]
 
 

@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from tajax import trees
+from tajax.linearization import around
 from tajax.losses import head_logits
 from tajax.merging.method import check_data
 from tajax.task_vectors import apply_task_vector
@@ -96,13 +97,15 @@ def fit_fisher(
         raise ValueError(f"labels is {labels!r}, want one of {', '.join(map(repr, get_args(Labels)))}")
     check_data(pretrained, taus, batches, heads)
 
-    def squares(model: Params, weights: Array, normalizes: ArrayLike, inputs: Any, label: Array) -> Trained:
+    def squares(
+        forward: ApplyFn, model: Params, weights: Array, normalizes: ArrayLike, inputs: Any, label: Array
+    ) -> Trained:
         """Σ_k p_k (∂ log p_k/∂θ)² of one example; of the label alone where that is true."""
         theta, restore = trees.split(model, None)
         head = Head(weights, jnp.int32(weights.shape[1]), jnp.asarray(normalizes))
 
         def log_probabilities(theta: Trained) -> Array:
-            features = encode(restore(theta), jax.tree.map(lambda leaf: leaf[None], inputs))
+            features = forward(restore(theta), jax.tree.map(lambda leaf: leaf[None], inputs))
             return jax.nn.log_softmax(head_logits(features, head)[0])
 
         values, pull = jax.vjp(log_probabilities, theta)
@@ -118,9 +121,13 @@ def fit_fisher(
         return jax.lax.scan(add, zeros, over)[0]
 
     @jax.jit
-    def summed(total: Trained, model: Params, weights: Array, normalizes: ArrayLike, batch: Batch) -> Trained:
+    def summed(
+        total: Trained, pretrained: Params, model: Params, weights: Array, normalizes: ArrayLike, batch: Batch
+    ) -> Trained:
+        forward = around(encode, pretrained)
+
         def add(total: Trained, example: Batch) -> tuple[Trained, None]:
-            found = squares(model, weights, normalizes, example.inputs, example.label)
+            found = squares(forward, model, weights, normalizes, example.inputs, example.label)
             return jax.tree.map(lambda t, s: t + jnp.where(example.mask, s, 0).astype(t.dtype), total, found), None
 
         return jax.lax.scan(add, total, jax.tree.map(jnp.asarray, batch))[0]
@@ -134,7 +141,7 @@ def fit_fisher(
         total = {path: zeros[path] for path in trees.split(model, None)[0]}
         for batch in batches[task]:
             weights = head.weights[:, : int(head.num_classes)]
-            total = summed(total, model, weights, head.normalizes, batch)
+            total = summed(total, pretrained, model, weights, head.normalizes, batch)
             count += int(np.sum(batch.mask))
         means = zeros | {path: leaf / count for path, leaf in total.items()}
         each.append(jax.tree.unflatten(jax.tree.structure(tau), list(means.values())))
