@@ -120,6 +120,29 @@ def tally_at(
     return jax.lax.map(lambda c: tally(logits_at(rows, c), labels, mask), coefs)
 
 
+def on_line(rows: AffineLogits, base: Float[ArrayLike, " T"], direction: Float[ArrayLike, " T"]) -> AffineLogits:
+    """The same images at the coefficients base + α direction, as those of one task vector: at α they are `rows` there.
+
+    Raises:
+        ValueError: `base` or `direction` does not have one number for each task vector.
+
+    Example:
+        >>> rows = AffineLogits(jnp.array([[[3.0, 1.0], [-1.0, 1.0]]]), jnp.ones((1, 2, 2)), jnp.int32(2))
+        >>> on_line(rows, jnp.array([2.0]), jnp.array([0.5])).scores.tolist()
+        [[[1.0, 3.0], [-0.5, 0.5]]]
+    """
+    _check_coefs("base", base, rows)
+    _check_coefs("direction", direction, rows)
+    scores, gram = jnp.asarray(rows.scores), jnp.asarray(rows.gram)
+    line = jnp.stack([jnp.asarray(base, scores.dtype), jnp.asarray(direction, scores.dtype)])
+    line = jnp.concatenate([jnp.array([[1], [0]], line.dtype), line], axis=1)  # [2, T+1]
+    highest = jax.lax.Precision.HIGHEST
+    return rows._replace(
+        scores=jnp.einsum("as,bsk->bak", line, scores, precision=highest),
+        gram=jnp.einsum("as,bsu,cu->bac", line, gram, line, precision=highest),
+    )
+
+
 def correct_intervals(rows: AffineLogits, labels: Int[ArrayLike, " B"], direction: Float[ArrayLike, " T"]) -> Interval:
     """The α at which each image is classified correctly by the model at θ₀ + α Σ_t d_t τ_t.
 

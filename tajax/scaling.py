@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from tajax.affine import Interval
+from tajax.affine import AffineLogits, Interval, correct_intervals, on_line
 from tajax.metrics import normalized_accuracy
 
 
@@ -236,6 +236,72 @@ def exact_scaling_coef(
     # Sums of the same weights in another order differ in the last digits, 1e-12 for thousands of images.
     low, high = _widest(points, values > best - 1e-12)
     return Optimum((low + high) / 2, float(best), low, high)
+
+
+class Ascent(NamedTuple):
+    """Coefficients of several task vectors of which none can be bettered alone."""
+
+    coefs: Float[np.ndarray, " T"]
+    value: float
+    """The mean normalised accuracy there."""
+    rounds: int
+    """How often all coefficients were gone through, the last time without a gain."""
+
+
+def exact_coefs(
+    rows: Sequence[AffineLogits],
+    labels: Sequence[Int[np.ndarray, " N"]],
+    single_task: Sequence[float] | Float[np.ndarray, " T"],
+    *,
+    bounds: tuple[float, float],
+) -> Ascent:
+    """A coefficient for each task vector of a linearised merged model, by coordinate ascent on the mean accuracy.
+
+    The mean is of normalised accuracies. It begins at the best common coefficient (`exact_scaling_coef`). Then one
+    coefficient after the other is set to the best there is in the bounds while the others stand still, which is exact,
+    for along a line every image is right in one interval. A coefficient is changed for a gain alone, and there are
+    finitely many accuracies: it ends where no coefficient can be bettered alone, which need not be the best of all.
+
+    Args:
+        rows: of each task's images, along all T task vectors.
+        labels: their classes.
+        single_task: the accuracy of each fine-tuned model on its own task.
+        bounds: a < b, of every coefficient.
+
+    Returns:
+        The coefficients and their value. A step costs an interval an image and sorting them; no image is looked at.
+
+    Raises:
+        ValueError: as `exact_scaling_coef`, or there are not as many tasks as task vectors.
+
+    Example:
+        >>> from tajax.affine import AffineLogits
+        >>> scores = np.array([[[1.0, 0.0], [-2.0, 0.0], [0.0, 0.5]]])  # the first vector harms, from 0.5 on, and so
+        >>> one = AffineLogits(scores, np.ones((1, 3, 3)), np.int32(2))  # does the second beyond 2 − 4 c₁
+        >>> found = exact_coefs([one, one], [np.array([0])] * 2, [1.0, 1.0], bounds=(0.0, 1.0))
+        >>> found.value, bool(1 - 2 * found.coefs[0] > found.coefs[1] / 2)
+        (1.0, True)
+    """
+    if len(rows) != len(labels) or any(of_task.scores.shape[1] != len(rows) + 1 for of_task in rows):
+        shapes = [of_task.scores.shape for of_task in rows]
+        raise ValueError(f"{len(rows)} tasks and {len(labels)} sets of labels, but scores have shapes {shapes}")
+    tasks = len(rows)
+
+    def best_on(base: np.ndarray, direction: np.ndarray) -> Optimum:
+        line = (on_line(of_task, base, direction) for of_task in rows)
+        intervals = [correct_intervals(*pair, np.ones(1)) for pair in zip(line, labels, strict=True)]
+        return exact_scaling_coef(intervals, single_task, bounds=bounds)
+
+    common = best_on(np.zeros(tasks), np.ones(tasks))
+    coefs, value = np.full(tasks, common.scaling_coef), common.value
+    rounds, better = 0, True
+    while better:
+        rounds, better = rounds + 1, False
+        for one in np.eye(tasks):
+            found = best_on(np.where(one == 1, 0, coefs), one)
+            if found.value > value + 1e-9:  # more than rounding
+                coefs, value, better = np.where(one == 1, found.scaling_coef, coefs), found.value, True
+    return Ascent(coefs, value, rounds)
 
 
 def _deciding(single_task: Float[np.ndarray, " T"]) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from tajax.merging.methods.magmax import magmax
 from tajax.merging.methods.model_stock import check_model_stock, model_stock
 from tajax.merging.methods.pcb import pcb
 from tajax.merging.methods.slerp import check_slerp, slerp
+from tajax.merging.methods.exact_coefficients import exact_coefficients, fit_exact_coefficients
 from tajax.merging.methods.fisher import Labels, fisher, fit_fisher
 from tajax.merging.methods.regmean import fit_regmean, regmean
 from tajax.merging.methods.regmean_plusplus import fit_regmean_plusplus, regmean_plusplus
@@ -59,9 +60,11 @@ __all__ = [
     "pcb",
     "slerp",
     "tall_masks",
+    "exact_coefficients",
     "fisher",
     "fit_adamerging",
     "fit_atlas",
+    "fit_exact_coefficients",
     "fit_fisher",
     "fit_regmean",
     "fit_regmean_plusplus",
@@ -219,6 +222,15 @@ METHODS: Mapping[str, Method] = {
         layered=True,
         by_leaf=True,
         check=check_slerp,
+    ),
+    "exact_coefficients": Method(
+        exact_coefficients,
+        affine=True,
+        scaled=False,
+        needs="labels",
+        fit=fit_exact_coefficients,
+        fit_options={"upper": Option(1.0, "the largest coefficient", lambda v: 0 < v < math.inf, "above 0")},
+        models="linearized",
     ),
     "fisher": Method(
         fisher,

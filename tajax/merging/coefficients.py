@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -183,25 +184,30 @@ def learn(
         if isinstance(encode, Linearized) and granularity == "task":
             seen = [(rows_of(pretrained, vectors, head, batch.inputs), batch) for batch in batches[task]]
             while True:
-                yield from (lambda c, rows=rows, batch=batch: of_rows(c, rows, batch) for rows, batch in seen)
+                yield from (functools.partial(of_rows, rows=rows, batch=batch) for rows, batch in seen)
+        model = functools.partial(of_model, pretrained=pretrained, vectors=vectors, head=head)
         while True:
-            for batch in batches[task]:
-                yield lambda c, batch=batch: of_model(c, pretrained, vectors, head, batch)
+            yield from (functools.partial(model, batch=batch) for batch in batches[task])
+
+    @jax.jit
+    def updated(coefs: Any, state: tuple[Any, Any], parts: Sequence[Any], step: Array) -> tuple[Any, tuple[Any, Any]]:
+        gradient = jax.tree.map(lambda *leaves: sum(leaves[1:], start=leaves[0]), *parts)
+        if clip_norm is not None:
+            shrink = 1 / jnp.maximum(norm(gradient) / clip_norm, 1)
+            gradient = jax.tree.map(lambda g: shrink * g, gradient)
+        moved, state = adam(gradient, state, step, learning_rate)
+        return jax.tree.map(lambda c, m: (1 - learning_rate * weight_decay) * c + m, coefs, moved), state
 
     streams = [gradients(task) for task in taus]
     state = jax.tree.map(jnp.zeros_like, (coefs, coefs))
     for step in range(1, steps + 1):
-        parts = [next(stream)(coefs) for stream in streams]
-        gradient = jax.tree.map(lambda *leaves: sum(leaves[1:], start=leaves[0]), *parts)
-        if clip_norm is not None:
-            shrink = 1 / jnp.maximum(norm(gradient) / clip_norm, 1)
-            gradient = jax.tree.map(lambda g, shrink=shrink: shrink * g, gradient)
-        moved, state = adam(gradient, state, step, learning_rate)
-        coefs = jax.tree.map(lambda c, m: (1 - learning_rate * weight_decay) * c + m, coefs, moved)
+        coefs, state = updated(coefs, state, [next(stream)(coefs) for stream in streams], jnp.asarray(step))
     return clipped(coefs)
 
 
-def adam(gradient: Any, state: tuple[Any, Any], step: int, learning_rate: float) -> tuple[Any, tuple[Any, Any]]:
+def adam(
+    gradient: Any, state: tuple[Any, Any], step: Array, learning_rate: float
+) -> tuple[Any, tuple[Any, Any]]:  # Any: trees of arrays
     """A step of Adam and its next state, with β = (0.9, 0.999) and ε = 1e-8; `step` counts from 1 (Kingma and Ba 2015).
 
     The core stands on JAX alone, without Optax.
@@ -209,4 +215,7 @@ def adam(gradient: Any, state: tuple[Any, Any], step: int, learning_rate: float)
     first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state[0], gradient)
     second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, state[1], gradient)
     a, b = 1 / (1 - 0.9**step), 1 / (1 - 0.999**step)
-    return jax.tree.map(lambda m, v: -learning_rate * a * m / (jnp.sqrt(b * v) + 1e-8), first, second), (first, second)
+    moved = jax.tree.map(
+        lambda m, v: -learning_rate * a.astype(m.dtype) * m / (jnp.sqrt(b.astype(v.dtype) * v) + 1e-8), first, second
+    )
+    return moved, (first, second)

@@ -52,6 +52,19 @@ def test_a_mask_keeps_the_vectors_out_of_the_other_leaves(world):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("normalizes", [True, False])
+def test_images_on_a_line_are_the_images_at_its_points(world, normalizes):
+    params, taus, head, images, _ = world
+    rows = affine_logits(mlp, params, taus, head._replace(normalizes=normalizes), images)
+    base, direction = np.array([0.5, -1.0, 2.0]), np.array([1.0, 0.0, -0.5])
+    line = affine.on_line(rows, base, direction)
+    for alpha in (0.0, 1.0, -2.5):
+        want = logits_at(rows, base + alpha * direction)
+        np.testing.assert_allclose(logits_at(line, np.array([alpha])), want, rtol=1e-10)
+    with pytest.raises(ValueError, match=r"base has shape \(2,\), want \[3\]"):
+        affine.on_line(rows, base[:2], direction)
+
+
 def predictions(rows, direction, alpha):
     return np.argmax(np.asarray(logits_at(rows, alpha * direction)), axis=1)
 

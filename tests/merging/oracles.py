@@ -114,6 +114,7 @@ ORACLES = {
         unit=1 / 16,
     ),
     "slerp": Case({"scaling_coef": 0.5}, slow_slerp(share=0.5, scaling_coef=0.5), exact=False, tasks=2),
+    "exact_coefficients": Case({}, with_data.moved_by_task, fitted=with_data.task_coefs),
     "fisher": Case({"floor": 2.0}, with_data.fisher, fitted=with_data.fishers),
     "regmean": Case({"off_diagonal": 0.7}, with_data.regmean, exact=False, fitted=with_data.grams),
     "regmean_plusplus": Case({"off_diagonal": 0.7}, with_data.regmean, exact=False, fitted=with_data.grams),

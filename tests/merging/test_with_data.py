@@ -333,3 +333,71 @@ def test_coefficients_that_do_not_fit_are_named(setting):
     ):
         with pytest.raises(ValueError, match=message):
             merging.fit_adamerging(encode, pretrained, taus, *rest, **options)
+
+
+@pytest.fixture
+def many(rng, x64):
+    """Three tasks of a linear model with more examples, and the pass over them."""
+    draw, tasks = rng(919), ("a", "b", "c")
+    theta, *taus = [{"w": jnp.asarray(size * draw.normal(size=(6, 5)))} for size in (0.4, 1, 1, 1)]
+    batches = {t: [] for t in tasks}
+    for t in (*tasks, *tasks):
+        batches[t].append(Batch(draw.normal(size=(20, 6)), draw.integers(0, 3, 20), np.arange(20) < 17))
+    heads = {t: Head(jnp.asarray(draw.normal(size=(5, 3))), jnp.int32(3)) for t in tasks}
+    return theta, dict(zip(tasks, taus, strict=True)), batches, heads
+
+
+def accuracies(setting, coefs):
+    """Of each task, in NumPy."""
+    theta, taus, batches, heads = setting
+    kernel = np.asarray(theta["w"]) + sum(c * np.asarray(tau["w"]) for c, tau in zip(coefs, taus.values(), strict=True))
+    found = []
+    for task in taus:
+        x, y = rows_of(batches[task])
+        found.append(np.mean(np.argmax(x @ kernel @ np.asarray(heads[task].weights), axis=1) == y))
+    return np.array(found)
+
+
+def test_no_coefficient_can_be_bettered_alone(many):
+    tangent = tajax.linearize(lambda params, x: x @ params["w"], many[0])
+    found = merging.fit_exact_coefficients(tangent, *many, upper=2.0)["coefs"]
+    single = np.array([accuracies(many, one)[t] for t, one in enumerate(np.eye(3))])
+
+    def value(coefs):
+        return np.mean(accuracies(many, coefs) / single)
+
+    reached, grid = value(found), np.linspace(0, 2, 2001)
+    assert reached > max(value(np.full(3, c)) for c in grid) - 1e-9  # no worse than the best for all
+    for task in range(3):
+        tried = [value(np.where(np.arange(3) == task, c, found)) for c in grid]
+        assert max(tried) <= reached + 1e-9
+    assert len(set(found.tolist())) == 3 and found.min() >= 0 and found.max() <= 2
+    merged = merging.exact_coefficients(many[0], list(many[1].values()), coefs=found)
+    step = sum(c * tau["w"] for c, tau in zip(found, many[1].values(), strict=True))
+    np.testing.assert_allclose(merged["w"], many[0]["w"] + step)
+
+
+def test_vectors_that_do_not_meet_have_the_coefficients_that_each_has_alone(rng, x64):
+    """Tasks with inputs and classes of their own: the best for all is the best of each."""
+    draw = rng(920)
+    theta = {"w": jnp.zeros((2, 4)).at[:, ::2].set(1.0)}
+    taus = {t: {"w": jnp.zeros((2, 4)).at[k, 2 * k + 1].set(2.0)} for k, t in enumerate("ab")}
+    batches, heads = {}, {}
+    for k, t in enumerate("ab"):
+        inputs = np.zeros((30, 2))
+        inputs[:, k] = draw.uniform(0.5, 1, 30)
+        labels = np.where(np.arange(30) % 3 == 0, k, 1 - k)  # two thirds of a want the vector, and one of b
+        batches[t] = [Batch(inputs, labels, np.ones(30, bool))]
+        weights = np.zeros((4, 2))
+        weights[2 * k, 0] = weights[2 * k + 1, 1] = 1
+        heads[t] = Head(jnp.asarray(weights), jnp.int32(2), False)
+    tangent = tajax.linearize(lambda params, x: x @ params["w"], theta)
+    found = merging.fit_exact_coefficients(tangent, theta, taus, batches, heads)["coefs"]
+    assert found[0] > 0.5 > found[1]  # 2c beats 1 beyond a half
+
+
+def test_exact_coefficients_are_of_linearised_models(setting):
+    with pytest.raises(ValueError, match="exact coefficients are for linearised models"):
+        merging.fit_exact_coefficients(encode, *setting)
+    with pytest.raises(ValueError, match="upper is the largest coefficient, above 0; got 0"):
+        merging.fit_exact_coefficients(tajax.linearize(encode, setting[0]), *setting, upper=0)

@@ -197,3 +197,12 @@ def learned(
         c = c - rate * (unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8) + decay * c)
     c = np.clip(c, low, high)
     return dict(zip(paths, c, strict=True)) if by_leaf else c
+
+
+def task_coefs(theta, tasks):
+    return {"coefs": pattern(tasks, step=3) / 2 - 1}
+
+
+def moved_by_task(theta, taus):
+    found = task_coefs(theta, len(taus))["coefs"]
+    return {path: leaf + sum(c * tau[path] for c, tau in zip(found, taus, strict=True)) for path, leaf in theta.items()}

@@ -49,7 +49,7 @@ def fit_adamerging(
     initial: float = 0.3,
     stacked: str | None = STACKED,
 ) -> dict[str, Coefs]:
-    """The λ in [0, 1] that minimise the entropy of the merged model's predictions, Σ_t E_x H(p(·|x; θ(λ))), by Adam.
+    """The λ in [0, 1] that minimise the entropy of the merged model's predictions, Σ_t E_x H(p(x; θ(λ))), by Adam.
 
     The paper adapts to the unlabelled *test* images, all of them; any will do. A step sees one batch of each task, in
     the order in which `batches` has them, and costs a forward and a backward pass on each. With one coefficient a task

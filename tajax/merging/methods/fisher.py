@@ -38,7 +38,7 @@ def fisher(pretrained: Params, taus: Sequence[Params], *, fishers: Params, floor
 
     Raises:
         ValueError: `floor` is not above 0, there are no vectors, one differs from `pretrained`, or a leaf of `fishers`
-            is not [T, *shape of the leaf].
+            does not have the shape of the leaf behind an axis of T.
 
     Source:
         Matena and Raffel 2022, "Merging Models with Fisher-Weighted Averaging", §3; equal weights for all models.
@@ -73,7 +73,7 @@ def fit_fisher(
     *,
     labels: Labels = "expected",
 ) -> dict[str, Params]:
-    """The diagonal Fisher information of each fine-tuned model on its task, E_x E_{y ~ p_t(·|x)} (∂ log p_t(y|x)/∂θ)².
+    """The diagonal Fisher information of each fine-tuned model on its task, E_x E_{y ~ p_t(x)} (∂ log p_t(x)_y / ∂θ)².
 
     The expectation over y is over the model's own predictive distribution, exactly, which costs a backward pass for
     each class and example. With `labels="true"` y is the label instead, one backward pass an example. They are taken
