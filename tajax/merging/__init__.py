@@ -25,6 +25,7 @@ from tajax.merging.methods.pcb import pcb
 from tajax.merging.methods.slerp import check_slerp, slerp
 from tajax.merging.methods.exact_coefficients import exact_coefficients, fit_exact_coefficients
 from tajax.merging.methods.fisher import Labels, fisher, fit_fisher
+from tajax.merging.methods.localize_and_stitch import localize_and_stitch
 from tajax.merging.methods.regmean import fit_regmean, regmean
 from tajax.merging.methods.regmean_plusplus import fit_regmean_plusplus, regmean_plusplus
 from tajax.merging.methods.task_arithmetic import task_arithmetic
@@ -68,6 +69,7 @@ __all__ = [
     "fit_fisher",
     "fit_regmean",
     "fit_regmean_plusplus",
+    "localize_and_stitch",
     "regmean",
     "regmean_plusplus",
     "task_arithmetic",
@@ -244,6 +246,18 @@ METHODS: Mapping[str, Method] = {
                 "expected", "classes that are averaged over, the model's own or the true ones", choices=get_args(Labels)
             )
         },
+    ),
+    "localize_and_stitch": Method(
+        localize_and_stitch,
+        options={
+            "density": Option(
+                0.1, "share of entries that each task keeps", lambda v: 0 < v <= 1, "a share above 0, at most 1"
+            ),
+        },
+        affine=True,
+        scaled=False,
+        by_leaf=True,
+        alone=trim_first,
     ),
     "regmean": Method(
         regmean,

@@ -85,6 +85,19 @@ def slow_ties(theta, taus, density, scaling_coef, merge="mean"):
     return merged
 
 
+def slow_stitch(theta, taus, density):
+    """Localize-and-Stitch without data, entry by entry: the mean of who keeps it."""
+    kept = []
+    for tau in taus:
+        smallest = sorted(abs(tau))[::-1][round(density * len(tau)) - 1]
+        kept.append([abs(entry) >= smallest and entry != 0 for entry in tau])
+    merged = theta.copy()
+    for i in range(len(theta)):
+        if any(keeps[i] for keeps in kept):
+            merged[i] += np.mean([tau[i] for tau, keeps in zip(taus, kept, strict=True) if keeps[i]])
+    return merged
+
+
 ORACLES = {
     "adamerging": Case({}, with_data.moved, fitted=with_data.coefs),
     "atlas": Case({}, with_data.moved, fitted=with_data.coefs),
@@ -116,6 +129,7 @@ ORACLES = {
     "slerp": Case({"scaling_coef": 0.5}, slow_slerp(share=0.5, scaling_coef=0.5), exact=False, tasks=2),
     "exact_coefficients": Case({}, with_data.moved_by_task, fitted=with_data.task_coefs),
     "fisher": Case({"floor": 2.0}, with_data.fisher, fitted=with_data.fishers),
+    "localize_and_stitch": Case({"density": 0.3}, entrywise(lambda theta, taus: slow_stitch(theta, taus, 0.3))),
     "regmean": Case({"off_diagonal": 0.7}, with_data.regmean, exact=False, fitted=with_data.grams),
     "regmean_plusplus": Case({"off_diagonal": 0.7}, with_data.regmean, exact=False, fitted=with_data.grams),
     "task_arithmetic": Case({"scaling_coef": 0.5}, entrywise(lambda theta, taus: theta + 0.5 * taus.sum(0))),

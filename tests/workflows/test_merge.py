@@ -51,6 +51,7 @@ OPTIONS = {  # other than the defaults
     "lines": {"shallow": 0.5},
     "pcb": {"ratio": 0.2},
     "slerp": {"share": 0.3},
+    "localize_and_stitch": {"density": 0.3},
     "ties": {"density": 0.4, "merge": "sum"},
     "dare": {"drop_rate": 0.3},
 }
