@@ -168,7 +168,7 @@ def merging_page(command: str) -> Iterator[Part]:
     for name, row in METHODS.items():
         needs = {"nothing": "", "inputs": "Needs examples of the tasks. ", "labels": "Needs labelled examples. "}
         coef = "" if row.scaled else "Takes no coefficient. "
-        yield from _described(name, row.merge, f" {needs[row.needs]}{coef}", row.options)
+        yield from _described(name, row.merge, f" {needs[row.needs]}{coef}", row.settings)
     yield Text("\nDone to the vectors before, in this order: --config.merging.prepare=\"('NAME', 'NAME')\"")
     for name, preparation in PREPARATIONS.items():
         yield from _described(name, preparation.prepare, "", preparation.options)

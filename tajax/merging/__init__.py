@@ -277,6 +277,7 @@ METHODS: Mapping[str, Method] = {
         fit=fit_regmean_plusplus,
         fit_options={"off_diagonal": _OFF_DIAGONAL},
         models="ordinary",
+        one_shape=True,
     ),
     "task_arithmetic": Method(task_arithmetic, affine=True, by_leaf=True, usual_coef=0.3),
     "ties": Method(

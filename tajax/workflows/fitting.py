@@ -104,8 +104,7 @@ class Examples:
             self.task,
             self.setup.config.merging.split,
             batch_size=min(BATCH_SIZE, len(self)),
-            preprocessing=self.setup.encoder.inputs,
-            workers=self.setup.config.data_workers,
+            preprocessing=self.setup.encoder.inputs,  # in threads: workers would start anew with each pass and task
         )
         for batch in batches:
             hidden: Any = np.zeros_like(batch.label)  # which JAX's functions take as its own

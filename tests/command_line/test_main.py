@@ -278,7 +278,8 @@ def test_help_of_merging_has_every_method_with_its_options(runs, capsys, monkeyp
     for name, row in (*METHODS.items(), *PREPARATIONS.items()):
         assert f"\n{name}\n" in shown
         assert all(
-            f"merging.{name}.{keyword}" in shown and option.help in shown for keyword, option in row.options.items()
+            f"merging.{name}.{keyword}" in shown and option.help in shown
+            for keyword, option in getattr(row, "settings", row.options).items()
         )
     chosen = page(capsys, monkeypatch, "--config=attn", "--config.merging.method=ties", "--help", columns=200)
     assert "merging.ties.density" in chosen and "merging.dare" not in chosen and "--help merging" in chosen
