@@ -17,17 +17,17 @@ from tajax.merging.methods.breadcrumbs import breadcrumbs, check_breadcrumbs
 from tajax.merging.methods.consensus import check_consensus, consensus
 from tajax.merging.methods.dare import dare, thin_first
 from tajax.merging.methods.della import check_della, della, prune_first
+from tajax.merging.methods.exact_coefficients import exact_coefficients, fit_exact_coefficients
+from tajax.merging.methods.fisher import Labels, fisher, fit_fisher
 from tajax.merging.methods.karcher import karcher
 from tajax.merging.methods.lines import lines
+from tajax.merging.methods.localize_and_stitch import localize_and_stitch
 from tajax.merging.methods.magmax import magmax
 from tajax.merging.methods.model_stock import check_model_stock, model_stock
 from tajax.merging.methods.pcb import pcb
-from tajax.merging.methods.slerp import check_slerp, slerp
-from tajax.merging.methods.exact_coefficients import exact_coefficients, fit_exact_coefficients
-from tajax.merging.methods.fisher import Labels, fisher, fit_fisher
-from tajax.merging.methods.localize_and_stitch import localize_and_stitch
 from tajax.merging.methods.regmean import fit_regmean, regmean
 from tajax.merging.methods.regmean_plusplus import fit_regmean_plusplus, regmean_plusplus
+from tajax.merging.methods.slerp import check_slerp, slerp
 from tajax.merging.methods.task_arithmetic import task_arithmetic
 from tajax.merging.methods.ties import Agreement, ties, trim_first
 from tajax.merging.methods.weight_average import weight_average
@@ -37,30 +37,23 @@ from tajax.options import Option
 from tajax.types import MergeFn
 
 __all__ = [
-    "METHODS",
-    "PREPARATIONS",
     "FitFn",
+    "METHODS",
     "Method",
     "Option",
+    "PREPARATIONS",
     "PerTask",
     "Preparation",
+    "adamerging",
+    "atlas",
     "breadcrumbs",
     "check_data",
     "compiled",
-    "adamerging",
-    "atlas",
     "compose",
     "consensus",
     "dare",
     "della",
     "emr",
-    "karcher",
-    "lines",
-    "magmax",
-    "model_stock",
-    "pcb",
-    "slerp",
-    "tall_masks",
     "exact_coefficients",
     "fisher",
     "fit_adamerging",
@@ -69,9 +62,16 @@ __all__ = [
     "fit_fisher",
     "fit_regmean",
     "fit_regmean_plusplus",
+    "karcher",
+    "lines",
     "localize_and_stitch",
+    "magmax",
+    "model_stock",
+    "pcb",
     "regmean",
     "regmean_plusplus",
+    "slerp",
+    "tall_masks",
     "task_arithmetic",
     "ties",
     "weight_average",
@@ -172,6 +172,28 @@ METHODS: Mapping[str, Method] = {
         alone=prune_first,
         check=check_della,
     ),
+    "exact_coefficients": Method(
+        exact_coefficients,
+        affine=True,
+        scaled=False,
+        needs="labels",
+        fit=fit_exact_coefficients,
+        fit_options={"upper": Option(1.0, "the largest coefficient", lambda v: 0 < v < math.inf, "above 0")},
+        models="linearized",
+    ),
+    "fisher": Method(
+        fisher,
+        options={"floor": Option(1e-6, "the least Fisher information of an entry", lambda v: v > 0, "above 0")},
+        affine=True,
+        scaled=False,
+        needs="labels",
+        fit=fit_fisher,
+        fit_options={
+            "labels": Option(
+                "expected", "classes that are averaged over, the model's own or the true ones", choices=get_args(Labels)
+            )
+        },
+    ),
     "karcher": Method(
         karcher,
         options={
@@ -195,6 +217,18 @@ METHODS: Mapping[str, Method] = {
         layered=True,
         usual_coef=0.5,
     ),
+    "localize_and_stitch": Method(
+        localize_and_stitch,
+        options={
+            "density": Option(
+                0.1, "share of entries that each task keeps", lambda v: 0 < v <= 1, "a share above 0, at most 1"
+            ),
+        },
+        affine=True,
+        scaled=False,
+        by_leaf=True,
+        alone=trim_first,
+    ),
     "magmax": Method(magmax, affine=True, by_leaf=True, usual_coef=0.5),
     "model_stock": Method(model_stock, affine=True, scaled=False, layered=True, by_leaf=True, check=check_model_stock),
     "pcb": Method(
@@ -212,52 +246,6 @@ METHODS: Mapping[str, Method] = {
         },
         affine=True,
         usual_coef=1.2,
-    ),
-    "slerp": Method(
-        slerp,
-        options={
-            "share": Option(
-                0.5, "how far from the first task to the second", lambda v: 0 <= v <= 1, "a share between 0 and 1"
-            ),
-        },
-        affine=True,
-        layered=True,
-        by_leaf=True,
-        check=check_slerp,
-    ),
-    "exact_coefficients": Method(
-        exact_coefficients,
-        affine=True,
-        scaled=False,
-        needs="labels",
-        fit=fit_exact_coefficients,
-        fit_options={"upper": Option(1.0, "the largest coefficient", lambda v: 0 < v < math.inf, "above 0")},
-        models="linearized",
-    ),
-    "fisher": Method(
-        fisher,
-        options={"floor": Option(1e-6, "the least Fisher information of an entry", lambda v: v > 0, "above 0")},
-        affine=True,
-        scaled=False,
-        needs="labels",
-        fit=fit_fisher,
-        fit_options={
-            "labels": Option(
-                "expected", "classes that are averaged over, the model's own or the true ones", choices=get_args(Labels)
-            )
-        },
-    ),
-    "localize_and_stitch": Method(
-        localize_and_stitch,
-        options={
-            "density": Option(
-                0.1, "share of entries that each task keeps", lambda v: 0 < v <= 1, "a share above 0, at most 1"
-            ),
-        },
-        affine=True,
-        scaled=False,
-        by_leaf=True,
-        alone=trim_first,
     ),
     "regmean": Method(
         regmean,
@@ -278,6 +266,18 @@ METHODS: Mapping[str, Method] = {
         fit_options={"off_diagonal": _OFF_DIAGONAL},
         models="ordinary",
         one_shape=True,
+    ),
+    "slerp": Method(
+        slerp,
+        options={
+            "share": Option(
+                0.5, "how far from the first task to the second", lambda v: 0 <= v <= 1, "a share between 0 and 1"
+            ),
+        },
+        affine=True,
+        layered=True,
+        by_leaf=True,
+        check=check_slerp,
     ),
     "task_arithmetic": Method(task_arithmetic, affine=True, by_leaf=True, usual_coef=0.3),
     "ties": Method(
