@@ -241,12 +241,13 @@ def test_every_merging_method_gives_a_model_of_the_framework(model, tuned, name,
     taus = [task_vector(model.params, other) for other in tuned[: ORACLES[name].tasks]]
     method, named = tajax.merging.METHODS[name], dict(zip("abc", taus, strict=False))
     options = {"key": key} if method.random else {}
-    if method.fit and method.models != "linearized":
+    if method.fit:
+        forward = tajax.linearize(model.apply, model.params) if method.models == "linearized" else model.apply
         batches = {
             task: [Batch(INPUTS[:, :3] * t, jnp.arange(2), jnp.ones(2, bool))] for t, task in enumerate("abc", 1)
         }
         head = Head(jnp.eye(3)[:, :2], jnp.int32(2))
-        options |= method.fit(model.apply, model.params, named, batches, dict.fromkeys("abc", head))
+        options |= method.fit(forward, model.params, named, batches, dict.fromkeys("abc", head))
     merged = tajax.merging.METHODS[name](model.params, taus, **options)
     assert jax.tree.structure(merged) == jax.tree.structure(model.params)
     assert jax.tree.map(jnp.result_type, merged) == jax.tree.map(jnp.result_type, model.params)
