@@ -18,6 +18,9 @@ from tajax.types import Params
 FUSED = ("query", "key", "value")
 """Siblings that some libraries keep in one matrix, side by side in its outputs."""
 
+TEXT_PROJECTION = "text[/_]projection(/kernel)?"
+"""The last matrix of a CLIP's text tower, which the code of several papers averages as it does vectors."""
+
 _TABLE = re.compile(r"(?:.*[/_])?embeddings?(?:/embedding|/kernel|/weight)?")
 
 
@@ -42,20 +45,28 @@ def map_matrices(
     *,
     stacked: str | None = STACKED,
     fused: bool = False,
+    exclude: str = "",
 ) -> Params:
     """One tree of T: `matrix([T, in, out]) -> [in, out]` of every matrix, `other([T, ...]) -> [...]` of all else.
 
     Args:
-        matrix: is mapped over the layers of a leaf that stacks them (`jax.vmap`), so that it sees one layer's.
+        matrix: is mapped over the layers of a leaf that stacks them, one after the other (`jax.lax.map`): it sees one
+            layer's matrices, and what it needs beside them is there for one layer at a time. Products in it are of
+            full precision on every device.
         other: sees vectors, scalars, embeddings and kernels of convolutions, with the axis of layers where they have
             one. Not what is empty, which stays as it is.
         taus: T task vectors, trees of the same paths and shapes.
         stacked: the node below which leaves have the layers along their leading axis, None if there is none.
         fused: whether query, key and value of one module are one matrix [in, 3 out], as open_clip and the papers' code
             keep them, and not three, as Hugging Face and we do. Spectra are other ones then.
+        exclude: a regular expression; matrices whose whole path it matches, or all of the path that follows a slash,
+            are for `other`. Nothing by default.
 
     Returns:
         A tree like the first vector, in float32 or wider.
+
+    Raises:
+        ValueError: there are no vectors, the trees differ, or `exclude` is not a valid regular expression.
 
     Example:
         >>> taus = [{"kernel": jnp.eye(2), "bias": jnp.ones(2)}, {"kernel": 3 * jnp.eye(2), "bias": jnp.ones(2)}]
@@ -64,6 +75,7 @@ def map_matrices(
                [0., 3.]], dtype=float32)}
     """
     trees.check_taus(taus)
+    excluded, each_layer = _pattern(exclude), _each_layer(matrix)
     flats = [trees.flatten_paths(tau) for tau in taus]
     merged: dict[str, Array] = {}
     for group in groups(list(flats[0]), fused):
@@ -71,10 +83,12 @@ def map_matrices(
         path, axis = group[0], int(in_layers(group[0], stacked))
         if leaves[0].size == 0:
             merged[path] = leaves[0][0]
-        elif all(is_matrix(p, flats[0][p], stacked=stacked) for p in group):
-            mapped = jax.vmap(matrix, in_axes=1) if axis else matrix
+        elif all(is_matrix(p, flats[0][p], stacked=stacked) and not excluded.fullmatch(p) for p in group):
             ends = np.cumsum([leaf.shape[-1] for leaf in leaves])[:-1].tolist()
-            parts = jnp.split(mapped(jnp.concatenate(leaves, axis=-1)), ends, axis=-1)
+            with jax.default_matmul_precision("highest"):
+                stack = jnp.concatenate(leaves, axis=-1)
+                mapped = each_layer(stack) if axis else matrix(stack)
+            parts = jnp.split(mapped, ends, axis=-1)
             merged.update(zip(group, parts, strict=True))
         else:
             merged.update((p, other(leaf)) for p, leaf in zip(group, leaves, strict=True))
@@ -112,6 +126,24 @@ def map_tensors(tensor: Callable[[Array], Array], taus: Sequence[Params], *, sta
 def _stack(leaves: Sequence[ArrayLike]) -> Array:
     arrays = [jnp.asarray(leaf) for leaf in leaves]
     return jnp.stack([array.astype(jnp.result_type(jnp.float32, *arrays)) for array in arrays])
+
+
+def _each_layer(matrix: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    @jax.jit  # leaves of one shape share a program
+    def of_stack(stack: Array) -> Array:
+        def of_layer(layer: Array) -> Array:
+            return matrix(jax.lax.dynamic_index_in_dim(stack, layer, axis=1, keepdims=False))
+
+        return jax.lax.map(of_layer, jnp.arange(stack.shape[1]))
+
+    return of_stack
+
+
+def _pattern(exclude: str) -> re.Pattern[str]:
+    try:
+        return re.compile(f"(?:.*/)?(?:{exclude})" if exclude else "(?!)")
+    except re.error as error:
+        raise ValueError(f"exclude is {exclude!r}, which is not a valid regular expression: {error}") from error
 
 
 def in_layers(path: str, stacked: str | None) -> bool:
