@@ -10,15 +10,19 @@ from typing import Any, get_args
 import jax
 
 from tajax.merging.coefficients import Granularity
+from tajax.merging.matrices import TEXT_PROJECTION
 from tajax.merging.method import FitFn, Method, check_data
 from tajax.merging.methods.adamerging import adamerging, fit_adamerging
 from tajax.merging.methods.atlas import atlas, fit_atlas
 from tajax.merging.methods.breadcrumbs import breadcrumbs, check_breadcrumbs
+from tajax.merging.methods.cart import cart
 from tajax.merging.methods.consensus import check_consensus, consensus
 from tajax.merging.methods.dare import dare, thin_first
 from tajax.merging.methods.della import check_della, della, prune_first
 from tajax.merging.methods.exact_coefficients import exact_coefficients, fit_exact_coefficients
 from tajax.merging.methods.fisher import Labels, fisher, fit_fisher
+from tajax.merging.methods.iso_c import iso_c
+from tajax.merging.methods.iso_cts import iso_cts
 from tajax.merging.methods.karcher import karcher
 from tajax.merging.methods.lines import lines
 from tajax.merging.methods.localize_and_stitch import localize_and_stitch
@@ -28,11 +32,16 @@ from tajax.merging.methods.pcb import pcb
 from tajax.merging.methods.regmean import fit_regmean, regmean
 from tajax.merging.methods.regmean_plusplus import fit_regmean_plusplus, regmean_plusplus
 from tajax.merging.methods.slerp import check_slerp, slerp
+from tajax.merging.methods.star import star
+from tajax.merging.methods.svc import Calibrated, svc
 from tajax.merging.methods.task_arithmetic import task_arithmetic
 from tajax.merging.methods.ties import Agreement, ties, trim_first
+from tajax.merging.methods.tsv_m import tsv_m
 from tajax.merging.methods.weight_average import weight_average
+from tajax.merging.methods.wudi import Weights, wudi
 from tajax.merging.per_task import PerTask, emr, tall_masks
 from tajax.merging.preparation import PREPARATIONS, Preparation, compose
+from tajax.merging.svd import Algorithm
 from tajax.options import Option
 from tajax.types import MergeFn
 
@@ -49,6 +58,11 @@ __all__ = [
     "breadcrumbs",
     "check_data",
     "compiled",
+    "svc",
+    "star",
+    "iso_cts",
+    "iso_c",
+    "cart",
     "compose",
     "consensus",
     "dare",
@@ -74,7 +88,9 @@ __all__ = [
     "tall_masks",
     "task_arithmetic",
     "ties",
+    "tsv_m",
     "weight_average",
+    "wudi",
 ]
 
 _OFF_DIAGONAL = Option(
@@ -84,6 +100,10 @@ _OFF_DIAGONAL = Option(
 _STEPS: tuple[Callable[[Any], bool], str] = (lambda v: v >= 1, "1 or more")
 _RATE: tuple[Callable[[Any], bool], str] = (lambda v: 0 < v < math.inf, "a finite number above 0")
 _SPAN = "what a coefficient is of, each task or each layer of each leaf and task"
+
+_FUSED = Option(False, "whether query, key and value are one matrix, as open_clip and the paper's code keep them")
+_EXCLUDE = Option(TEXT_PROJECTION, "pattern of matrices that are averaged, by default as the paper's code does")
+_SVD = Option("exact", "how the leading singular vectors of a task are found", choices=get_args(Algorithm))
 
 METHODS: Mapping[str, Method] = {
     "adamerging": Method(
@@ -129,6 +149,18 @@ METHODS: Mapping[str, Method] = {
         by_leaf=True,
         usual_coef=0.3,
         check=check_breadcrumbs,
+    ),
+    "cart": Method(
+        cart,
+        options={
+            "rank": Option(
+                0.08, "share of ranks that CART keeps of a task", lambda v: 0 < v <= 1, "a share above 0, at most 1"
+            ),
+            "svd": _SVD,
+            "fused": _FUSED,
+        },
+        layered=True,
+        by_leaf=True,
     ),
     "consensus": Method(
         consensus,
@@ -193,6 +225,29 @@ METHODS: Mapping[str, Method] = {
                 "expected", "classes that are averaged over, the model's own or the true ones", choices=get_args(Labels)
             )
         },
+    ),
+    "iso_c": Method(
+        iso_c,
+        options={"fused": _FUSED, "exclude": _EXCLUDE},
+        affine=True,
+        layered=True,
+        by_leaf=True,
+        usual_coef=1.5,
+    ),
+    "iso_cts": Method(
+        iso_cts,
+        options={
+            "common": Option(
+                0.8, "share of directions that tasks have in common", lambda v: 0 <= v <= 1, "a share, at most 1"
+            ),
+            "svd": _SVD,
+            "fused": _FUSED,
+            "exclude": _EXCLUDE,
+        },
+        affine=True,
+        layered=True,
+        by_leaf=True,
+        usual_coef=1.5,
     ),
     "karcher": Method(
         karcher,
@@ -279,6 +334,32 @@ METHODS: Mapping[str, Method] = {
         by_leaf=True,
         check=check_slerp,
     ),
+    "star": Method(
+        star,
+        options={
+            "share": Option(
+                0.4, "share of the nuclear norm that STAR keeps", lambda v: 0 < v <= 1, "a share above 0, at most 1"
+            ),
+        },
+        affine=True,
+        layered=True,
+        by_leaf=True,
+    ),
+    "svc": Method(
+        svc,
+        options={
+            "merge": Option("task_arithmetic", "the method that SVC calibrates", choices=get_args(Calibrated)),
+            "floor": Option(
+                0.0,
+                "the least that a task counts, α; 0: 1/T, and 1 for tsv_m",
+                lambda v: v >= 0,
+                "a number, not negative",
+            ),
+            "fused": _FUSED,
+        },
+        affine=True,
+        layered=True,
+    ),
     "task_arithmetic": Method(task_arithmetic, affine=True, by_leaf=True, usual_coef=0.3),
     "ties": Method(
         ties,
@@ -296,7 +377,26 @@ METHODS: Mapping[str, Method] = {
         by_leaf=True,
         alone=trim_first,
     ),
+    "tsv_m": Method(
+        tsv_m,
+        options={"svd": _SVD, "fused": _FUSED, "exclude": _EXCLUDE},
+        affine=True,
+        layered=True,
+        by_leaf=True,
+    ),
     "weight_average": Method(weight_average, affine=True, by_leaf=True, scaled=False),
+    "wudi": Method(
+        wudi,
+        options={
+            "weights": Option(
+                "norm", "of a task: 1/‖τ‖² of each matrix, for WUDI, or one, for ACTMat", choices=get_args(Weights)
+            ),
+            "fused": _FUSED,
+        },
+        affine=True,
+        layered=True,
+        by_leaf=True,
+    ),
 }
 """Every method by the name that configs and records use: a row has all that a run needs to know of it."""
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tests.merging import with_data
+from tests.merging import spectral, with_data
 from tests.merging.entrywise import (
     by_tensor,
     slow_breadcrumbs,
@@ -18,6 +18,7 @@ from tests.merging.entrywise import (
     slow_pcb,
     slow_slerp,
 )
+from tests.merging.spectral import by_matrix
 
 Tree = Mapping[str, np.ndarray]  # by path
 
@@ -105,6 +106,9 @@ ORACLES = {
         {"smallest": 0.35, "largest": 0.2, "scaling_coef": 0.5},
         slow_breadcrumbs(smallest=0.35, largest=0.2, scaling_coef=0.5),
     ),
+    "cart": Case(
+        {"rank": 0.5, "scaling_coef": 0.6}, by_matrix(lambda tasks: spectral.cart(tasks, 0.5, 0.6)), exact=False
+    ),
     "consensus": Case(
         {"tasks": 2, "threshold": 0.37, "scaling_coef": 0.5},
         entrywise(lambda theta, taus: slow_consensus(theta, taus, 2, 0.37, 0.5)),
@@ -114,10 +118,20 @@ ORACLES = {
         {"drop_rate": 0.0, "window": 0.0, "key": jax.random.key(0), "scaling_coef": 1.5},
         entrywise(lambda theta, taus: slow_ties(theta, taus, 1.0, 1.5)),
     ),
+    "exact_coefficients": Case({}, with_data.moved_by_task, fitted=with_data.task_coefs),
+    "fisher": Case({"floor": 2.0}, with_data.fisher, fitted=with_data.fishers),
+    "iso_c": Case({"scaling_coef": 1.5}, by_matrix(spectral.iso_c, scaling_coef=1.5), exact=False),
+    "iso_cts": Case(
+        {"common": 0.3, "scaling_coef": 1.5},
+        by_matrix(lambda tasks: spectral.iso_cts(tasks, 0.3), scaling_coef=1.5),
+        exact=False,
+        tasks=2,
+    ),
     "karcher": Case(
         {"iterations": 100, "tolerance": 1e-12, "scaling_coef": 0.5}, slow_karcher(scaling_coef=0.5), exact=False
     ),
     "lines": Case({"shallow": 0.75, "scaling_coef": 0.5}, slow_lines(shallow=0.75, scaling_coef=0.5)),
+    "localize_and_stitch": Case({"density": 0.3}, entrywise(lambda theta, taus: slow_stitch(theta, taus, 0.3))),
     "magmax": Case({"scaling_coef": 0.5}, entrywise(lambda theta, taus: slow_magmax(theta, taus, 0.5))),
     "model_stock": Case({}, by_tensor(slow_model_stock), exact=False),
     "pcb": Case(
@@ -126,16 +140,29 @@ ORACLES = {
         exact=False,
         unit=1 / 16,
     ),
-    "slerp": Case({"scaling_coef": 0.5}, slow_slerp(share=0.5, scaling_coef=0.5), exact=False, tasks=2),
-    "exact_coefficients": Case({}, with_data.moved_by_task, fitted=with_data.task_coefs),
-    "fisher": Case({"floor": 2.0}, with_data.fisher, fitted=with_data.fishers),
-    "localize_and_stitch": Case({"density": 0.3}, entrywise(lambda theta, taus: slow_stitch(theta, taus, 0.3))),
     "regmean": Case({"off_diagonal": 0.7}, with_data.regmean, exact=False, fitted=with_data.grams),
     "regmean_plusplus": Case({"off_diagonal": 0.7}, with_data.regmean, exact=False, fitted=with_data.grams),
+    "slerp": Case({"scaling_coef": 0.5}, slow_slerp(share=0.5, scaling_coef=0.5), exact=False, tasks=2),
+    "star": Case(
+        {"share": 0.6, "scaling_coef": 0.7},
+        by_matrix(lambda tasks: spectral.star(tasks, 0.6), scaling_coef=0.7),
+        exact=False,
+    ),
+    "svc": Case(
+        {"merge": "task_arithmetic", "scaling_coef": 0.7},
+        by_matrix(
+            lambda tasks: spectral.calibrated(sum(tasks), tasks, 1 / 3), lambda leaves: leaves.sum(0), scaling_coef=0.7
+        ),
+        exact=False,
+    ),
     "task_arithmetic": Case({"scaling_coef": 0.5}, entrywise(lambda theta, taus: theta + 0.5 * taus.sum(0))),
     "ties": Case(
         {"density": 0.3, "scaling_coef": 1.5}, entrywise(lambda theta, taus: slow_ties(theta, taus, 0.3, 1.5))
     ),
+    "tsv_m": Case({"scaling_coef": 0.5}, by_matrix(spectral.tsv_m, scaling_coef=0.5), exact=False),
     "weight_average": Case({}, entrywise(lambda theta, taus: theta + taus.mean(0))),
+    "wudi": Case(
+        {"scaling_coef": 0.5}, by_matrix(lambda tasks: spectral.wudi(tasks, "norm"), scaling_coef=0.5), exact=False
+    ),
 }
 """Options, and the oracle in float64. A method that draws is tried where its draws decide nothing."""

@@ -175,12 +175,12 @@ def moves_along_one_vector(merge, setting, tasks=3):
 def test_methods_that_are_declared_affine_move_along_one_vector(name, setting):
     options = {key: value for key, value in ORACLES[name].options.items() if key != "scaling_coef"}
     found = fitted(name, tree_of(np.zeros(N)))
-    options |= found
+    program = merging.compiled(METHODS[name], **options)
 
     def merge(pretrained, taus, **given):
         if given and not METHODS[name].scaled:  # λ is always 1 then
             return tajax.apply_task_vector(pretrained, compiled(name)(tree_of(np.zeros(N)), taus, **found), **given)
-        return METHODS[name](pretrained, taus, **options, **given)
+        return program(pretrained, taus, **found, **given)
 
     assert moves_along_one_vector(merge, setting, ORACLES[name].tasks)
 

@@ -92,7 +92,7 @@ def test_every_regime_trains_every_family(on, tmp_path, family, regime):
     assert any(leaf.any() for leaf in tau.values())
 
 
-@pytest.mark.parametrize("method", ["ties", "weight_average", "dare", "regmean", "fisher"])
+@pytest.mark.parametrize("method", ["ties", "weight_average", "dare", "cart", "tsv_m", "regmean", "fisher"])
 def test_merging_methods_take_text_encoders(on, trained, home, tmp_path, method):
     fields = {"task_vectors": trained("text"), "merging.method": method, "count": 4}
     done = on("text", "standard", tmp_path / "run", **fields)

@@ -53,7 +53,14 @@ OPTIONS = {  # other than the defaults
     "slerp": {"share": 0.3},
     "localize_and_stitch": {"density": 0.3},
     "ties": {"density": 0.4, "merge": "sum"},
+    "cart": {"rank": 0.3, "fused": True},
     "dare": {"drop_rate": 0.3},
+    "iso_c": {"exclude": ".*mlp.*"},
+    "iso_cts": {"common": 0.5, "svd": "randomized"},
+    "star": {"share": 0.7},
+    "svc": {"merge": "tsv_m", "floor": 0.9},
+    "tsv_m": {"fused": True},
+    "wudi": {"weights": "one"},
 }
 
 
