@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -39,15 +40,7 @@ def svd(matrices: Float[Array, "*batch m n"]) -> Svd:
         >>> svd(jnp.array([[0.0, 2.0, 0.0], [1.0, 0.0, 0.0]])).values
         Array([2., 1.], dtype=float32)
     """
-    rows, columns = matrices.shape[-2:]
-    if rows < columns:
-        left, values, right = svd(jnp.swapaxes(matrices, -1, -2))
-        return Svd(jnp.swapaxes(right, -1, -2), values, jnp.swapaxes(left, -1, -2))
-    if rows == columns:
-        return Svd(*jnp.linalg.svd(matrices, full_matrices=False))
-    basis, triangle = jnp.linalg.qr(matrices)
-    left, values, right = jnp.linalg.svd(triangle, full_matrices=False)
-    return Svd(basis @ left, values, right)
+    return _one_by_one(_of_matrix, matrices)
 
 
 def leading(matrices: Float[Array, "*batch m n"], rank: int, algorithm: Algorithm = "exact") -> Svd:
@@ -72,17 +65,19 @@ def leading(matrices: Float[Array, "*batch m n"], rank: int, algorithm: Algorith
     """
     check_algorithm(algorithm)
     width = rank + OVERSAMPLING
-    if algorithm == "exact" or width >= min(matrices.shape[-2:]):
-        left, values, right = svd(matrices)
-    else:
-        transposed = jnp.swapaxes(matrices, -1, -2)
-        start = jax.random.normal(jax.random.key(0), (matrices.shape[-1], width), matrices.dtype)
-        basis = _orthonormal(matrices @ start)
-        for _ in range(ITERATIONS):
-            basis = _orthonormal(matrices @ _orthonormal(transposed @ basis))
-        small, values, right = svd(jnp.swapaxes(basis, -1, -2) @ matrices)
-        left = basis @ small
-    return Svd(left[..., :rank], values[..., :rank], right[..., :rank, :])
+
+    def of_matrix(matrix: Array) -> Svd:
+        if algorithm == "exact" or width >= min(matrix.shape):
+            left, values, right = _of_matrix(matrix)
+        else:
+            basis = _orthonormal(matrix @ jax.random.normal(jax.random.key(0), (matrix.shape[1], width), matrix.dtype))
+            for _ in range(ITERATIONS):
+                basis = _orthonormal(matrix @ _orthonormal(matrix.T @ basis))
+            small, values, right = _of_matrix(basis.T @ matrix)
+            left = basis @ small
+        return Svd(left[:, :rank], values[:rank], right[:rank])
+
+    return _one_by_one(of_matrix, matrices)
 
 
 def compose(
@@ -90,6 +85,14 @@ def compose(
 ) -> Float[Array, "*batch m n"]:
     """The matrices of triplets, `left` · diag(`values`) · `right`."""
     return jnp.einsum("...mr,...r,...rn->...mn", left, values, right)
+
+
+def add_up(
+    left: Float[Array, "T m r"], values: Float[Array, "T r"], right: Float[Array, "T r n"]
+) -> Float[Array, "m n"]:
+    """The sum of the T matrices that `compose` makes, as one product."""
+    side_by_side = jnp.moveaxis(left * values[:, None, :], 0, 1).reshape(left.shape[1], -1)
+    return side_by_side @ right.reshape(-1, right.shape[-1])
 
 
 def check_algorithm(algorithm: str) -> None:
@@ -134,5 +137,26 @@ def orthogonal_factor(matrices: Float[Array, "*batch m n"]) -> Float[Array, "*ba
     return compose(left, nonzero(values, matrices.shape).astype(values.dtype), right)
 
 
-def _orthonormal(columns: Float[Array, "*batch m r"]) -> Float[Array, "*batch m r"]:
+def _of_matrix(matrix: Float[Array, "m n"]) -> Svd:
+    rows, columns = matrix.shape
+    if rows < columns:
+        left, values, right = _of_matrix(matrix.T)
+        return Svd(right.T, values, left.T)
+    if rows == columns:
+        return Svd(*jnp.linalg.svd(matrix, full_matrices=False))
+    basis, triangle = jnp.linalg.qr(matrix)
+    left, values, right = jnp.linalg.svd(triangle, full_matrices=False)
+    return Svd(basis @ left, values, right)
+
+
+def _one_by_one(decompose: Callable[[Array], Svd], matrices: Float[Array, "*batch m n"]) -> Svd:
+    """One matrix after the other, each with the memory that it needs."""
+    if matrices.ndim == 2:
+        return decompose(matrices)
+    batch, shape = matrices.shape[:-2], matrices.shape[-2:]
+    parts = jax.lax.map(decompose, matrices.reshape(-1, *shape))
+    return Svd(*(part.reshape(*batch, *part.shape[1:]) for part in parts))
+
+
+def _orthonormal(columns: Float[Array, "m r"]) -> Float[Array, "m r"]:
     return jnp.linalg.qr(columns)[0]

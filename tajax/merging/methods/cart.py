@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from tajax import trees
 from tajax.merging.matrices import map_matrices
-from tajax.merging.svd import Algorithm, check_algorithm, compose, leading
+from tajax.merging.svd import Algorithm, add_up, check_algorithm, leading
 from tajax.rules import STACKED
 from tajax.task_vectors import apply_task_vector, check_scalar
 from tajax.types import Params
@@ -69,7 +69,7 @@ def cart(
     def matrix(kernels: Array) -> Array:  # [T, in, out]
         mean = jnp.mean(kernels, axis=0)
         left, values, right = leading(kernels - mean[None], max(1, round(rank * min(mean.shape))), svd)
-        return mean + jnp.asarray(scaling_coef, mean.dtype) * jnp.sum(compose(left, values, right), axis=0)
+        return mean + jnp.asarray(scaling_coef, mean.dtype) * add_up(left, values, right)
 
     return apply_task_vector(
         pretrained, map_matrices(matrix, partial(jnp.mean, axis=0), taus, stacked=stacked, fused=fused)

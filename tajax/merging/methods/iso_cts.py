@@ -80,8 +80,9 @@ def iso_cts(
         size = min(rows, columns)
         own = min(round((size - int(common * size)) / tasks), size // tasks)
         shared = leading(jnp.sum(kernels, axis=0), size - own * tasks)
-        rest = kernels - (kernels @ shared.right.T) @ shared.right
-        alone = leading(rest, own, svd)
+        flat = kernels.reshape(-1, columns)
+        rest = flat - (flat @ shared.right.T) @ shared.right
+        alone = leading(rest.reshape(kernels.shape), own, svd)
         values = isotropic(jnp.concatenate([shared.values, alone.values.reshape(-1)]), kernels.shape)
         inputs = jnp.concatenate([shared.left, jnp.moveaxis(alone.left, 0, 1).reshape(rows, -1)], axis=1)
         outputs = jnp.concatenate([shared.right, alone.right.reshape(-1, columns)])

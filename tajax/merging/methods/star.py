@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from tajax import trees
 from tajax.merging.matrices import map_matrices
-from tajax.merging.svd import compose, svd
+from tajax.merging.svd import add_up, svd
 from tajax.rules import STACKED
 from tajax.task_vectors import apply_task_vector, check_scalar
 from tajax.types import Params
@@ -66,7 +66,7 @@ def star(
         whole = jnp.sum(values, axis=-1, keepdims=True)
         kept = jnp.where(jnp.cumsum(values, axis=-1) - values < share * whole, values, 0)
         rescaled = kept * whole / jnp.maximum(jnp.sum(kept, axis=-1, keepdims=True), jnp.finfo(values.dtype).tiny)
-        return jnp.mean(compose(left, rescaled, right), axis=0)
+        return add_up(left, rescaled, right) / len(taus)
 
     return apply_task_vector(
         pretrained, map_matrices(matrix, partial(jnp.mean, axis=0), taus, stacked=stacked), scaling_coef

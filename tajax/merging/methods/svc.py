@@ -114,7 +114,7 @@ def svc(
         merged, each = kernels[0], kernels[1:]
         left, values, right = svd(merged)
         ours = merged @ right.T  # [in, R]
-        theirs = each @ right.T  # [T, in, R]
+        theirs = (each.reshape(-1, merged.shape[1]) @ right.T).reshape(*each.shape[:2], -1)  # [T, in, R]
         square = jnp.sum(theirs**2, axis=1)  # [T, R]
         there = square > (max(merged.shape) * jnp.finfo(values.dtype).eps) ** 2 * jnp.sum(square, axis=1, keepdims=True)
         shares = jnp.where(there, jnp.sum(ours[None] * theirs, axis=1) / jnp.where(there, square, 1), 0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -83,7 +84,12 @@ def wudi(
             lengths = jnp.linalg.norm(maps, axis=(1, 2), keepdims=True)
             maps = maps / jnp.where(lengths > 0, lengths, 1)
         left, values, right = svd(maps.reshape(-1, rows))
-        targets = jnp.einsum("tor,toi,tip->rp", left.reshape(tasks, columns, -1), maps, kernels)
+
+        def add(total: Array, task: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            return total + jnp.einsum("or,oi,ip->rp", *task), None
+
+        nothing = jnp.zeros((len(values), columns), values.dtype)
+        targets, _ = jax.lax.scan(add, nothing, (left.reshape(tasks, columns, -1), maps, kernels))
         there = nonzero(values, kernels.shape)
         return right.T @ (targets * jnp.where(there, 1 / jnp.where(there, values, 1), 0)[:, None])
 
