@@ -68,7 +68,7 @@ def test_rescaled_vectors_have_one_length_and_their_directions(setting):
 
 
 @pytest.mark.parametrize("preparation", PREPARATIONS)
-@pytest.mark.parametrize("name", ["dare", "lines", "model_stock", "ties"])
+@pytest.mark.parametrize("name", ["dare", "lines"])
 def test_a_composed_method_is_what_its_row_says(preparation, name, setting, key):
     row, method = PREPARATIONS[preparation], METHODS[name]
     composed = compose(row, method)
