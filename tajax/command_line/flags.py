@@ -63,9 +63,9 @@ def read(argv: Sequence[str]) -> flags.FlagValues:
     except flags.UnrecognizedFlagError as error:
         known = [f"--{name}" for name in define(()) if name not in ("h", "q")]
         fields = [f"--config.{name}" for name in configuration.flatten(configuration.default_config())]
-        if meant := [
-            field for field in fields if error.flagname in (field[2:].partition(".")[2], field.rpartition(".")[2])
-        ]:
+        meant = [f for f in fields if error.flagname in (f[2:].partition(".")[2], f.rpartition(".")[2])]
+        least = min((field.count(".") for field in meant), default=0)  # a method's own options are not thought of first
+        if meant := [field for field in meant if field.count(".") == least]:
             raise ValueError(
                 f"unknown flag '--{error.flagname}'. Did you mean {' or '.join(meant)}? {_FIELDS}"
             ) from error
