@@ -31,8 +31,8 @@ class Linearized:
     params0: Params
     mask: Mask | None = None
 
-    # Any, as in ApplyFn.
-    def __call__(self, params: Params, /, *inputs: Any, **options: Any) -> Array:
+    # Any, as in ApplyFn; what comes out may be any tree, as with f.
+    def __call__(self, params: Params, /, *inputs: Any, **options: Any) -> Any:
         """The outputs f(θ₀, x) + J(x) (θ − θ₀)."""
         theta0, restore = split(self.params0, self.mask)
         trees.check_same_tree(self.params0, params, what=("params0", "params"))

@@ -51,7 +51,7 @@ def fisher(pretrained: Params, taus: Sequence[Params], *, fishers: Params, floor
     if not floor > 0:
         raise ValueError(f"floor is the least Fisher information of an entry, above 0; got {floor}")
     trees.check_taus(taus, pretrained)
-    given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(taus), *jnp.shape(leaf)), jnp.float32), taus[0])
+    given = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), (len(taus), *jnp.shape(leaf))), taus[0])
     trees.check_same_tree(given, fishers, what=(f"{len(taus)} task vectors", "fishers"))
 
     def weighted(information: ArrayLike, *entries: ArrayLike) -> Array:

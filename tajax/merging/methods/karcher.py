@@ -74,7 +74,7 @@ def karcher(
         average = jnp.sum(units, axis=0, keepdims=True) / directed
         cancels = _lengths(average) < tolerance
 
-        def step(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        def step(_: ArrayLike, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             mu, done = carry
             cosines = jnp.sum(units * mu, axis=1, keepdims=True)
             tangents = units - cosines * mu  # as long as the sine of the angle
