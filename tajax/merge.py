@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ DEFAULT = "task_arithmetic"
 _EXAMPLES = """\
 Each FINE_TUNED is a directory or file in the formats of Hugging Face, open_clip or the papers' code, a LoRA adapter,
 a task vector of tajax, or a hub id; each is told by its content. Vectors are kept on disk beside DIR and read leaf by
-leaf, so that many large ones fit.
+leaf, so that many large ones fit; lines, pcb and svc want all of them in memory.
 
 examples:
   python -m tajax.merge openai/clip-vit-base-patch32 tanganke/clip-vit-base-patch32_{mnist,dtd,gtsrb} --out=merged
@@ -129,7 +130,6 @@ def merge_checkpoints(
         drawn = {"key": key} if row.random else {}
         params = _merged(encoder, row, vectors, **left, **scaled, **drawn)
         del vectors
-    moved = tajax.norm(tajax.task_vector(encoder.params, params)) / tajax.norm(encoder.params)
     made_of = {"name": encoder.identity.name, "revision": encoder.identity.revision, "sha256": encoder.identity.sha256}
     record: JsonObject = {
         "base": made_of,
@@ -140,7 +140,7 @@ def merge_checkpoints(
         "seed": seed if row.random else None,
         "linearized": linearized,
         "sources": [source._asdict() for source in sources],
-        "length": float(moved),
+        "length": _distance(encoder.params, params) / float(tajax.norm(encoder.params)),
         "tajax_version": tajax.__version__,
     }
     with progress.stage("save", 1), atomic.directory(out) as partial:
@@ -280,6 +280,13 @@ def _merged(
             flat[path] = leaf
             progress.advance(sizes[path])
     return jax.tree.unflatten(jax.tree.structure(encoder.params), list(flat.values()))
+
+
+def _distance(pretrained: Params, params: Params) -> float:
+    """‖θ − θ₀‖, with one leaf of the difference at a time in memory."""
+    flat = trees.flatten_paths(params)
+    leaves = ((leaf, flat[path]) for path, leaf in trees.flatten_paths(pretrained).items() if flat[path] is not leaf)
+    return math.sqrt(sum(float(tajax.norm(tajax.task_vector(before, after))) ** 2 for before, after in leaves))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Method:
         alone: what it first does to each vector as a whole, `(tau, *, key of that vector if it draws, stacked if it is
             layered, **options) -> (tau, options that are left)`, where what follows is `by_leaf`: a rank over all
             entries, say.
-        usual_coef: λ where nothing is tuned, as its authors or fusion_bench have it.
+        usual_coef: λ where nothing is tuned, as its authors or fusion_bench have it where they name one.
         needs: what it needs of the tasks beside their vectors: nothing, images, or images with labels.
         fit: gets that; None where nothing is needed.
         check: `(number of vectors, **options)`: raises `ValueError` where options go ill with each other or with that

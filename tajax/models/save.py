@@ -83,7 +83,7 @@ def save_pretrained(
     tensors = {}
     for name, value in tensors_from_params(params, clip_config, naming=format).items():
         with np.errstate(over="ignore"):
-            tensors[name] = value.astype(dtype)
+            tensors[name] = value.astype(dtype, copy=False)
         if not np.isfinite(tensors[name]).all():
             why = (
                 "is not finite"
