@@ -1,5 +1,6 @@
 """Encoders that others fine-tuned, merged by any method: as if the vectors had been trained here."""
 
+import itertools
 import shutil
 from types import SimpleNamespace
 
@@ -55,7 +56,7 @@ OPTIONS = {  # other than the defaults
     "ties": {"density": 0.4, "merge": "sum"},
     "cart": {"rank": 0.3, "fused": True},
     "dare": {"drop_rate": 0.3},
-    "iso_c": {"exclude": ".*mlp.*"},
+    "iso_c": {"exclude": ".*attn.*"},
     "iso_cts": {"common": 0.5, "svd": "randomized"},
     "star": {"share": 0.7},
     "svc": {"merge": "tsv_m", "floor": 0.9},
@@ -209,7 +210,9 @@ def test_an_average_that_an_earlier_version_scaled_is_not_taken_for_the_average(
 def test_methods_differ(standard, theta0):
     models_of = [in_one_step(name, theta0, load_vectors(standard, theta0), 1.0) for name in WITHOUT_DATA]
     first = [np.asarray(trees.flatten_paths(params)["blocks/mlp/fc_in/kernel"]) for params in models_of]
-    assert all(np.abs(a - b).max() > 1e-4 for i, a in enumerate(first) for b in first[:i])
+    found = dict(zip(WITHOUT_DATA, first, strict=True))
+    same = {(a, b) for a, b in itertools.combinations(found, 2) if np.abs(found[a] - found[b]).max() < 1e-4}
+    assert same == {("cart", "weight_average")}  # of two models the differences from their mean are opposite
 
 
 @pytest.fixture(scope="module")
