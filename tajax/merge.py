@@ -262,7 +262,7 @@ def _kept(tau: Params, directory: Path) -> dict[str, np.ndarray]:
     for number, (path, leaf) in enumerate(trees.flatten_paths(tau).items()):
         if np.any(leaf):
             np.save(directory / f"{number}.npy", np.asarray(leaf))
-            kept[path] = np.load(directory / f"{number}.npy", mmap_mode="r")
+            kept[path] = np.load(directory / f"{number}.npy", mmap_mode="r", allow_pickle=False)
     return kept
 
 
