@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from tajax import tensor_files, text_files
 from tajax.models.convert import few
@@ -218,10 +218,7 @@ def _config_file(directory: Path, naming: str) -> Path:
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write one safetensors file, marked as `transformers` expects."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata={"format": "pt"})  # without a copy of the whole file in memory
-    path.chmod(mode)  # it would be hidden from other users
+    path.write_bytes(save(dict(tensors), metadata={"format": "pt"}))  # `save_file` would hide it from other users
 
 
 def read_json(path: Path) -> dict:
