@@ -86,9 +86,10 @@ def merge_checkpoints(
         The record, which is written as `merge.json` and shown in the card, `README.md`.
 
     Raises:
-        ValueError: before anything is loaded, an unknown method, one that needs data, an option that it has not or out
-            of its range, a λ that it does not take; a place that holds no fine-tuned copy of the base, a format that
-            cannot express the model. Nothing is written then.
+        ValueError: before anything is loaded, a place that stands there twice, an unknown method, one that needs data,
+            an option that it has not or out of its range, a λ that it does not take; later, a place that holds no
+            fine-tuned copy of the base, one that is meant for the expansion, a format that cannot express the model.
+            Nothing is written then.
         FileExistsError: `out` holds something.
         FileNotFoundError: a place holds nothing.
     """
@@ -101,6 +102,8 @@ def merge_checkpoints(
         raise ValueError(f"merging takes two fine-tuned models or more, got {len(places)}.")
     if row.check is not None:
         row.check(len(places), **chosen)
+    if twice := sorted({place for place in places if places.count(place) > 1}):
+        raise ValueError(f"{', '.join(twice)} stands there more than once: it would count as often.")
     formats = encoders.family_named(family).formats
     if format not in formats:
         raise ValueError(f"format is {format!r}; of the family {family} can be written: {', '.join(formats)}.")
@@ -251,6 +254,11 @@ def _read(encoder: Encoder, place: str, *, linearized: bool, any_base: bool) -> 
     progress.note({"‖τ‖/‖θ₀‖": found.length})
     if warning := found.about.get("warning"):
         progress.say(f"{place}: {warning}")
+    if found.linearized and not linearized:
+        raise ValueError(
+            f"{place} was trained in the expansion around the base, and says nothing to the model itself. Give "
+            "--linearized: what is written is then meant for the expansion, too."
+        )
     trees.check_finite(found.tau, f"the task vector of {place}")
     return found.tau, Source(place, str(found.about["format"]), found.length)
 

@@ -5,7 +5,8 @@ in `configs/` are a short delta over it and take a variant (`with_variant`); `va
 any work starts. `workflows` unpack it: nothing below them sees a `ConfigDict`.
 """
 
-from tajax.config.checks import one_of, regime, validate, warmup_steps
+from tajax.config.checks import validate, warmup_steps
+from tajax.config.choices import one_of, regime
 from tajax.config.comments import field_comments
 from tajax.config.fields import (
     BUNDLED_TASKS,

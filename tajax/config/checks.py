@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
+from tajax.config.choices import one_of, regime
 from tajax.config.fields import (
     HEADS,
     INITIALIZATIONS,
@@ -24,49 +24,13 @@ from tajax.config.fields import (
     options,
 )
 from tajax.config.identity import flatten, reads
+from tajax.config.merging import check_merging
 from tajax.encoders import FAMILIES
-from tajax.merging import METHODS, PREPARATIONS
+from tajax.merging import METHODS
 from tajax.optim import OPTIMIZERS
 from tajax.parallel import PLACEMENTS
 from tajax.questions import QUESTIONS
-from tajax.regimes import REGIMES, Regime, regime_options
-
-
-def one_of(what: str, value: object, choices: Iterable[str], *, way_out: str = "") -> str:
-    """`value` if it is one of `choices`, else a `ValueError` that names the nearest, all of them, and a way out.
-
-    Of choices in sections, those of the nearest one's section are named.
-
-    Example:
-        >>> one_of("config field", "steps", ("seed", "ntk.split", "ntk.steps"))
-        Traceback (most recent call last):
-        ...
-        ValueError: unknown config field 'steps'. Did you mean 'ntk.steps'? Choices: ntk.split, ntk.steps.
-    """
-    choices = tuple(choices)
-    if isinstance(value, str) and value in choices:
-        return value
-    near = [choice for choice in choices if choice.rpartition(".")[2] == value]
-    near = near or difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    sections = {choice.rpartition(".")[0] for choice in near}
-    named = ", ".join(choice for choice in choices if not near or choice.rpartition(".")[0] in sections)
-    raise ValueError(f"unknown {what} {value!r}.{hint} Choices: {named}.{way_out and ' ' + way_out}")
-
-
-def regime(config: ConfigDict) -> Regime:
-    """The regime a config asks for, with `config.trainable` in place of its rule where given.
-
-    Example:
-        >>> config = default_config()
-        >>> config.trainable = "mlp"
-        >>> regime(config).trainable
-        'mlp'
-    """
-    chosen = REGIMES[one_of("regime", config.regime, REGIMES)]
-    if config.trainable is None:
-        return chosen
-    return chosen._replace(trainable=config.trainable)
+from tajax.regimes import REGIMES, regime_options
 
 
 def warmup_steps(config: ConfigDict, steps: int) -> int:
@@ -121,7 +85,7 @@ def validate(config: ConfigDict) -> None:
     _check_grid("disentanglement.coefs", config.disentanglement.coefs, at_least=1)
     _check_exact(config)
     _check_through_norm(config)
-    _check_merging(config)
+    check_merging(config)
     _check_pairs(config)
     _check_ntk(config)
     _check_finetune(config)
@@ -275,65 +239,6 @@ def _check_through_norm(config: ConfigDict) -> None:
         names = ", ".join(name for name, r in REGIMES.items() if r.evaluate_linearized)
         raise ValueError(
             f"linearize_through_norm is for regimes that are linearised ({names}), not {config.regime}. Leave it out."
-        )
-
-
-def _check_merging(config: ConfigDict) -> None:
-    name, method = config.merging.method, METHODS[config.merging.method]
-    prepare = config.merging.prepare
-    for preparation in prepare:
-        one_of("merging.prepare", preparation, PREPARATIONS)
-    if len(set(prepare)) < len(prepare):
-        raise ValueError(f"merging.prepare is {prepare!r}, want each preparation once at most: it has one section.")
-    if not reads(config.workflow, "merging"):
-        return
-    default = default_config().merging
-    for field in ("images", "split"):
-        if method.needs == "nothing" and config.merging[field] != default[field]:
-            raise ValueError(
-                f"merging.{field} is {config.merging[field]!r}, but merging.method {name!r} sees no example. Leave it "
-                "out."
-            )
-    if method.needs == "labels" and config.merging.split == "test":
-        raise ValueError(
-            f"merging.split is 'test', but merging.method {name!r} reads labels, and those of the test split are for "
-            "measuring alone. Give --config.merging.split=val, or train."
-        )
-    linearized = regime(config).evaluate_linearized
-    if method.models == ("ordinary" if linearized else "linearized"):
-        names = ", ".join(other for other, row in REGIMES.items() if row.evaluate_linearized != linearized)
-        raise ValueError(
-            f"merging.method {name!r} merges {method.models} models alone, and regime {config.regime!r} is evaluated "
-            f"{'linearised' if linearized else 'as it is'}. Regimes that it takes: {names}."
-        )
-    for other, row in METHODS.items():
-        for keyword in row.settings if other != name else ():
-            if config.merging[other][keyword] != default[other][keyword]:
-                raise ValueError(
-                    f"merging.{other}.{keyword} is {config.merging[other][keyword]!r}, but merging.method {name!r} "
-                    f"does not read it. Leave it out, or give --config.merging.method={other}."
-                )
-    for other, preparation in PREPARATIONS.items():
-        for keyword in preparation.options if other not in prepare else ():
-            if config.merging[other][keyword] != default[other][keyword]:
-                raise ValueError(
-                    f"merging.{other}.{keyword} is {config.merging[other][keyword]!r}, but merging.prepare is "
-                    f"{prepare!r}. Leave it out, or give --config.merging.prepare={(*prepare, other)!r}."
-                )
-    if method.check is not None:
-        try:
-            method.check(len(config.tasks), **{keyword: config.merging[name][keyword] for keyword in method.options})
-        except ValueError as error:
-            raise ValueError(f"merging.method {name!r} cannot merge these tasks: {error}.") from None
-    if config.evaluate.exact and not method.scaled:
-        raise ValueError(
-            f"evaluate.exact finds the best α, but merging.method {name!r} has none: it is measured as it is. "
-            "Give evaluate.exact=False, or task_arithmetic for a tuned α."
-        )
-    if config.evaluate.exact and not method.affine:
-        raise ValueError(
-            f"evaluate.exact finds the best α along one vector, θ₀ + αg, but merging.method {name!r} makes another "
-            "model for each α. Give evaluate.exact=False: the grid is then measured point by point."
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from tajax.config.checks import one_of
+from tajax.config.choices import one_of
 from tajax.config.fields import BUNDLED_TASKS, PROTOCOL_TASKS, SUITE_TASKS, TEXT_TASKS
 
 TINY_RATES = {"attention": 4e-4, "attention_with_bias": 4e-4, "linear": 3e-4, "linear_attention": 3e-4}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import jax
 
 from tajax import trees
 from tajax.options import Option
@@ -136,3 +139,30 @@ def check_data(
     for task, examples in batches.items():
         if isinstance(examples, Sized) and not len(examples):
             raise ValueError(f"task {task!r} has no example to fit a merging method to")
+
+
+def compiled(method: MergeFn, *, donate: bool = False, **options: Any) -> MergeFn:
+    """A method under `jax.jit`: one fused pass over the parameters, without a copy of any vector.
+
+    Args:
+        method: one of `METHODS`, or any function with their signature.
+        donate: let the result take the memory of `pretrained`, which is gone afterwards. For the last merge of a run.
+        **options: options that are known when compiling, such as the `density` of TIES.
+
+    Returns:
+        `(pretrained, taus, **options) -> params`. Options given to it, such as `scaling_coef`, are arguments of the
+        program: one compilation serves all their values.
+
+    Raises:
+        ValueError, TypeError: on the call, what the method raises for trees that differ. Nothing is compiled then, and
+            nothing donated.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from tajax.merging import ties
+        >>> merge = compiled(ties, density=0.5)
+        >>> tau = {"w": jnp.array([4.0, 2.0])}
+        >>> [merge({"w": jnp.zeros(2)}, [tau], scaling_coef=c)["w"].tolist() for c in (1.0, 0.5)]
+        [[4.0, 0.0], [2.0, 0.0]]
+    """
+    return jax.jit(partial(method, **options), donate_argnums=(0,) if donate else ())

@@ -96,6 +96,8 @@ class Imported(NamedTuple):
     about: JsonObject
     """What was found at its place, for the record: the format, what was not read, and how much of τ is rounding. Empty
     where an earlier process of the run had found it."""
+    linearized: bool = False
+    """Whether it was trained in the expansion around the base, as far as its place says so."""
 
 
 def read_vectors(
@@ -134,7 +136,7 @@ def read_vectors(
 def keep_vectors(setup: Setup, vectors: Mapping[str, Imported]) -> None:
     """Writes and records those vectors that `workdir/task_vectors` lacks, without the leaves that did not move."""
     for task, place in places(setup.config, setup.tasks).items():
-        tau, _, about = vectors[task]
+        tau, about = vectors[task].tau, vectors[task].about
         if about and not setup.journal.find(Checkpoint, task=task):
             setup.journal.record(Checkpoint, task=task, source=place, **about)
         path = vector_path(setup.workdir, task)
@@ -229,7 +231,7 @@ def _read(place: str, encoder: Encoder, *, linearized: bool, through_norm: bool,
         sha256 = encoder.identity.sha256
         tau, made = vector_files.load_task_vector(path, pretrained, base_sha256=sha256, force=any_base)
         _check_expansion(place, made, linearized=linearized, through_norm=through_norm)
-        return Imported(tau, _length(tau, pretrained), {"format": "task vector"})
+        return Imported(tau, _length(tau, pretrained), {"format": "task vector"}, bool(made.get("linearized")))
     finetuned = encoder.load_finetuned(f"{path}#{which}" if which else str(path))
     if finetuned.linearized and not linearized:
         names = ", ".join(name for name, regime in REGIMES.items() if regime.evaluate_linearized)
@@ -242,7 +244,7 @@ def _read(place: str, encoder: Encoder, *, linearized: bool, through_norm: bool,
         about["rounding"] = {**rounding._asdict(), "share": rounding.share}
         about |= {"warning": str(rounding)} if rounding.matters else {}
     tau = tajax.task_vector(pretrained, finetuned.params)
-    return Imported(tau, _length(tau, pretrained), about)
+    return Imported(tau, _length(tau, pretrained), about, finetuned.linearized)
 
 
 def _length(tau: Params, pretrained: Params) -> float:

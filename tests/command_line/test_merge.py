@@ -111,7 +111,16 @@ def test_places_are_named_where_they_are_wrong_and_nothing_is_left(places, encod
         assert wanted in capsys.readouterr().err
     assert merge.main(["tiny", places[0][0], out]) == 2
     assert "two fine-tuned models or more, got 1" in capsys.readouterr().err
+    assert merge.main(["tiny", places[0][0], places[0][0], out]) == 2
+    assert "stands there more than once" in capsys.readouterr().err
+    made = vector_files.vector_metadata(model="tiny", base_sha256=encoder.identity.sha256, task="c", linearized=True)
+    vector_files.save_task_vector(tmp_path / "far" / "linear.safetensors", places[1][1], made)
+    linear = [str(tmp_path / "far" / "linear.safetensors"), places[0][0]]
+    assert merge.main(["tiny", *linear, out]) == 2
+    assert "was trained in the expansion around the base" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["far"]
+    assert merge.main(["tiny", *linear, out, "--linearized"]) == 0
+    assert "meant for it" in (tmp_path / "m" / "README.md").read_text()
 
 
 def test_help_has_the_options_of_the_method(capsys):
