@@ -21,6 +21,11 @@ def check_merging(config: ConfigDict) -> None:
         raise ValueError(f"merging.prepare is {prepare!r}, want each preparation once at most: it has one section.")
     if not reads(config.workflow, "merging"):
         return
+    if prepare and method.needs != "nothing":
+        raise ValueError(
+            f"merging.prepare is {prepare!r}, but merging.method {name!r} is fitted to the vectors as they are, and "
+            "what it finds would not be of those that it merges. Leave one of the two out."
+        )
     default = default_config().merging
     for field in ("images", "split"):
         if method.needs == "nothing" and config.merging[field] != default[field]:

@@ -261,7 +261,10 @@ def test_merging_methods_that_a_run_cannot_tune_are_refused_by_name(monkeypatch)
     config.evaluate.exact, config.merging.method = False, "fitted"
     config.merging.images, config.merging.split = 9, "test"
     tc.validate(config)
-    config.merging.method = "unlike"
+    config.merging.prepare = ("trim",)
+    with pytest.raises(ValueError, match="'fitted' is fitted to the vectors as they are"):
+        tc.validate(config)
+    config.merging.prepare, config.merging.method = (), "unlike"
     with pytest.raises(ValueError, match="merging.images is 9, but merging.method 'unlike' sees no example"):
         tc.validate(config)
     config.workflow = "single_task"  # which merges nothing
