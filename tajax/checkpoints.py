@@ -10,11 +10,13 @@ the one before it.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -94,7 +96,8 @@ class Writer:
         on_host = {name: np.array(leaf) for name, leaf in _by_path(state).items()}  # steps donate what they are given
         about = {"config_hash": self.config_hash, "notes": json.loads(json.dumps(notes or {}))}
         try:
-            self._checkpointer.save(_path(self.directory, step), on_host, force=True, custom_metadata=about)
+            with _one_error_of_many(_path(self.directory, step)):
+                self._checkpointer.save(_path(self.directory, step), on_host, force=True, custom_metadata=about)
         except (OSError, ValueError) as error:
             raise self._not_written(step, error) from error
         self._writing = step
@@ -106,7 +109,8 @@ class Writer:
         if step is None:
             return
         try:
-            self._checkpointer.wait_until_finished()
+            with _one_error_of_many(_path(self.directory, step)):
+                self._checkpointer.wait_until_finished()
         except (OSError, ValueError, RuntimeError) as error:
             raise self._not_written(step, error) from error
         steps = _steps(self.directory)
@@ -173,22 +177,18 @@ def restore(directory: str | Path, like: State, *, step: int, config_hash: str |
         raise FileNotFoundError(f"no checkpoint of step {step} in {directory}. Steps there: {found}.")
     target = {name: _abstract(leaf) for name, leaf in _by_path(like).items()}
     with _alone() as checkpointer:
-        try:
+        with _reading(path):
             metadata = checkpointer.metadata(path)
             stored = metadata.item_metadata.tree
             made_by, notes = metadata.custom_metadata["config_hash"], metadata.custom_metadata["notes"]
-        except _UNREADABLE as error:
-            raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {_brief(error)}. Delete it.") from error
         if config_hash not in (None, made_by):
             raise ValueError(
                 f"checkpoint {path} was made by the config {made_by}, and this is {config_hash}: going on from it "
                 "would mix two runs. Choose another --workdir, or pass --overwrite to start anew."
             )
         _check_leaves(path, stored, target)
-        try:
+        with _reading(path):
             leaves = checkpointer.restore(path, target)
-        except _UNREADABLE as error:
-            raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {_brief(error)}. Delete it.") from error
     state = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in target])
     return Checkpoint(state, notes)
 
@@ -217,9 +217,41 @@ def _alone() -> ocp.StandardCheckpointer:
     return ocp.StandardCheckpointer(multiprocessing_options=options)
 
 
-def _brief(error: Exception) -> str:
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what Orbax raises of a damaged checkpoint into one `DamagedCheckpointError`."""
+    with _one_error_of_many(path):
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, _UNREADABLE) and type(error) is not Exception:  # an array's errors have no type
+                raise
+            raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {_brief(error)}. Delete it.") from error
+
+
+@contextlib.contextmanager
+def _one_error_of_many(path: Path) -> Iterator[None]:
+    """If the block fails, asyncio will say nothing of the tasks that failed beside the one whose error is raised.
+
+    Orbax reads and writes the leaves of a checkpoint side by side and raises the first error. asyncio would print each
+    other one with its traceback whenever the task happens to be collected: amid a later run's output, and in Python
+    3.11 amid `ast.parse`, which then fails.
+    """
+
+    def of_another(record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        return "was never retrieved" not in said or str(path) not in said
+
+    logging.getLogger("asyncio").addFilter(of_another)
+    yield
+    logging.getLogger("asyncio").removeFilter(of_another)
+
+
+def _brief(error: BaseException) -> str:
     """Its end: of a chain of files, the last says what the system said."""
-    said = _TENSORSTORE.sub("", str(error))
+    if isinstance(error, KeyError | AttributeError | TypeError):  # of Orbax's or our own code that misses a part
+        return "what it says of itself is incomplete"
+    said = _TENSORSTORE.sub("", str(error.__cause__ if type(error) is Exception and error.__cause__ else error))
     return said if len(said) <= _LONGEST else f"… {said[-_LONGEST:]}"
 
 
