@@ -255,7 +255,6 @@ METHODS: Mapping[str, Method] = {
         scaled=False,
         needs="inputs",
         fit=fit_regmean,
-        models="ordinary",
     ),
     "regmean_plusplus": Method(
         regmean_plusplus,
@@ -265,7 +264,6 @@ METHODS: Mapping[str, Method] = {
         needs="inputs",
         fit=fit_regmean_plusplus,
         fit_options={"off_diagonal": _OFF_DIAGONAL},
-        models="ordinary",
         one_shape=True,
     ),
     "slerp": Method(

@@ -107,6 +107,55 @@ def test_regmean_plusplus_sees_what_the_merged_layers_before_give(setting):
 
 
 @pytest.mark.parametrize("name", ["regmean", "regmean_plusplus"])
+def test_layers_of_a_linearised_model_have_the_inputs_that_they_have_at_the_start(setting, name):
+    """Each share of J τ, given what reaches the layer at θ₀, by least squares; the vectors of the rest are averaged."""
+    pretrained, taus, batches, _ = setting
+    tangent = tajax.linearize(encode, pretrained)
+    found = METHODS[name].fit(tangent, *setting)
+    merged = trees.flatten_paths(METHODS[name](pretrained, list(taus.values()), **found, off_diagonal=0.9))
+    start = model_of(pretrained, jax.tree.map(jnp.zeros_like, pretrained))
+    steps = [model_of(jax.tree.map(jnp.zeros_like, pretrained), taus[task]) for task in TASKS]
+    for path, leaf in merged.items():
+        step = np.mean([one[path] for one in steps], axis=0)
+        if path.endswith("kernel"):
+            inputs = [with_data.perceptron_inputs(start, rows_of(batches[task])[0])[path] for task in TASKS]
+            step = with_data.regression([x.T @ x for x in inputs], [one[path] for one in steps], 0.9)
+        np.testing.assert_allclose(leaf, start[path] + step, rtol=1e-8, err_msg=path)
+    ordinary = METHODS[name](pretrained, list(taus.values()), **METHODS[name].fit(encode, *setting), off_diagonal=0.9)
+    assert np.abs(merged["second/kernel"] - ordinary["second"]["kernel"]).max() > 1e-3
+
+
+def test_of_tasks_with_the_same_inputs_the_linearised_regmean_is_the_mean(setting):
+    pretrained, taus, batches, heads = setting
+    same = dict.fromkeys(TASKS, batches["signs"])
+    found = merging.fit_regmean(tajax.linearize(encode, pretrained), pretrained, taus, same, heads)
+    merged = merging.regmean(pretrained, list(taus.values()), **found)
+    mean = merging.weight_average(pretrained, list(taus.values()))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), merged, mean)
+    found = merging.fit_regmean(encode, pretrained, taus, same, heads)  # the models differ, and so do their inputs
+    ordinary = merging.regmean(pretrained, list(taus.values()), **found)
+    assert np.abs(ordinary["second"]["kernel"] - mean["second"]["kernel"]).max() > 1e-3
+
+
+def test_tasks_whose_inputs_do_not_meet_keep_their_responses(rng, x64):
+    """Of a linearised layer behind a nonlinear one: at θ₀ each task is seen by units of its own, and J τ_t is kept."""
+    draw = rng(921)
+    theta = {"first": jnp.eye(4), "second": jnp.asarray(draw.normal(size=(4, 3)))}
+    taus = {t: jax.tree.map(jnp.zeros_like, theta) | {"second": jnp.asarray(draw.normal(size=(4, 3)))} for t in TASKS}
+    tangent = tajax.linearize(lambda params, x: jnp.tanh(x @ params["first"]) @ params["second"], theta)
+    batches = {}
+    for number, task in enumerate(TASKS):
+        inputs = np.zeros((6, 4))
+        inputs[:, 2 * number : 2 * number + 2] = draw.normal(size=(6, 2))
+        batches[task] = [Batch(inputs, np.zeros(6, int), np.ones(6, bool))]
+    found = merging.fit_regmean(tangent, theta, taus, batches, {})
+    merged = merging.regmean(theta, list(taus.values()), **found, off_diagonal=1.0)
+    for task, tau in taus.items():
+        own = tangent(tajax.apply_task_vector(theta, tau), batches[task][0].inputs)
+        np.testing.assert_allclose(tangent(merged, batches[task][0].inputs), own, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["regmean", "regmean_plusplus"])
 @pytest.mark.parametrize("stacked", [False, True])
 def test_layers_of_a_stack_are_layers(rng, name, stacked, x64):
     """The same perceptron of four layers, as a loop over a stack and one by one."""

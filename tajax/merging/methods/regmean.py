@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from tajax import tracing, trees
+from tajax.linearization import Linearized
 from tajax.merging.method import check_data
 from tajax.task_vectors import apply_task_vector
 from tajax.tracing import Block
@@ -28,6 +29,9 @@ def regmean(pretrained: Params, taus: Sequence[Params], *, grams: Grams, off_dia
     W minimises Σ_t ‖X_t W − X_t W_t‖² over the inputs X_t of the layer in each fine-tuned model, with G_t = X_tᵀX_t; in
     G̃_t entries off the diagonal are multiplied by γ. In directions that no input has, W is the mean of the W_t.
 
+    A linearised model sees W_t in f(θ₀) + J τ_t alone, in which the layer has the inputs X_t that it has at θ₀ and adds
+    X_t (W_t − W_0): with the moments of these W is the least-squares mean there, θ₀ + (Σ_t G̃_t)⁺ Σ_t G̃_t τ_t.
+
     Args:
         pretrained: θ₀.
         taus: T task vectors, trees with the paths and shapes of `pretrained`; W_t is that of θ₀ + τ_t.
@@ -42,7 +46,8 @@ def regmean(pretrained: Params, taus: Sequence[Params], *, grams: Grams, off_dia
             an unknown path or a shape that does not fit.
 
     Source:
-        Jin et al. 2023, "Dataless Knowledge Fusion by Merging Weights of Language Models", §3; γ is their α.
+        Jin et al. 2023, "Dataless Knowledge Fusion by Merging Weights of Language Models", §3; γ is their α. That of
+        linearised models is our extension.
 
     Example:
         >>> grams = {"w": jnp.array([[[[1.0, 0.0], [0.0, 0.0]]], [[[1.0, 0.0], [0.0, 4.0]]]])}
@@ -110,10 +115,11 @@ def fit_regmean(
 
     Which leaves are kernels of dense layers is read off the program of `encode` (`tajax.tracing`). A row is a token;
     those of padding count like others. One forward pass an example; the result is K² numbers a layer and task, which is
-    more than the vectors have where layers are narrowing.
+    more than the vectors have where layers are narrowing. Of a linearised model, whose inputs no vector moves, they are
+    those of the layers at θ₀.
 
     Args:
-        encode: the forward pass of the models, not linearised.
+        encode: the forward pass of the models.
         pretrained: θ₀.
         taus: the task vector of each task.
         batches: of each task; no label is read.
@@ -126,6 +132,7 @@ def fit_regmean(
         ValueError: as `check_data`.
     """
     check_data(pretrained, taus, batches)
+    forward, at_start = (encode.apply_fn, True) if isinstance(encode, Linearized) else (encode, False)
 
     @jax.jit
     def moments(model: Params, batch: Batch) -> dict[str, list[Array]]:
@@ -136,7 +143,7 @@ def fit_regmean(
                 rows[block.path, block.number] = x
                 return outputs
 
-            _, found = tracing.run(encode, model, jax.tree.map(lambda leaf: leaf[None], inputs), tap)
+            _, found = tracing.run(forward, model, jax.tree.map(lambda leaf: leaf[None], inputs), tap)
             return {
                 path: [rows[path, n] for n in range(one.layers)] for path, one in tracing.matrices(found, model).items()
             }
@@ -145,7 +152,7 @@ def fit_regmean(
 
     grams: list[dict[str, Array]] = []
     for task, tau in taus.items():
-        model, count, total = apply_task_vector(pretrained, tau), 0, None
+        model, count, total = pretrained if at_start else apply_task_vector(pretrained, tau), 0, None
         for batch in batches[task]:
             part = moments(model, jax.tree.map(jnp.asarray, batch))
             total = part if total is None else jax.tree.map(jnp.add, total, part)

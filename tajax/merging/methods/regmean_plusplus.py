@@ -12,8 +12,9 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from tajax import tracing, trees
+from tajax.linearization import Linearized
 from tajax.merging.method import check_data
-from tajax.merging.methods.regmean import HIGHEST, Grams, least_squares_mean, regmean, second_moments
+from tajax.merging.methods.regmean import HIGHEST, Grams, fit_regmean, least_squares_mean, regmean, second_moments
 from tajax.task_vectors import apply_task_vector, combine
 from tajax.tracing import Block
 from tajax.types import ApplyFn, Batch, Head, Params
@@ -62,10 +63,11 @@ def fit_regmean_plusplus(
 
     All examples of all tasks go through the model together, once: where they meet a dense layer its merged matrix is
     found, and what it gives goes on. That costs the forward passes of `fit_regmean` and one eigendecomposition a layer,
-    and memory for the inputs of one layer on all examples at once. What is no dense layer is averaged before.
+    and memory for the inputs of one layer on all examples at once. What is no dense layer is averaged before. In a
+    linearised model no layer moves what another is given: there they are those of `fit_regmean`.
 
     Args:
-        encode: the forward pass of the models, not linearised.
+        encode: the forward pass of the models.
         pretrained: θ₀.
         taus: the task vector of each task.
         batches: of each task, all with inputs of one shape; no label is read.
@@ -78,6 +80,8 @@ def fit_regmean_plusplus(
     Raises:
         ValueError: inputs have different shapes, such as texts of different lengths, or as `check_data`.
     """
+    if isinstance(encode, Linearized):
+        return fit_regmean(encode, pretrained, taus, batches, heads)
     check_data(pretrained, taus, batches)
     inputs, mask = _together({task: list(batches[task]) for task in taus})
     mean = apply_task_vector(pretrained, combine(list(taus.values()), [1 / len(taus)] * len(taus)))
