@@ -17,6 +17,7 @@ from tajax.merging.methods.iso_cts import iso_cts
 from tajax.merging.methods.karcher import karcher
 from tajax.merging.methods.lines import lines
 from tajax.merging.methods.localize_and_stitch import localize_and_stitch
+from tajax.merging.methods.localize_few_shot import fit_localize_few_shot, localize_few_shot
 from tajax.merging.methods.magmax import magmax
 from tajax.merging.methods.model_stock import model_stock
 from tajax.merging.methods.pcb import pcb
@@ -60,6 +61,7 @@ __all__ = [
     "fit_atlas",
     "fit_exact_coefficients",
     "fit_fisher",
+    "fit_localize_few_shot",
     "fit_regmean",
     "fit_regmean_plusplus",
     "iso_c",
@@ -67,6 +69,7 @@ __all__ = [
     "karcher",
     "lines",
     "localize_and_stitch",
+    "localize_few_shot",
     "magmax",
     "model_stock",
     "pcb",

@@ -23,6 +23,7 @@ from tajax.merging.methods.iso_cts import iso_cts
 from tajax.merging.methods.karcher import karcher
 from tajax.merging.methods.lines import lines
 from tajax.merging.methods.localize_and_stitch import localize_and_stitch
+from tajax.merging.methods.localize_few_shot import fit_localize_few_shot, localize_few_shot
 from tajax.merging.methods.magmax import magmax
 from tajax.merging.methods.model_stock import check_model_stock, model_stock
 from tajax.merging.methods.pcb import pcb
@@ -229,6 +230,30 @@ METHODS: Mapping[str, Method] = {
         scaled=False,
         by_leaf=True,
         alone=trim_first,
+    ),
+    "localize_few_shot": Method(
+        localize_few_shot,
+        affine=True,
+        scaled=False,
+        needs="labels",
+        fit=fit_localize_few_shot,
+        fit_options={
+            "density": Option(
+                0.01,
+                "share of entries that a task's mask begins with, and ends with at most",
+                lambda v: 0 < v <= 1,
+                "a share above 0, at most 1",
+            ),
+            "steps": Option(10, "of gradient descent, all examples of a task a step", *_STEPS),
+            "learning_rate": Option(1e7, "of gradient descent", *_RATE),
+            "l1_strength": Option(
+                1e-7,
+                "λ, of the mask's norm beside the loss",
+                lambda v: 0 <= v < math.inf,
+                "a finite number, 0 or above",
+            ),
+            "initial": Option(5.0, "score of entries that begin marked, minus that of others", *_RATE),
+        },
     ),
     "magmax": Method(magmax, affine=True, by_leaf=True, usual_coef=0.5),
     "model_stock": Method(model_stock, affine=True, scaled=False, layered=True, by_leaf=True, check=check_model_stock),

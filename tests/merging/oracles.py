@@ -132,6 +132,7 @@ ORACLES = {
     ),
     "lines": Case({"shallow": 0.75, "scaling_coef": 0.5}, slow_lines(shallow=0.75, scaling_coef=0.5)),
     "localize_and_stitch": Case({"density": 0.3}, entrywise(lambda theta, taus: slow_stitch(theta, taus, 0.3))),
+    "localize_few_shot": Case({}, with_data.stitched, fitted=with_data.masks),
     "magmax": Case({"scaling_coef": 0.5}, entrywise(lambda theta, taus: slow_magmax(theta, taus, 0.5))),
     "model_stock": Case({}, by_tensor(slow_model_stock), exact=False),
     "pcb": Case(

@@ -206,3 +206,36 @@ def task_coefs(theta, tasks):
 def moved_by_task(theta, taus):
     found = task_coefs(theta, len(taus))["coefs"]
     return {path: leaf + sum(c * tau[path] for c, tau in zip(found, taus, strict=True)) for path, leaf in theta.items()}
+
+
+def marks(theta, tasks):
+    """Of each leaf [T, ...], of some entries by no task."""
+    return {path: pattern(tasks, *np.shape(leaf)) > 2 for path, leaf in theta.items()}
+
+
+def masks(theta, tasks):
+    return {"masks": nested(marks(theta, tasks))}
+
+
+def stitched(theta, taus):
+    """Entry by entry the mean of those who marked it."""
+    found, merged = marks(theta, len(taus)), {}
+    for path, leaf in theta.items():
+        merged[path] = leaf.copy()
+        for index in np.ndindex(leaf.shape):
+            steps = [tau[path][index] for t, tau in enumerate(taus) if found[path][(t, *index)] and tau[path][index]]
+            merged[path][index] += np.mean(steps) if steps else 0
+    return merged
+
+
+def localized(theta, tau, x, y, weights, *, density, steps, rate, strength, initial):
+    """The scores of the entries of one matrix after so many steps, by the chain rule; features are x @ matrix."""
+    smallest = sorted(abs(tau).ravel())[::-1][round(density * tau.size) - 1]
+    scores = np.where(abs(tau) >= smallest, initial, -initial)
+    for _ in range(steps):
+        share = 1 / (1 + np.exp(-scores))
+        logits = x @ (theta + share * tau) @ weights
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        p[np.arange(len(y)), y] -= 1
+        scores = scores - rate * (x.T @ p @ weights.T / len(y) * tau + strength) * share * (1 - share)
+    return scores

@@ -180,6 +180,7 @@ SETTINGS = {
     "adamerging": {"granularity": "task", "steps": 3, "learning_rate": 0.1},
     "atlas": {"steps": 3, "learning_rate": 0.1},
     "fisher": {"labels": "true"},
+    "localize_few_shot": {"density": 1.0, "steps": 2, "learning_rate": 3e3, "initial": 1.0},
 }
 CASES = [(n, c) for n, m in NEEDING.items() for c in ("standard", "linear") if m.models in ("all", KINDS[c])]
 

@@ -17,7 +17,7 @@ def localize_and_stitch(pretrained: Params, taus: Sequence[Params], *, density: 
     """θ₀ + Σ_t m_t ⊙ τ_t / Σ_t m_t, where m_t marks the largest entries of τ_t by magnitude; θ₀ where none is marked.
 
     Of several marks on an entry the mean is taken, without an election as in TIES. This is the paper's form without
-    data; with data it learns each m_t so that the task survives in it.
+    data; with data it learns each m_t so that the task survives in it (`localize_few_shot`).
 
     Args:
         pretrained: θ₀.
@@ -41,10 +41,19 @@ def localize_and_stitch(pretrained: Params, taus: Sequence[Params], *, density: 
         {'w': Array([3., 2., 0., 3.], dtype=float32)}
     """
     trees.check_taus(taus, pretrained)
-    marked = [keep_largest(tau, density) for tau in taus]
+    return apply_task_vector(pretrained, stitch([keep_largest(tau, density) for tau in taus]))
+
+
+def stitch(taus: Sequence[Params]) -> Params:
+    """Entry by entry the mean of those that are not zero, and zero where all are.
+
+    Example:
+        >>> stitch([{"w": jnp.array([4.0, 2.0, 0.0])}, {"w": jnp.array([2.0, 0.0, 0.0])}])
+        {'w': Array([3., 2., 0.], dtype=float32)}
+    """
 
     def stitched(*entries: Array) -> Array:
         stacked = jnp.stack(entries)
         return jnp.sum(stacked, axis=0) / jnp.maximum(jnp.sum(stacked != 0, axis=0), 1)
 
-    return apply_task_vector(pretrained, trees.map_leaves(stitched, *marked))
+    return trees.map_leaves(stitched, *taus)
