@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from tajax import config as configuration
 from tajax import trees
-from tajax.merging import METHODS
 
 if TYPE_CHECKING:
     from tajax.encoders.encoder import Family
@@ -23,12 +22,6 @@ def _check_family(config: ConfigDict, family: Family) -> None:
         raise ValueError(
             f"save.open_clip writes the merged model for open_clip, which has no models of the family {config.family!r}"
             f": formats of it are {', '.join(family.formats)}. Leave it out."
-        )
-    merges = configuration.reads(config.workflow, "merging")
-    if merges and METHODS[config.merging.method].one_shape and family.modality == "texts":
-        raise ValueError(
-            f"merging.method {config.merging.method!r} takes the examples of all tasks through the model together, and "
-            f"texts have different lengths; models of the family {config.family!r} take texts. Choose another method."
         )
     if config.heads == "zero_shot" and not family.zero_shot:
         raise ValueError(

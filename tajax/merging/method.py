@@ -79,7 +79,6 @@ class Method:
             number, so that a run is refused before it trains; None if any that are in range will do.
         fit_options: by keyword, what configs may choose of `fit`.
         models: which models it merges: all, none that are evaluated linearised, or those alone.
-        one_shape: whether the examples of all tasks must have one shape, which texts have not.
 
     Example:
         >>> import jax.numpy as jnp
@@ -102,7 +101,6 @@ class Method:
     check: Callable[..., None] | None = None
     fit_options: Mapping[str, Option] = field(default_factory=dict)
     models: Literal["all", "ordinary", "linearized"] = "all"
-    one_shape: bool = False
 
     @property
     def settings(self) -> Mapping[str, Option]:

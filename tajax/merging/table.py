@@ -289,7 +289,6 @@ METHODS: Mapping[str, Method] = {
         needs="inputs",
         fit=fit_regmean_plusplus,
         fit_options={"off_diagonal": _OFF_DIAGONAL},
-        one_shape=True,
     ),
     "slerp": Method(
         slerp,

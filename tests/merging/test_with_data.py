@@ -187,6 +187,43 @@ def test_layers_of_a_stack_are_layers(rng, name, stacked, x64):
         activations = {t: np.tanh(x @ w) for (t, x), w in zip(activations.items(), own, strict=True)}
 
 
+def read(params, ids):
+    """A layer that is given the tokens of each text, one by one, and one that is given their mean."""
+    mask = (ids != -1)[..., None]
+    hidden = jnp.tanh(params["table"][jnp.where(mask[..., 0], ids, 0)] @ params["tokens"])
+    return jnp.sum(jnp.where(mask, hidden, 0), axis=1) / jnp.sum(mask, axis=1) @ params["texts"]
+
+
+@pytest.mark.parametrize("name", ["regmean", "regmean_plusplus"])
+def test_padding_of_texts_counts_for_nothing(rng, name, x64):
+    """Texts of 2, 3 and 4 tokens: alone, in a batch, in a batch that is longer; by hand those without padding."""
+    draw = rng(922)
+    shapes = {"table": (9, 3), "tokens": (3, 4), "texts": (4, 2)}
+    theta, *taus = [{path: jnp.asarray(draw.normal(size=s)) for path, s in shapes.items()} for _ in range(3)]
+    texts = {task: [draw.integers(0, 9, length) for length in (2, 3, 4)] for task in TASKS}
+
+    def batch(rows, length):
+        ids = np.full((len(rows), length), -1, np.int32)
+        for ones, row in zip(ids, rows, strict=True):
+            ones[: len(row)] = row
+        return Batch(ids, np.zeros(len(rows), int), np.ones(len(rows), bool))
+
+    forms = [
+        {task: [batch([row], len(row)) for row in rows] for task, rows in texts.items()},
+        {task: [batch(rows, 4)] for task, rows in texts.items()},
+        {task: [batch(rows[:2], 7), batch(rows[2:], 5)] for task, rows in texts.items()},
+    ]
+    fit = functools.partial(METHODS[name].fit, read, theta, dict(zip(TASKS, taus, strict=True)))
+    alone, *padded = (fit(form, {})["grams"] for form in forms)
+    for grams in padded:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), grams, alone)
+    for number, (task, tau) in enumerate(zip(TASKS, taus, strict=True)):
+        mean = np.mean([one["table"] for one in taus], axis=0)
+        table = np.asarray(theta["table"]) + (np.asarray(tau["table"]) if name == "regmean" else mean)
+        x = np.concatenate([table[row] for row in texts[task]])
+        np.testing.assert_allclose(alone["tokens"][number, 0], x.T @ x / 3, rtol=1e-10)
+
+
 def kernel_of(rng, number, tasks=2):
     draw = rng(number)
     theta, taus = {"w": jnp.asarray(draw.normal(size=(6, 3)))}, draw.normal(size=(tasks, 6, 3))

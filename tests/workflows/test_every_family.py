@@ -92,7 +92,20 @@ def test_every_regime_trains_every_family(on, tmp_path, family, regime):
     assert any(leaf.any() for leaf in tau.values())
 
 
-@pytest.mark.parametrize("method", ["ties", "weight_average", "dare", "cart", "tsv_m", "regmean", "fisher"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "ties",
+        "weight_average",
+        "dare",
+        "cart",
+        "tsv_m",
+        "regmean",
+        "regmean_plusplus",
+        "fisher",
+        "localize_few_shot",
+    ],
+)
 def test_merging_methods_take_text_encoders(on, trained, home, tmp_path, method):
     fields = {"task_vectors": trained("text"), "merging.method": method, "count": 4}
     done = on("text", "standard", tmp_path / "run", **fields)
@@ -118,7 +131,6 @@ def test_what_a_family_has_not_is_refused_before_it_is_loaded(on, home, tmp_path
     refusals = [
         ("clip", {"max_tokens": 8}, "max_tokens is 8, but models of the family 'clip' take images"),
         ("text", {"max_tokens": 99}, "max_tokens is 99; "),
-        ("text", {"merging.method": "regmean_plusplus"}, "takes the examples of all tasks through the model together"),
         ("text", {"save.open_clip": True}, "save.open_clip writes the merged model for open_clip, which has no models"),
         ("vit", {"save.open_clip": True}, "which has no models of the family 'vit'"),
         ("vit", {"heads": "zero_shot"}, "heads are from class names, and models of the family 'vit' take no texts"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Bool, Float, PyTree
 
 from tajax import tracing, trees
 from tajax.linearization import Linearized
@@ -113,8 +113,8 @@ def fit_regmean(
 ) -> dict[str, Grams]:
     """The second moments of what the dense layers of each fine-tuned model are given, G_t = X_tᵀX_t / n.
 
-    Which leaves are kernels of dense layers is read off the program of `encode` (`tajax.tracing`). A row is a token;
-    those of padding count like others. One forward pass an example; the result is K² numbers a layer and task, which is
+    Which leaves are kernels of dense layers is read off the program of `encode` (`tajax.tracing`). A row is a token, of
+    texts one that is no padding. One forward pass an example; the result is K² numbers a layer and task, which is
     more than the vectors have where layers are narrowing. Of a linearised model, whose inputs no vector moves, they are
     those of the layers at θ₀.
 
@@ -148,7 +148,9 @@ def fit_regmean(
                 path: [rows[path, n] for n in range(one.layers)] for path, one in tracing.matrices(found, model).items()
             }
 
-        return jax.tree.map(lambda x: second_moments(x, batch.mask), jax.vmap(given)(batch.inputs))
+        return jax.tree.map(
+            lambda x: second_moments(x, counted(batch.inputs, batch.mask, x.shape[-2])), jax.vmap(given)(batch.inputs)
+        )
 
     grams: list[dict[str, Array]] = []
     for task, tau in taus.items():
@@ -162,7 +164,26 @@ def fit_regmean(
     return {"grams": {path: jnp.stack([one[path] for one in grams]) for path in grams[0]}}
 
 
-def second_moments(rows: Float[Array, "*T B N K"], mask: ArrayLike) -> Float[Array, "*T K K"]:
-    """Σ xxᵀ over the rows of those examples that count."""
-    kept = rows.astype(jnp.result_type(jnp.float32, rows)) * jnp.asarray(mask)[..., None, None]
-    return jnp.einsum("...bnk,...bnl->...kl", kept, kept, precision=HIGHEST)
+def counted(inputs: PyTree[Array], mask: ArrayLike, rows: int) -> Bool[Array, "*T B N"]:
+    """Which of the N rows that a dense layer is given of each example count: neither padded examples nor padded tokens.
+
+    Ids of tokens, signed integers [*T, B, L], are −1 in padding (`tajax.types.Batch`); a layer that is given L rows of
+    such an example is given one for each token.
+
+    Example:
+        >>> counted(jnp.array([[5, -1], [7, 8]]), jnp.array([True, True]), 2).tolist()
+        [[True, False], [True, True]]
+        >>> counted(jnp.ones((2, 8, 8, 3)), jnp.array([True, False]), 1).tolist()
+        [[True], [False]]
+    """
+    kept = jnp.broadcast_to(jnp.asarray(mask)[..., None], (*jnp.shape(mask), rows))
+    for leaf in jax.tree.leaves(inputs):
+        if leaf.shape == kept.shape and jnp.issubdtype(leaf.dtype, jnp.signedinteger):
+            kept &= leaf != -1
+    return kept
+
+
+def second_moments(rows: Float[Array, "*T B N K"], kept: Bool[Array, "*T B N"]) -> Float[Array, "*T K K"]:
+    """Σ xxᵀ over the rows that count."""
+    x = jnp.where(kept[..., None], rows, 0).astype(jnp.result_type(jnp.float32, rows))
+    return jnp.einsum("...bnk,...bnl->...kl", x, x, precision=HIGHEST)

@@ -8,13 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from tajax import tracing, trees
 from tajax.linearization import Linearized
 from tajax.merging.method import check_data
-from tajax.merging.methods.regmean import HIGHEST, Grams, fit_regmean, least_squares_mean, regmean, second_moments
+from tajax.merging.methods.regmean import (
+    HIGHEST,
+    Grams,
+    counted,
+    fit_regmean,
+    least_squares_mean,
+    regmean,
+    second_moments,
+)
 from tajax.task_vectors import apply_task_vector, combine
 from tajax.tracing import Block
 from tajax.types import ApplyFn, Batch, Head, Params
@@ -64,13 +71,14 @@ def fit_regmean_plusplus(
     All examples of all tasks go through the model together, once: where they meet a dense layer its merged matrix is
     found, and what it gives goes on. That costs the forward passes of `fit_regmean` and one eigendecomposition a layer,
     and memory for the inputs of one layer on all examples at once. What is no dense layer is averaged before. In a
-    linearised model no layer moves what another is given: there they are those of `fit_regmean`.
+    linearised model no layer moves what another is given: there they are those of `fit_regmean`. Texts are made as long
+    as the longest by padding, which counts for nothing.
 
     Args:
         encode: the forward pass of the models.
         pretrained: θ₀.
         taus: the task vector of each task.
-        batches: of each task, all with inputs of one shape; no label is read.
+        batches: of each task, all with inputs of one shape but for the length of texts; no label is read.
         heads: not read.
         off_diagonal: γ in [0, 1].
 
@@ -78,7 +86,7 @@ def fit_regmean_plusplus(
         `grams` for `regmean_plusplus`, means over examples.
 
     Raises:
-        ValueError: inputs have different shapes, such as texts of different lengths, or as `check_data`.
+        ValueError: inputs have different shapes, such as images of different sizes, or as `check_data`.
     """
     if isinstance(encode, Linearized):
         return fit_regmean(encode, pretrained, taus, batches, heads)
@@ -90,7 +98,7 @@ def fit_regmean_plusplus(
 
     @jax.jit
     def moments(
-        mean: Params, moved: Sequence[Mapping[str, Array]], inputs: PyTree[Array], mask: Array
+        mean: Params, moved: Sequence[Mapping[str, Array]], every: PyTree[Array], mask: Array
     ) -> dict[tuple[str, int], Array]:
         count = jnp.sum(mask, axis=1)[:, None, None]
 
@@ -103,7 +111,7 @@ def fit_regmean_plusplus(
                     return outputs
                 # Of all examples of all tasks: the same to each of them, and so computed once.
                 everyone = jax.lax.all_gather(jax.lax.all_gather(rows, "examples"), "tasks")  # [T, B, N, K]
-                grams[path, number] = second_moments(everyone, mask) / count
+                grams[path, number] = second_moments(everyone, counted(every, mask, everyone.shape[-2])) / count
                 each = jnp.stack([jnp.asarray(tau[path]).reshape(-1, k, m)[number] for tau in moved])
                 step = least_squares_mean(grams[path, number], each, off_diagonal) - jnp.mean(each, axis=0)
                 return outputs + jnp.matmul(rows, step, precision=HIGHEST).astype(outputs.dtype)
@@ -112,7 +120,7 @@ def fit_regmean_plusplus(
             return grams
 
         of_task = jax.vmap(of_example, axis_name="examples", out_axes=None)
-        return jax.vmap(of_task, axis_name="tasks", out_axes=None)(inputs)
+        return jax.vmap(of_task, axis_name="tasks", out_axes=None)(every)
 
     found = moments(mean, moved, inputs, mask)
     return {"grams": {p: jnp.stack([found[p, n] for n in range(one.layers)], axis=1) for p, one in kernels.items()}}
@@ -120,21 +128,35 @@ def fit_regmean_plusplus(
 
 def _together(batches: Mapping[str, Sequence[Batch]]) -> tuple[PyTree[Array], Array]:
     """The inputs [T, B, ...] of all tasks, and which of them count [T, B]; tasks with fewer are padded."""
-    shapes = {np.shape(leaf)[1:] for of_task in batches.values() for b in of_task for leaf in jax.tree.leaves(b.inputs)}
-    if len(shapes) > len(jax.tree.leaves(next(iter(batches.values()))[0].inputs)):
+    every = [batch for of_task in batches.values() for batch in of_task]
+    counts = [sum(len(batch.mask) for batch in of_task) for of_task in batches.values()]
+
+    def stacked(leaves: Sequence[np.ndarray]) -> Array:
+        each, most = np.split(np.concatenate(leaves), np.cumsum(counts)[:-1]), max(counts)
+        return jnp.asarray(
+            np.stack(
+                [np.concatenate([rows, np.zeros((most - len(rows), *rows.shape[1:]), rows.dtype)]) for rows in each]
+            )
+        )
+
+    columns = zip(*(jax.tree.leaves(batch.inputs) for batch in every), strict=True)
+    inputs = [stacked(_of_one_shape([np.asarray(leaf) for leaf in column])) for column in columns]
+    structure = jax.tree.structure(every[0].inputs)
+    return jax.tree.unflatten(structure, inputs), stacked([np.asarray(batch.mask) for batch in every])
+
+
+def _of_one_shape(leaves: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """The inputs of all batches; rows of token ids, which are signed integers, as long as the longest, by −1."""
+    if all(leaf.ndim == 2 and np.issubdtype(leaf.dtype, np.signedinteger) for leaf in leaves):
+        longest = max(leaf.shape[1] for leaf in leaves)
+        return [np.pad(leaf, ((0, 0), (0, longest - leaf.shape[1])), constant_values=-1) for leaf in leaves]
+    shapes = {leaf.shape[1:] for leaf in leaves}
+    if len(shapes) > 1:
         raise ValueError(
             f"the examples have different shapes, {sorted(shapes)}: layer after layer they must go through the model "
             "together. Give examples of one shape, or take regmean."
         )
-    most = max(sum(len(b.mask) for b in of_task) for of_task in batches.values())
-
-    def whole(leaves: Sequence[ArrayLike]) -> np.ndarray:
-        rows = np.concatenate([np.asarray(leaf) for leaf in leaves])
-        return np.concatenate([rows, np.zeros((most - len(rows), *rows.shape[1:]), rows.dtype)])
-
-    inputs = [jax.tree.map(lambda *leaves: whole(leaves), *(b.inputs for b in of_task)) for of_task in batches.values()]
-    masks = [whole([b.mask for b in of_task]) for of_task in batches.values()]
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *inputs), jnp.asarray(np.stack(masks))
+    return leaves
 
 
 def _kernels(encode: ApplyFn, params: Params, inputs: PyTree[Array]) -> dict[str, tracing.Matrices]:
