@@ -1,7 +1,8 @@
-"""How to merge what was fine-tuned: every method that needs no data, on vectors of several regimes."""
+"""How to merge what was fine-tuned: every method of the library on vectors of several regimes."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,30 +12,30 @@ from matplotlib.figure import Figure
 from experiments import figures, protocol, summary
 from experiments.protocol import Run
 from tajax import report
-from tajax.merging import METHODS
+from tajax.merging import METHODS, Method
+from tajax.regimes import REGIMES as TRAINED
 from tajax.report import Table
 
 HERE = Path(__file__).resolve().parent
 REGIMES = ("standard", "attention", "linear")
 GRID = tuple(round(0.1 * k, 1) for k in range(11)) + tuple(round(1.2 + 0.2 * k, 1) for k in range(10))
 """Coefficients from 0 to 3: some methods are at their best far above the sum's."""
-DATA_FREE = tuple(name for name, method in METHODS.items() if method.needs == "nothing")
-PAIRS = ("slerp",)
-"""Methods of two vectors alone, which these tasks are not."""
+CHOICES = tuple(name for name in METHODS if name != "slerp")
+"""All but the one that takes two vectors, which these tasks are not."""
 
 Runs = Mapping[tuple[str, str], list[Run]]  # by method and regime, one a seed
 
 
 def main() -> None:
     parser = protocol.arguments(__doc__, regimes=REGIMES)
-    choices = tuple(name for name in METHODS if name not in PAIRS)
-    default = tuple(name for name in DATA_FREE if name not in PAIRS)
-    parser.add_argument("--methods", nargs="+", choices=choices, default=default, help="merging methods")
+    parser.add_argument(
+        "--methods", nargs="+", choices=CHOICES, default=CHOICES, metavar="METHOD", help="merging methods"
+    )
     options = parser.parse_args()
     runs: dict[tuple[str, str], list[Run]] = {}
     for regime in options.regimes:
         trained = [protocol.finetuned(options, regime, seed) for seed in options.seeds]
-        for method in options.methods:
+        for method in (name for name in options.methods if _takes(METHODS[name], regime)):
             fields = {"merging.method": method, "evaluate.scaling_coefs": GRID, "save.merged": False}
             runs[method, regime] = [protocol.analysed(run, "task_addition", label=method, **fields) for run in trained]
     every = [run for group in runs.values() for run in group]
@@ -44,20 +45,30 @@ def main() -> None:
     figures.save(draw(runs, options.regimes), HERE / "results" / f"{options.benchmark}.png")
 
 
+def _takes(method: Method, regime: str) -> bool:
+    return method.models != ("ordinary" if TRAINED[regime].evaluate_linearized else "linearized")
+
+
 def _table(runs: Runs, regimes: list[str], where: str) -> Table:
-    methods = dict.fromkeys(method for method, _ in runs)
-    rows = [(method, *(cell for regime in regimes for cell in _cells(runs[method, regime]))) for method in methods]
-    columns = ("method", *(f"{regime} {what}".strip() for regime in regimes for what in ("", "norm.", "α")))
+    methods = sorted({method for method, _ in runs})
+    rows = [
+        (method, METHODS[method].needs, *(cell for regime in regimes for cell in _cells(runs.get((method, regime)))))
+        for method in methods
+    ]
+    columns = ("method", "needs", *(f"{regime} {what}".strip() for regime in regimes for what in ("", "norm.", "α")))
     seeds = {len(group) for group in runs.values()}
     notes = (
         f"± is the deviation over seeds ({' or '.join(map(str, sorted(seeds)))} of them); vectors are the same in a "
         f"column; norm.: merged / single-task accuracy; α: tuned on validation from {GRID[0]:g} to {GRID[-1]:g}, – "
-        "where a method has none. Options are the defaults.",
+        "where a method has none. Options are the defaults. Data are validation images, 256 of a task or as many as "
+        "there are.",
     )
     return Table(f"Merged test accuracy on {where}, mean over tasks, in %", columns, tuple(rows), notes)
 
 
-def _cells(group: list[Run]) -> tuple[str, str, str]:
+def _cells(group: list[Run] | None) -> tuple[str, str, str]:
+    if group is None:  # a method that does not merge such models
+        return ("–",) * 3
     merged = summary.percents(summary.mean(run, "task_addition") for run in group)
     normalized = summary.percents(summary.mean(run, "task_addition", "normalized_top1") for run in group)
     tuned = METHODS[group[0].config.merging.method].scaled
@@ -70,9 +81,9 @@ def draw(runs: Runs, regimes: list[str]) -> Figure:
     methods = list(dict.fromkeys(method for method, _ in runs))
 
     def merged(method: str, regime: str) -> list[float]:
-        return [100 * summary.mean(run, "task_addition") for run in runs[method, regime]]
+        return [100 * summary.mean(run, "task_addition") for run in runs.get((method, regime), ())] or [math.nan]
 
-    methods.sort(key=lambda method: max(statistics.fmean(merged(method, regime)) for regime in regimes))
+    methods.sort(key=lambda method: max(statistics.fmean(merged(*key)) for key in runs if key[0] == method))
     figure = Figure(figsize=(6.9, 0.8 + 0.2 * len(methods)))
     axes = figure.subplots()
     for index, regime in enumerate(regimes):
