@@ -66,8 +66,9 @@ READERS = {
 COUNT_ANYWAY = (*ON_VECTORS, "evaluate.scaling_coefs", "evaluate.exact", "save")
 
 
-# What runs of earlier versions did, whose `config.json` has no such field.
-FORMERLY: Mapping[str, object] = {"finetune.protocol": 1}
+# What runs of earlier versions did, whose `config.json` has no such field: those that read it, and of the options of a
+# merging method those that merged by it.
+FORMERLY: Mapping[str, object] = {"finetune.protocol": 1, "merging.wudi.ridge": 0}
 
 RENAMED: Mapping[str, str] = {
     "merging.density": "merging.ties.density",

@@ -95,7 +95,13 @@ def diff(config_a: Fields, config_b: Fields) -> dict[str, tuple[object, object]]
 def _whole(config: Fields) -> dict[str, object]:
     """The fields, and what an earlier version did where the config that it wrote lacks one."""
     flat = {RENAMED.get(name, name): value for name, value in flatten(config).items()}
-    return {name: value for name, value in FORMERLY.items() if reads(flat.get("workflow"), name)} | flat
+    methods = {flat.get("merging.method"), flat.get("merging.svc.merge")}
+    did = {
+        name: value
+        for name, value in FORMERLY.items()
+        if reads(flat.get("workflow"), name) and (not name.startswith("merging.") or name.split(".")[1] in methods)
+    }
+    return did | flat
 
 
 @functools.cache

@@ -359,6 +359,12 @@ METHODS: Mapping[str, Method] = {
             "weights": Option(
                 "norm", "of a task: 1/‖τ‖² of each matrix, for WUDI, or one, for ACTMat", choices=get_args(Weights)
             ),
+            "ridge": Option(
+                1.0,
+                "how strongly the sum holds what the tasks' matrices leave open",
+                lambda v: 0 <= v < math.inf,
+                "a finite number, 0 or more",
+            ),
             "fused": _FUSED,
         },
         affine=True,

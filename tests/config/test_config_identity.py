@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tajax import config as tc
 from tajax.config.fields import COUNT_ANYWAY, READERS, options
 
@@ -48,6 +50,19 @@ def test_a_run_that_was_trained_by_another_protocol_is_another_run():
     assert tc.diff(earlier, config) == {"finetune.protocol": (1, 2)}
     config.workflow = earlier["workflow"] = "ntk"  # which trains nothing
     assert tc.config_hash(earlier) == tc.config_hash(config)
+
+
+@pytest.mark.parametrize("chosen", [{"merging.method": "wudi"}, {"merging.method": "svc", "merging.svc.merge": "wudi"}])
+def test_a_run_that_merged_by_wudi_without_a_ridge_is_another_run(chosen):
+    config = tc.default_config()
+    earlier = json.loads(config.to_json())
+    del earlier["merging"]["wudi"]["ridge"]
+    assert tc.config_hash(earlier) == tc.config_hash(config) and tc.diff(earlier, config) == {}  # it merged otherwise
+    config.update_from_flattened_dict(chosen)
+    earlier = json.loads(config.to_json())
+    del earlier["merging"]["wudi"]["ridge"]
+    assert tc.config_hash(earlier) != tc.config_hash(config)
+    assert tc.diff(earlier, config) == {"merging.wudi.ridge": (0, 1.0)}
 
 
 def test_a_field_that_has_another_name_now_leaves_earlier_runs_as_they_are():

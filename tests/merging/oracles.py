@@ -163,7 +163,9 @@ ORACLES = {
     "tsv_m": Case({"scaling_coef": 0.5}, by_matrix(spectral.tsv_m, scaling_coef=0.5), exact=False),
     "weight_average": Case({}, entrywise(lambda theta, taus: theta + taus.mean(0))),
     "wudi": Case(
-        {"scaling_coef": 0.5}, by_matrix(lambda tasks: spectral.wudi(tasks, "norm"), scaling_coef=0.5), exact=False
+        {"ridge": 0.1, "scaling_coef": 0.5},
+        by_matrix(lambda tasks: spectral.wudi(tasks, "norm", 0.1), scaling_coef=0.5),
+        exact=False,
     ),
 }
 """Options, and the oracle in float64. A method that draws is tried where its draws decide nothing."""

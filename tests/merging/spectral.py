@@ -86,14 +86,17 @@ def cart(tasks, rank, scaling_coef):
     return mean + scaling_coef * sum(low_rank(task - mean, kept) for task in tasks)
 
 
-def wudi(tasks, weights):
-    """Row by row, each of which is a problem of its own: min over x of Σ_t w_t ‖D_t (x − row of D_t)‖²."""
+def wudi(tasks, weights, ridge):
+    """Row by row, each a problem of its own: min over x of Σ_t w_t ‖D_t (x − row of D_t)‖² + ρ ‖x − Σ rows‖²."""
     scales = [1.0 if weights == "one" else 1 / np.linalg.norm(task) for task in tasks]
     system = np.concatenate([scale * task for scale, task in zip(scales, tasks, strict=True)])
+    inputs = system.shape[1]
+    root = np.sqrt(ridge * np.linalg.norm(system) ** 2 / inputs)
     rows = []
     for row in range(len(tasks[0])):
-        target = np.concatenate([scale * task @ task[row] for scale, task in zip(scales, tasks, strict=True)])
-        rows.append(np.linalg.lstsq(system, target, rcond=None)[0])
+        target = [scale * task @ task[row] for scale, task in zip(scales, tasks, strict=True)]
+        target = np.concatenate([*target, root * sum(task[row] for task in tasks)])
+        rows.append(np.linalg.lstsq(np.concatenate([system, root * np.eye(inputs)]), target, rcond=None)[0])
     return np.stack(rows)
 
 

@@ -204,11 +204,13 @@ def test_one_vector_and_the_same_vector_three_times(key, name):
         "star": (spectral.star([kernel], 0.4), spectral.star([kernel], 0.4)),
         "svc": (kernel, kernel),
         "tsv_m": (kernel, spectral.low_rank(np.asarray(kernel, np.float64), 1)),
-        "wudi": (kernel, kernel),
+        "wudi": (kernel, None),
     }[name]
     for got, wanted in zip((one, three), want, strict=True):
         if wanted is not None:
             np.testing.assert_allclose(got, wanted, atol=1e-4)  # the smallest value of the matrix is 0.017
+    if name == "wudi":  # a ridge draws towards three of them
+        np.testing.assert_allclose(merged(name, [kernel] * 3, ridge=0.0), kernel, atol=1e-4)
 
 
 def test_the_spectra_are_what_the_methods_are_named_for(key):
@@ -243,23 +245,35 @@ def test_more_tasks_than_singular_values_keep_one_each():
     np.testing.assert_allclose(merged("tsv_m", kernels), [[3, 0], [0, 2]], atol=1e-6)
 
 
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
 @pytest.mark.parametrize("weights", ["norm", "one"])
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7)])
-def test_wudi_is_a_stationary_point_of_what_it_minimises(key, x64, weights, shape):
+def test_wudi_is_a_stationary_point_of_what_it_minimises(key, x64, shape, weights, ridge):
     taus = [{"kernel": draw(k, *shape)} for k in jax.random.split(key, 2)]
-    got = METHODS["wudi"]({"kernel": jnp.zeros(shape)}, taus, weights=weights)["kernel"]
+    got = METHODS["wudi"]({"kernel": jnp.zeros(shape)}, taus, weights=weights, ridge=ridge)["kernel"]
+    total = sum(tau["kernel"] for tau in taus)
+    lengths = [jnp.sum(tau["kernel"] ** 2) if weights == "norm" else 1 for tau in taus]
+    gram = sum(tau["kernel"] @ tau["kernel"].T / n for tau, n in zip(taus, lengths, strict=True))
+    rho = ridge * jnp.trace(gram) / shape[0]
 
     def disturbance(kernel):  # in the paper's orientation, [out, in]
         each = [tau["kernel"].T for tau in taus]
-        return sum(jnp.sum(((kernel.T - d) @ d.T) ** 2) / (jnp.sum(d**2) if weights == "norm" else 1) for d in each)
+        terms = [jnp.sum(((kernel.T - d) @ d.T) ** 2) / n for d, n in zip(each, lengths, strict=True)]
+        return sum(terms) + rho * jnp.sum((kernel - total) ** 2)
 
     np.testing.assert_allclose(jax.grad(disturbance)(got), np.zeros(shape), atol=1e-9)
-    gram = sum(tau["kernel"] @ tau["kernel"].T / jnp.sum(tau["kernel"] ** 2) ** (weights == "norm") for tau in taus)
-    cubes = sum(
-        tau["kernel"] @ tau["kernel"].T @ tau["kernel"] / jnp.sum(tau["kernel"] ** 2) ** (weights == "norm")
-        for tau in taus
-    )
-    np.testing.assert_allclose(np.linalg.solve(gram + 1e-8 * np.eye(shape[0]), cubes), got, atol=1e-4)
+    if not ridge:
+        cubes = sum(t["kernel"] @ t["kernel"].T @ t["kernel"] / n for t, n in zip(taus, lengths, strict=True))
+        np.testing.assert_allclose(np.linalg.solve(gram + 1e-8 * np.eye(shape[0]), cubes), got, atol=1e-4)
+
+
+def test_wudi_stays_near_the_sum_where_equations_are_as_many_as_unknowns(key):
+    """Of T = 4 tasks in the second layer of an MLP T · out = in: without a ridge noise is inverted."""
+    kernels = jnp.stack([draw(k, 48, 12) for k in jax.random.split(key, 4)])
+    length = np.linalg.norm(kernels.sum(0))
+    assert np.linalg.norm(merged("wudi", kernels, ridge=0.0)) > 5 * length
+    assert np.linalg.norm(merged("wudi", kernels)) < 1.5 * length
+    np.testing.assert_allclose(merged("wudi", kernels, ridge=1e6), kernels.sum(0), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", get_args(Calibrated))
@@ -314,7 +328,11 @@ REFUSED = {
         ({"floor": -1.0}, "floor is the least .* got -1.0"),
     ],
     "tsv_m": [({"svd": "fast"}, "svd is 'fast'"), ({"exclude": "("}, "not a valid regular expression")],
-    "wudi": [({"weights": "two"}, "weights is 'two', want one of 'norm', 'one'")],
+    "wudi": [
+        ({"weights": "two"}, "weights is 'two', want one of 'norm', 'one'"),
+        ({"ridge": -1.0}, "ridge is .* 0 or more; got -1.0"),
+        ({"ridge": float("inf")}, "got inf"),
+    ],
 }
 
 
