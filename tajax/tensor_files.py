@@ -10,13 +10,25 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-__all__ = ["FEW_BITS", "TASK_VECTOR", "is_safetensors", "other_format", "read", "read_metadata", "read_names"]
+__all__ = [
+    "FEW_BITS",
+    "TASK_VECTOR",
+    "is_safetensors",
+    "mapped",
+    "other_format",
+    "parts",
+    "read",
+    "read_metadata",
+    "read_names",
+]
 
 TASK_VECTOR = "tajax task vector 1"
 """`format` in the metadata of a file that holds a task vector, `tajax.vector_files`."""
@@ -27,6 +39,16 @@ FEW_BITS = (
 )
 """Said of such tensors, whatever kind of file they are in."""
 _FEW_BITS = re.compile(r"F[468](_.*)?")  # as headers write them
+_DTYPES: Mapping[str, np.dtype] = {
+    word: jnp.dtype(name)
+    for word, name in {
+        **{"BOOL": "bool", "U8": "uint8", "I8": "int8"},
+        **{"I16": "int16", "U16": "uint16", "F16": "float16", "BF16": "bfloat16"},
+        **{"I32": "int32", "U32": "uint32", "F32": "float32"},
+        **{"C64": "complex64", "F64": "float64", "I64": "int64", "U64": "uint64"},
+    }.items()
+}
+"""Of tensors, by the words of headers, in the order of the `safetensors` library, which writes the last first."""
 _OTHER_FORMATS = (
     (rb"version https://git-lfs", "a Git LFS pointer, not the weights: run `git lfs pull`"),
     (rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html|\?xml)", "a web page that was saved in place of the weights"),
@@ -53,7 +75,24 @@ def read(path: str | Path, names: Iterable[str] | None = None) -> tuple[dict[str
         ValueError: it is truncated, damaged, a Git LFS pointer or no safetensors file, its header names a tensor
             twice or with a path out of a directory, or a tensor is of 8-bit floats. The message names the file.
     """
-    entries, metadata = _header(Path(path))
+    tensors, metadata = mapped(path, names)
+    return {name: np.array(tensor) for name, tensor in tensors.items()}, metadata
+
+
+def mapped(path: str | Path, names: Iterable[str] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """As `read`, but the arrays are the file: nothing is read before it is looked at, and nothing is kept in memory.
+
+    They cannot be written to, and change where somebody writes into the file: what is kept has to be copied.
+
+    Args:
+        path: The file.
+        names: Those to open; all if not given.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read`.
+    """
+    path = Path(path)
+    entries, metadata, start = _header(path)
     chosen = list(entries) if names is None else list(names)
     for name in chosen:
         entry = entries[name]
@@ -61,10 +100,59 @@ def read(path: str | Path, names: Iterable[str] | None = None) -> tuple[dict[str
         if _FEW_BITS.fullmatch(word):
             raise ValueError(f"{path}: {name!r} is {word}, {FEW_BITS}.")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in chosen}, metadata
-    except (safetensors.SafetensorError, TypeError, AttributeError) as error:  # or a dtype that NumPy has not
-        raise _refusal(Path(path), str(error)) from error
+        with safetensors.safe_open(path, framework="numpy"):  # which checks shapes and places of all tensors
+            pass
+    except safetensors.SafetensorError as error:
+        raise _refusal(path, str(error)) from error
+    whole = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    return {name: _tensor(path, name, entries[name], whole[start:]) for name in chosen}, metadata
+
+
+def _tensor(path: Path, name: str, entry: Any, content: np.ndarray) -> np.ndarray:  # Any: JSON
+    begin, end = entry["data_offsets"]
+    if (dtype := _DTYPES.get(entry["dtype"])) is None:
+        raise _refusal(path, f"{name!r} is {entry['dtype']}, which NumPy has not")
+    return content[begin:end].view(dtype).reshape(entry["shape"])
+
+
+def parts(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """A file that holds some tensors, piece by piece, so that no second copy of all is ever in memory.
+
+    Tensors stand in the order of the `safetensors` library, wide ones first.
+
+    Args:
+        tensors: By name; they may be views, such as a transposed matrix, which are put in order one at a time.
+        metadata: Texts that the header holds.
+
+    Yields:
+        The header, and the bytes of each tensor.
+
+    Raises:
+        ValueError: a tensor is of a dtype that such files have not; before anything is yielded.
+
+    Example:
+        >>> import safetensors.numpy
+        >>> made = b"".join(parts({"w": np.eye(2)[::-1]}, {"format": "pt"}))
+        >>> safetensors.numpy.load(made)
+        {'w': array([[0., 1.],
+               [1., 0.]])}
+    """
+    words = {dtype: word for word, dtype in _DTYPES.items()}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in words:
+            raise ValueError(f"{name!r} is {tensor.dtype}, which safetensors files have not: want {', '.join(_DTYPES)}")
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    ranks = {dtype: rank for rank, dtype in enumerate(_DTYPES.values())}
+    order, end = sorted(tensors, key=lambda name: (-ranks[tensors[name].dtype], name)), 0
+    for name in order:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": words[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for name in order:
+        yield np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -102,8 +190,8 @@ def other_format(start: bytes) -> str | None:
     return next((what for pattern, what in _OTHER_FORMATS if re.match(pattern, start)), None)
 
 
-def _header(path: Path) -> tuple[dict[str, object], dict[str, str]]:
-    """The entries of tensors by name, not looked into, and the metadata."""
+def _header(path: Path) -> tuple[dict[str, object], dict[str, str], int]:
+    """The entries of tensors by name, not looked into, the metadata, and where the tensors begin."""
     size = path.stat().st_size
     if not path.is_file():
         raise ValueError(f"{path} is no file but a directory, a pipe or a device.")  # which may never end
@@ -125,7 +213,7 @@ def _header(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     for name in entries:
         if ".." in name.replace("\\", "/").split("/") or name.startswith(("/", "\\")) or "\0" in name:
             raise ValueError(f"{path} is refused: the name {name!r} of a tensor leads out of its directory.")
-    return entries, metadata
+    return entries, metadata, 8 + length
 
 
 class _Twice(ValueError):

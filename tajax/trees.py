@@ -170,7 +170,7 @@ def check_finite(tree: Params, what: str) -> None:
         ValueError: task vector of mnist: 1 of the 2 entries of 'w' is not finite (1 of 2 leaves affected)
     """
     flat = flatten_paths(tree)
-    bad = {path: _count_nonfinite(flat[path]) for path, can_train in float_leaves(flat).items() if can_train}
+    bad = {path: _nonfinite(flat[path]) for path, can_train in float_leaves(flat).items() if can_train}
     counts = {path: int(count) for path, count in jax.device_get(bad).items() if count}
     for path, count in counts.items():
         size = math.prod(np.shape(flat[path]))
@@ -178,6 +178,11 @@ def check_finite(tree: Params, what: str) -> None:
             f"{what}: {count} of the {size} entries of {path!r} {'is' if count == 1 else 'are'} not finite"
             f" ({len(counts)} of {len(flat)} leaves affected)"
         )
+
+
+def _nonfinite(leaf: ArrayLike) -> ArrayLike:
+    """How many entries are not finite; of what is in NumPy they are counted there, without a copy on the device."""
+    return np.size(leaf) - np.isfinite(leaf).sum() if isinstance(leaf, np.ndarray) else _count_nonfinite(leaf)
 
 
 @jax.jit  # one pass over a leaf, no array of verdicts

@@ -197,7 +197,7 @@ def load_task_vector(
     what = f"task vector {file}"
     if base_sha256 is not None and not force:
         _check_base(file, metadata, base_sha256)
-    tensors, texts = tensor_files.read(file)
+    tensors, texts = tensor_files.mapped(file)
     check_same_names(what, _listed(texts.get("trained", "[]"), what), tensors, "the list in its metadata")
     leaves = trees.flatten_paths(like)
     shapes = {name: np.shape(leaf) for name, leaf in leaves.items()}
@@ -217,7 +217,7 @@ def load_task_vector(
         complex_leaf = jnp.issubdtype(trees.dtype_of(leaves[name]), jnp.complexfloating)
         if not jnp.issubdtype(tensor.dtype, jnp.inexact if complex_leaf else jnp.floating):
             raise ValueError(f"{what}: {name} holds {tensor.dtype.name}, not a float")
-    whole = {name: _widened(tensors.get(name), leaf) for name, leaf in leaves.items()}
+    whole = {name: _widened(tensors.pop(name, None), leaf) for name, leaf in leaves.items()}
     tau = jax.tree.unflatten(jax.tree.structure(like), list(whole.values()))
     trees.check_finite(tau, what)
     return tau, metadata
@@ -327,7 +327,8 @@ def _widened(tensor: np.ndarray | None, leaf: ArrayLike) -> jax.Array:
     dtype = trees.dtype_of(leaf) if trees.is_float(leaf) else jnp.float32
     if tensor is None:
         return jnp.zeros(np.shape(leaf), dtype)
-    return jnp.asarray(tensor, jnp.promote_types(tensor.dtype, dtype))
+    wide = np.asarray(tensor, jax.dtypes.canonicalize_dtype(jnp.promote_types(tensor.dtype, dtype)))
+    return jax.device_put(wide, may_alias=False)  # the file may change afterwards
 
 
 def _encoded(metadata: Mapping[str, object]) -> dict[str, str]:

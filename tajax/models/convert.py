@@ -30,6 +30,7 @@ __all__ = [
     "image_params_from_tensors",
     "image_tensor_names",
     "params_from_tensors",
+    "tensor_views",
     "tensors_from_params",
 ]
 
@@ -146,7 +147,7 @@ def params_from_tensors(tensors: Mapping[str, np.ndarray], config: ClipConfig) -
         config: The geometry they must have.
 
     Returns:
-        NumPy leaves with the dtype of their tensors.
+        NumPy leaves of their own with the dtype of their tensors.
 
     Raises:
         ValueError: tensors are missing, left over, of another shape, or not floats. The first of each kind are
@@ -236,7 +237,7 @@ def _claim(
             value = value if part is None else np.split(value, 3)[part]
             parts.append(value if axes is None else value.transpose(axes))
         if not missing and not unfit:
-            leaves[row.path] = np.stack(parts) if _is_stacked(row) else parts[0]
+            leaves[row.path] = stacked(parts) if _is_stacked(row) else np.array(parts[0], order="C")
     claimed = {name for row in rows for name, _ in _sources(row, naming, shapes[row.path])}
     extra = [name for name in tensors if name not in claimed | BUFFERS[naming] and not name.startswith(ignored)]
     return leaves, misfits(missing, unfit.values(), extra)
@@ -256,6 +257,18 @@ def tensors_from_params(params: Params, config: ClipConfig, *, naming: str = "hu
     Raises:
         ValueError: an unknown naming; leaves missing, left over or of another shape.
     """
+    views = tensor_views(params, config, naming=naming)
+    return {name: np.asarray(view, order="C") for name, view in views.items()}
+
+
+def tensor_views(params: Params, config: ClipConfig, *, naming: str = "huggingface") -> dict[str, np.ndarray]:
+    """As `tensors_from_params`, but arrays are views of the leaves where they can be, transposed ones too.
+
+    They take no memory, and are for `files.write_tensors`. What open_clip keeps in one tensor is put together.
+
+    Raises:
+        ValueError: as `tensors_from_params`.
+    """
     if naming not in NAMINGS:
         raise ValueError(f"naming {naming!r} is unknown; choose one of {', '.join(NAMINGS)}.")
     check_same_tree(abstract_params(config), params, what=("the configuration", "the parameters"))
@@ -266,10 +279,7 @@ def tensors_from_params(params: Params, config: ClipConfig, *, naming: str = "hu
         layers = leaf if _is_stacked(row) else leaf[None]
         for (name, part), value in zip(_sources(row, naming, leaf.shape), layers, strict=True):
             pieces.setdefault(name, {})[part or 0] = value if axes is None else value.transpose(np.argsort(axes))
-    return {
-        name: np.asarray(np.concatenate([p[i] for i in range(3)]) if len(p) == 3 else p[0], order="C")
-        for name, p in pieces.items()
-    }
+    return {name: np.concatenate([p[i] for i in range(3)]) if len(p) == 3 else p[0] for name, p in pieces.items()}
 
 
 def _is_stacked(row: Row) -> bool:
@@ -290,6 +300,17 @@ def _tensor_shape(row: Row, naming: str, shape: tuple[int, ...]) -> tuple[int, .
     if axes is not None:
         shape = tuple(shape[i] for i in np.argsort(axes))
     return (3 * shape[0], *shape[1:]) if "#" in getattr(row, naming) else shape
+
+
+def stacked(layers: Sequence[np.ndarray]) -> np.ndarray:
+    """Layers along a new leading axis, in the order of memory that devices want, whatever theirs.
+
+    Example:
+        >>> stacked([np.ones((2, 3)).T, np.zeros((3, 2))]).flags.c_contiguous
+        True
+    """
+    whole = np.empty((len(layers), *layers[0].shape), np.result_type(*layers))
+    return np.stack(layers, out=whole)
 
 
 def misfits(missing: Collection[str], unfit: Collection[str], extra: Collection[str]) -> str:

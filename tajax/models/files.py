@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from safetensors.numpy import save
 
 from tajax import tensor_files, text_files
 from tajax.models.convert import few
@@ -55,7 +54,8 @@ class Checkpoint(NamedTuple):
     format: str
     """'huggingface', 'open_clip', or 'linearized': two lists of parameters, `params.0` … and `params0.0` …."""
     read_stored: Callable[[Iterable[str]], dict[str, np.ndarray]]
-    """Gives tensors by the names that the file has, and raises ValueError where it is damaged."""
+    """Gives tensors by the names that the file has, and raises ValueError where it is damaged. They may be the file
+    itself (`tensor_files.mapped`): what is kept has to be copied."""
     classes: Mapping[str, str] = MappingProxyType({})
     """Of a whole pickled module: the classes of its modules, by the names that the model has."""
     texts: Mapping[str, str] = MappingProxyType({})
@@ -64,7 +64,7 @@ class Checkpoint(NamedTuple):
     """What was removed from names, and what lies in the file and is not read."""
 
     def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Some tensors, by the names that the model has. Raises ValueError where the file is damaged."""
+        """Some tensors, by the names that the model has, as of `read_stored`. Raises ValueError if it is damaged."""
         chosen = {name: self.names[name] for name in names}
         held = self.read_stored(chosen.values())
         return {name: held[stored] for name, stored in chosen.items()}
@@ -86,6 +86,7 @@ class Model(NamedTuple):
     """Every tensor of a CLIP by name, and the geometry that its configuration or its shapes tell."""
 
     tensors: dict[str, np.ndarray]
+    """As of `Checkpoint.read_stored`."""
     config: ClipConfig
     source: str
     """What told it: the name of the configuration; without one 'a pickled module', where the activation is that of its
@@ -217,8 +218,14 @@ def _config_file(directory: Path, naming: str) -> Path:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write one safetensors file, marked as `transformers` expects."""
-    path.write_bytes(save(dict(tensors), metadata={"format": "pt"}))  # `save_file` would hide it from other users
+    """Write one safetensors file, marked as `transformers` expects, with one tensor at a time in memory.
+
+    Args:
+        path: The file.
+        tensors: By name; views, such as transposed matrices, are put in order as they are written.
+    """
+    with path.open("wb") as file:
+        file.writelines(tensor_files.parts(tensors, {"format": "pt"}))
 
 
 def read_json(path: Path) -> dict:
@@ -267,6 +274,7 @@ class Stored(NamedTuple):
     kind: str
     names: Collection[str]
     read: Callable[[Iterable[str]], dict[str, np.ndarray]]
+    """As `Checkpoint.read_stored`."""
     classes: Mapping[str, str] = MappingProxyType({})
     texts: Mapping[str, str] = MappingProxyType({})
     others: Mapping[str, str] = MappingProxyType({})
@@ -290,7 +298,7 @@ def _open_file(path: Path, *, is_shard: bool = False) -> Stored:
         raise ValueError(f"{path} is {what or 'neither a safetensors file nor a PyTorch file'}.")
     if tensor_files.read_metadata(path).get("format") == tensor_files.TASK_VECTOR:
         raise ValueError(f"{path} holds a task vector of tajax, not a model: read it with load_task_vector.")
-    return Stored("safetensors", tensor_files.read_names(path), lambda names: tensor_files.read(path, names)[0])
+    return Stored("safetensors", tensor_files.read_names(path), lambda names: tensor_files.mapped(path, names)[0])
 
 
 def _open_shards(index: Path) -> Stored:

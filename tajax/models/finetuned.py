@@ -126,8 +126,11 @@ def _read_tower(checkpoint: files.Checkpoint, base: LoadedClip) -> Finetuned:
     _check_geometry(checkpoint, base)
     image = {name.split(".")[0] for name in image_tensor_names(base.config, naming)}
     tensors = checkpoint.read([name for name in checkpoint.names if name.split(".")[0] in image])
-    leaves = image_params_from_tensors(tensors, base.config, pretrained=base.params["image"])
-    params, rounding = settled(_like_base(leaves, base), base.params["image"])
+    pretrained = base.params["image"]
+    # no name for the leaves, so that they are gone one by one
+    params, rounding = settled(
+        _like_base(image_params_from_tensors(tensors, base.config, pretrained=pretrained), base), pretrained
+    )
     notes = (*checkpoint.notes, *files.dtype_notes(tensors), *(() if rounding is None else (str(rounding),)))
     return Finetuned(params, False, checkpoint.path, "module" if checkpoint.is_module() else naming, rounding, notes)
 

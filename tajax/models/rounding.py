@@ -95,7 +95,8 @@ def keep_unmoved(
         finetuned: θ by path, in the dtypes of θ₀.
 
     Returns:
-        θ by path; and None where neither it nor θ₀ is rounded.
+        θ by path, the arrays that were given but for those in which something is taken as unmoved; and None where
+        neither it nor θ₀ is rounded.
 
     Example:
         >>> pretrained = {"w": np.float32([0.1, 0.2]), "b": np.float32([0.3])}
@@ -110,16 +111,17 @@ def keep_unmoved(
     unmoved = as_if_base_rounded = 0
     moves: list[tuple[float, float, float]] = []  # ‖τ‖², and the rounding of θ and of θ₀ in it, of a leaf or layer
     for path, theta0 in pretrained.items():
-        whole = np.array(finetuned[path])
+        whole = finetuned[path]
         stacked = STACKED in path.split("/")
-        for base, theta in zip(theta0 if stacked else theta0[None], whole if stacked else whole[None], strict=True):
+        alike: list[int] = []
+        layers = zip(theta0 if stacked else theta0[None], whole if stacked else whole[None], strict=True)
+        for layer, (base, theta) in enumerate(layers):
             if np.array_equal(base, theta):
                 continue
             fits = _precisions(theta)
             narrow |= dict.fromkeys(dtype.name for dtype in fits[:1])
             if any(np.array_equal(_rounded(base, dtype), theta) for dtype in fits):
-                theta[...] = base
-                unmoved += 1
+                alike.append(layer)
                 continue
             square, of_base = _square(theta - base), 0.0
             for dtype in [] if fits else _precisions(base)[:1]:
@@ -128,6 +130,10 @@ def keep_unmoved(
                     narrow_base[dtype.name] = None
                     as_if_base_rounded += 1
             moves.append((square, _expected(theta, fits[0]) if fits else 0.0, of_base))
+        if alike:  # a copy of no other leaf, because all of them together are large
+            whole = np.array(whole)
+            (whole if stacked else whole[None])[alike] = (theta0 if stacked else theta0[None])[alike]
+            unmoved += len(alike)
         kept[path] = whole
     if not narrow and not narrow_base:
         return kept, None
@@ -156,8 +162,10 @@ def like_pretrained(leaves: Params, pretrained: Params, what: str) -> dict[str, 
     return cast
 
 
-def settled(leaves: Mapping[str, np.ndarray], pretrained: Params) -> tuple[Params, Rounding | None]:
+def settled(leaves: dict[str, np.ndarray], pretrained: Params) -> tuple[Params, Rounding | None]:
     """The tree of some leaves by path, with θ₀'s own values where the two differ by rounding alone; see `keep_unmoved`.
+
+    The dictionary is empty afterwards: each leaf is let go when the tree has it, so that one copy is in memory.
 
     Example:
         >>> settled({"w": np.float32([0.1, 0.2])}, {"w": np.float32([0.1, 0.3])})
@@ -165,8 +173,10 @@ def settled(leaves: Mapping[str, np.ndarray], pretrained: Params) -> tuple[Param
     """
     known = {path: np.asarray(leaf) for path, leaf in flatten_paths(pretrained).items()}
     kept, rounding = keep_unmoved(known, leaves)
-    tree = jax.tree.unflatten(jax.tree.structure(pretrained), [jnp.asarray(kept[path]) for path in known])
-    return tree, rounding
+    leaves.clear()
+    # a leaf is let go when it has been copied, which JAX does later if nobody waits
+    whole = [jnp.asarray(kept.pop(path)).block_until_ready() for path in known]
+    return jax.tree.unflatten(jax.tree.structure(pretrained), whole), rounding
 
 
 def _precisions(values: np.ndarray) -> list[np.dtype]:

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from tajax import atomic
 from tajax.models import files
-from tajax.models.convert import NAMINGS, tensors_from_params
+from tajax.models.convert import NAMINGS, tensor_views
 from tajax.models.geometry import ClipConfig
 from tajax.models.layout import CONFIGS
 from tajax.models.loading import check_tokenizer
@@ -81,7 +81,7 @@ def save_pretrained(
                 f"{directory} holds something other than a model (no {' or '.join(CONFIGS)}): not replaced."
             )
     tensors = {}
-    for name, value in tensors_from_params(params, clip_config, naming=format).items():
+    for name, value in tensor_views(params, clip_config, naming=format).items():
         with np.errstate(over="ignore"):
             tensors[name] = value.astype(dtype, copy=False)
         if not np.isfinite(tensors[name]).all():

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypedDict
 
 import jax
 import numpy as np
+from jax import Array
 from ml_collections import ConfigDict
 
 import tajax
@@ -231,8 +232,9 @@ def _read(place: str, encoder: Encoder, *, linearized: bool, through_norm: bool,
         sha256 = encoder.identity.sha256
         tau, made = vector_files.load_task_vector(path, pretrained, base_sha256=sha256, force=any_base)
         _check_expansion(place, made, linearized=linearized, through_norm=through_norm)
-        return Imported(tau, _length(tau, pretrained), {"format": "task vector"}, bool(made.get("linearized")))
+        return Imported(tau, float(_length(tau, pretrained)), {"format": "task vector"}, bool(made.get("linearized")))
     finetuned = encoder.load_finetuned(f"{path}#{which}" if which else str(path))
+    trees.check_same_tree(pretrained, finetuned.params, what=("pretrained", "finetuned"))
     if finetuned.linearized and not linearized:
         names = ", ".join(name for name, regime in REGIMES.items() if regime.evaluate_linearized)
         raise ValueError(
@@ -243,9 +245,13 @@ def _read(place: str, encoder: Encoder, *, linearized: bool, through_norm: bool,
     if rounding := finetuned.rounding:
         about["rounding"] = {**rounding._asdict(), "share": rounding.share}
         about |= {"warning": str(rounding)} if rounding.matters else {}
-    tau = tajax.task_vector(pretrained, finetuned.params)
-    return Imported(tau, _length(tau, pretrained), about, finetuned.linearized)
+    theta, linearized = trees.flatten_paths(finetuned.params), finetuned.linearized
+    del finetuned  # so that each leaf is gone when it is subtracted from: two large models are in memory already
+    moved = [tajax.task_vector(leaf, theta.pop(path)) for path, leaf in trees.flatten_paths(pretrained).items()]
+    tau = jax.tree.unflatten(jax.tree.structure(pretrained), moved)
+    return Imported(tau, float(_length(tau, pretrained)), about, linearized)
 
 
-def _length(tau: Params, pretrained: Params) -> float:
-    return float(tajax.norm(tau) / tajax.norm(pretrained))
+@jax.jit  # one pass, without an array of squares
+def _length(tau: Params, pretrained: Params) -> Array:
+    return tajax.norm(tau) / tajax.norm(pretrained)

@@ -17,13 +17,21 @@ import numpy as np
 from tajax.encoders.text.bert import abstract_params
 from tajax.encoders.text.geometry import BertConfig
 from tajax.models.adapters import Linear, Naming
-from tajax.models.convert import check_layers, few, misfits
+from tajax.models.convert import check_layers, few, misfits, stacked
 from tajax.models.foreign import changed_weights, is_optimizer
 from tajax.models.state_dicts import WRAPPERS
 from tajax.trees import check_same_tree, flatten_paths, unflatten_paths
 from tajax.types import Params
 
-__all__ = ["ROWS", "Found", "find_model", "linear_modules", "params_from_tensors", "tensors_from_params"]
+__all__ = [
+    "ROWS",
+    "Found",
+    "find_model",
+    "linear_modules",
+    "params_from_tensors",
+    "tensor_views",
+    "tensors_from_params",
+]
 
 
 class Row(NamedTuple):
@@ -161,7 +169,7 @@ def params_from_tensors(tensors: Mapping[str, np.ndarray], config: BertConfig) -
         config: The geometry they must have.
 
     Returns:
-        NumPy leaves with the dtype of their tensors.
+        NumPy leaves of their own with the dtype of their tensors.
 
     Raises:
         ValueError: tensors are missing, left over, of another shape, or not floats. The first of each kind are named,
@@ -189,11 +197,11 @@ def params_from_tensors(tensors: Mapping[str, np.ndarray], config: BertConfig) -
         values = [claim(name, expected[::-1] if row.transposed else expected) for name in names]
         parts = [value.T if row.transposed else value for value in values if value is not None]
         if len(parts) == len(names):
-            leaves[row.path] = np.stack(parts) if _is_stacked(row) else parts[0]
+            leaves[row.path] = stacked(parts) if _is_stacked(row) else np.array(parts[0], order="C")
     carried = {}
     if tensors.keys() & _POOLER.keys():
         held = {name: claim(name, (config.hidden_size,) * axes) for name, axes in _POOLER.items()}
-        carried = {name: value for name, value in held.items() if value is not None}
+        carried = {name: np.array(value) for name, value in held.items() if value is not None}
     claimed = {name for row in ROWS for name in _names(row, config)} | _POOLER.keys() | set(_BUFFERS)
     extra = [name for name in tensors if name not in claimed]
     if problems := misfits(missing, unfit.values(), extra):
@@ -213,13 +221,22 @@ def tensors_from_params(params: Params, config: BertConfig) -> dict[str, np.ndar
     Raises:
         ValueError: leaves missing, left over or of another shape.
     """
+    return {name: np.asarray(view, order="C") for name, view in tensor_views(params, config).items()}
+
+
+def tensor_views(params: Params, config: BertConfig) -> dict[str, np.ndarray]:
+    """As `tensors_from_params`, but arrays are views of the leaves, transposed ones too, and take no memory.
+
+    Raises:
+        ValueError: as `tensors_from_params`.
+    """
     check_same_tree(abstract_params(config), params, what=("the configuration", "the parameters"))
     leaves = flatten_paths(params)
     tensors = {}
     for row in ROWS:
         leaf = np.asarray(leaves[row.path])
         for name, value in zip(_names(row, config), leaf if _is_stacked(row) else leaf[None], strict=True):
-            tensors[name] = np.asarray(value.T if row.transposed else value, order="C")
+            tensors[name] = value.T if row.transposed else value
     return tensors
 
 

@@ -56,8 +56,12 @@ def load_finetuned(name_or_path: str | Path, base: LoadedText) -> Finetuned:
     found = files.describe(file, lambda: find_model(stored.names, which=which, place=str(path)))
     held = stored.read(found.names.values())
     tensors = {name: held[own] for name, own in found.names.items()}
-    leaves, pooler = files.describe(file, lambda: params_from_tensors(tensors, base.described.config))
-    flat = files.describe(file, lambda: like_pretrained(leaves, base.params, "the encoder"))
+
+    def read() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        leaves, pooler = params_from_tensors(tensors, base.described.config)
+        return like_pretrained(leaves, base.params, "the encoder"), pooler
+
+    flat, pooler = files.describe(file, read)
     params, rounding = settled(flat, base.params)
     if any(not np.array_equal(value, base.pooler.get(name)) for name, value in pooler.items()):  # type: ignore[arg-type]  # None is unequal
         notes += ("tensors of BERT's own pooler differ from the base's and are not read",)

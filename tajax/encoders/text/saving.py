@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tajax import atomic
-from tajax.encoders.text.convert import tensors_from_params
+from tajax.encoders.text.convert import tensor_views
 from tajax.encoders.text.loading import LoadedText
 from tajax.encoders.text.pooling import pooling_to_config
 from tajax.models import files
@@ -57,7 +57,7 @@ def save(text: LoadedText, directory: str | Path, params: Params, /, *, format: 
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} exists. Choose another directory, or remove it.")
     described, config = text.described, text.described.config
-    tensors = dict(_float32(tensors_from_params(params, config) | text.pooler, directory))
+    tensors = dict(_float32(tensor_views(params, config) | text.pooler, directory))
     modules = _MODULES if described.modules.normalize else _MODULES[:2]
     with atomic.directory(directory) as partial:
         files.write_tensors(partial / "model.safetensors", tensors)
@@ -80,4 +80,4 @@ def _float32(tensors: Mapping[str, np.ndarray], directory: Path) -> Mapping[str,
     for name, value in tensors.items():
         if not np.isfinite(value).all():
             raise ValueError(f"{name} is not finite: not saved to {directory}.")
-    return {name: value.astype(np.float32) for name, value in tensors.items()}
+    return {name: value.astype(np.float32, copy=False) for name, value in tensors.items()}

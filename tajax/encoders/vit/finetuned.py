@@ -6,8 +6,6 @@ import dataclasses
 import logging
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tajax.encoders.vit.geometry import VitConfig
@@ -19,8 +17,7 @@ from tajax.models.adapters import is_adapter, read_adapter
 from tajax.models.convert import few
 from tajax.models.geometry import differing
 from tajax.models.layout import CONFIG
-from tajax.models.rounding import keep_unmoved
-from tajax.trees import flatten_paths
+from tajax.models.rounding import like_pretrained, settled
 
 __all__ = ["load_finetuned"]
 
@@ -54,12 +51,12 @@ def load_finetuned(name_or_path: str | Path, base: LoadedVit) -> Finetuned:
     files.describe(file, lambda: _check_described(file.parent, base))
     own = [name for name in found.names if name not in found.carried]
     tensors = read_own(stored, found, own)
-    leaves = files.describe(file, lambda: params_from_tensors(tensors, base.config, modern=found.modern))
-    pretrained = {path: np.asarray(leaf) for path, leaf in flatten_paths(base.params).items()}
-    flat = flatten_paths(leaves)
-    theta = {path: np.asarray(flat[path], leaf.dtype) for path, leaf in pretrained.items()}
-    kept, rounding = keep_unmoved(pretrained, theta)
-    params = jax.tree.unflatten(jax.tree.structure(base.params), [jnp.asarray(leaf) for leaf in kept.values()])
+
+    def read() -> dict[str, np.ndarray]:
+        leaves = params_from_tensors(tensors, base.config, modern=found.modern)
+        return like_pretrained(leaves, base.params, "the encoder")
+
+    params, rounding = settled(files.describe(file, read), base.params)
     left_out = [found.names[name] for name in found.carried] + list(found.outside)
     notes = [f"tensors beside the encoder are left out ({len(left_out)}): {few(left_out)}"] if left_out else []
     notes += files.dtype_notes(tensors)

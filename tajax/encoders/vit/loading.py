@@ -139,7 +139,7 @@ def load_vit(
             f"{file}: {len(found.outside)} tensors are neither the encoder's nor a pooler's or a classifier's: "
             f"{few(found.outside)}. Remove them from the file, or read it with load_finetuned."
         )
-    carried = read_own(stored, found, found.carried)
+    carried = {name: np.array(tensor) for name, tensor in read_own(stored, found, found.carried).items()}
     own = [name for name in found.names if name not in found.carried]
     tensors = read_own(stored, found, own)
     leaves = files.describe(file, lambda: params_from_tensors(tensors, config, modern=found.modern))

@@ -8,7 +8,7 @@ import numpy as np
 
 from tajax import atomic
 from tajax.encoders.vit.loading import LoadedVit
-from tajax.encoders.vit.tensors import tensors_from_params
+from tajax.encoders.vit.tensors import tensor_views
 from tajax.models import files
 from tajax.models.layout import CONFIG
 from tajax.types import Params
@@ -45,10 +45,10 @@ def save_vit(directory: str | Path, vit: LoadedVit, params: Params, *, format: s
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} exists. Choose another directory.")
     tensors = {vit.found.written(name): value for name, value in vit.carried.items()}
-    for name, value in tensors_from_params(params, vit.config, modern=vit.found.modern).items():
+    for name, value in tensor_views(params, vit.config, modern=vit.found.modern).items():
         if not np.isfinite(value).all():
             raise ValueError(f"{name} is not finite: not saved to {directory}.")
-        tensors[vit.found.written(name)] = value.astype(np.float32)
+        tensors[vit.found.written(name)] = value.astype(np.float32, copy=False)
     described = {key: value for key, value in vit.described.items() if key not in ("dtype", "torch_dtype")}
     with atomic.directory(directory) as partial:
         files.write_tensors(partial / "model.safetensors", tensors)

@@ -17,13 +17,22 @@ import numpy as np
 from tajax.encoders.vit.geometry import VitConfig
 from tajax.encoders.vit.tower import abstract_params
 from tajax.models.adapters import Linear, Naming
-from tajax.models.convert import check_layers, few
+from tajax.models.convert import check_layers, few, stacked
 from tajax.models.foreign import changed_weights, is_optimizer
 from tajax.models.state_dicts import unwrapped
 from tajax.trees import check_same_tree, flatten_paths, unflatten_paths
 from tajax.types import Params
 
-__all__ = ["Found", "Row", "find_vit", "linear_modules", "params_from_tensors", "rows", "tensors_from_params"]
+__all__ = [
+    "Found",
+    "Row",
+    "find_vit",
+    "linear_modules",
+    "params_from_tensors",
+    "rows",
+    "tensor_views",
+    "tensors_from_params",
+]
 
 _TOKEN = "embeddings.cls_token"
 _DENSE, _CONVOLUTION = (1, 0), (2, 3, 1, 0)
@@ -212,7 +221,7 @@ def params_from_tensors(tensors: Mapping[str, np.ndarray], config: VitConfig, *,
         modern: Under which names, see `rows`.
 
     Returns:
-        NumPy leaves with the dtype of their tensors.
+        NumPy leaves of their own with the dtype of their tensors.
 
     Raises:
         ValueError: tensors are missing, left over, of another shape, not floats, or not finite. The first of each kind
@@ -244,7 +253,7 @@ def params_from_tensors(tensors: Mapping[str, np.ndarray], config: VitConfig, *,
             if len(parts) == len(sources):
                 layers.append(_to_leaf(row, np.concatenate(parts) if len(parts) > 1 else parts[0]))
         if layers and not missing and not unfit:
-            leaves[row.path] = np.stack(layers) if _is_stacked(row) else layers[0]
+            leaves[row.path] = stacked(layers) if _is_stacked(row) else np.array(layers[0], order="C")
     extra = [name for name in tensors if name not in claimed]
     kinds = ((missing, "missing", ", "), (unfit, "that do not fit", "; "), (extra, "left over", ", "))
     problems = [f"{len(group)} {what}: {few(group, separator)}" for group, what, separator in kinds if group]
@@ -273,6 +282,16 @@ def tensors_from_params(params: Params, config: VitConfig, *, modern: bool = Fal
     Raises:
         ValueError: leaves missing, left over or of another shape.
     """
+    views = tensor_views(params, config, modern=modern)
+    return {name: np.asarray(view, order="C") for name, view in views.items()}
+
+
+def tensor_views(params: Params, config: VitConfig, *, modern: bool = False) -> dict[str, np.ndarray]:
+    """As `tensors_from_params`, but arrays are views of the leaves, transposed ones too, and take no memory.
+
+    Raises:
+        ValueError: as `tensors_from_params`.
+    """
     check_same_tree(abstract_params(config), params, what=("the configuration", "the parameters"))
     flat = flatten_paths(params)
     tensors: dict[str, np.ndarray] = {}
@@ -281,7 +300,7 @@ def tensors_from_params(params: Params, config: VitConfig, *, modern: bool = Fal
         layers = leaf if _is_stacked(row) else leaf[None]
         for (sources, _), value in zip(_sources(row, leaf.shape), layers, strict=True):
             parts = np.split(_from_leaf(row, value), len(sources))
-            tensors |= {name: np.asarray(part, order="C") for name, part in zip(sources, parts, strict=True)}
+            tensors |= dict(zip(sources, parts, strict=True))
     return tensors
 
 
