@@ -259,6 +259,12 @@ def test_the_kth_largest_of_any_sign(key, dtype, x64):
     got = [kth_largest(leaves, k) for k in range(1, len(order) + 1)]
     np.testing.assert_array_equal(got, order)
     assert got[0].dtype == dtype
+    sizes = np.sort(np.abs(order))[::-1]
+    kept = [np.asarray(leaf) for leaf in leaves]
+    for k in range(1, len(order) + 1):  # with and without a program around it
+        want = {"got": kth_largest(kept, k, magnitudes=True)}
+        want["traced"] = jax.jit(lambda leaves, k=k: kth_largest(leaves, k, magnitudes=True))(leaves)
+        assert want == {"got": sizes[k - 1], "traced": sizes[k - 1]}
 
 
 def test_rows_check_their_options_against_the_number_of_vectors():

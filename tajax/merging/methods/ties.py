@@ -93,7 +93,8 @@ def keep_largest(tau: Params, density: float) -> Params:
     """The entries of largest magnitude over all leaves together, and zeros elsewhere; float32 or wider.
 
     Of n entries round(`density` · n) are kept, at least one; entries that tie with the smallest of them stay too.
-    Exact, without sorting or copying into one vector.
+    Exact, without sorting or copying into one vector. Of NumPy's arrays, which may be memory maps of files, there is no
+    copy but the result.
 
     Raises:
         ValueError: `density` is not in (0, 1].
@@ -104,8 +105,13 @@ def keep_largest(tau: Params, density: float) -> Params:
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is the share of entries to keep, in (0, 1]; got {density}")
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tau)]
-    leaves = [leaf.astype(jnp.result_type(jnp.float32, *leaves)) for leaf in leaves]
-    threshold = kth_largest([jnp.abs(leaf) for leaf in leaves], max(1, round(density * count_entries(leaves))))
-    kept = [jnp.where(jnp.abs(leaf) < threshold, 0, leaf) for leaf in leaves]
-    return jax.tree.unflatten(jax.tree.structure(tau), kept)
+    leaves = jax.tree.leaves(tau)
+    dtype = jnp.result_type(jnp.float32, *leaves)
+    leaves = [leaf if getattr(leaf, "dtype", None) == dtype else jnp.asarray(leaf, dtype) for leaf in leaves]
+    threshold = kth_largest(leaves, max(1, round(density * count_entries(leaves))), magnitudes=True)
+    return jax.tree.unflatten(jax.tree.structure(tau), [_from(leaf, threshold) for leaf in leaves])
+
+
+@jax.jit  # one pass over a leaf
+def _from(leaf: ArrayLike, threshold: Array) -> Array:
+    return jnp.where(jnp.abs(leaf) < threshold, 0, leaf)
