@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 import tajax
 from tajax import atomic, encoders, interrupts, merging, progress, sharing, trees
 from tajax.encoders.encoder import Encoder
-from tajax.merging.streaming import merge_by_leaf
+from tajax.merging import PREPARATIONS
+from tajax.merging.matrices import in_layers
+from tajax.merging.streaming import merge_by_leaf, prepare_alone
 from tajax.options import Option
 from tajax.progress import Stage
 from tajax.rules import nearest
@@ -39,6 +45,8 @@ examples:
   python -m tajax.merge BASE A B --method=ties --density=0.1 --scaling-coef=1 --out=merged
   python -m tajax.merge --method=ties --help
       the options of a method
+  python -m tajax.merge BASE A B --prepare=trim --trim.density=0.1 --prepare=rescale --out=merged
+      each vector without its small entries, then all of one length, then their sum
 
 exit codes: 0 done; 2 nothing was written, or a wrong option; 130 stopped by Ctrl-C, nothing was written.
 """
@@ -59,6 +67,7 @@ def merge_checkpoints(
     out: str | Path,
     *,
     method: str = DEFAULT,
+    prepare: Mapping[str, Mapping[str, bool | float | str]] | None = None,
     scaling_coef: float | None = None,
     family: str = "clip",
     format: str = "huggingface",
@@ -74,27 +83,30 @@ def merge_checkpoints(
         places: two or more fine-tuned encoders or task-vector files, as `config.checkpoints` takes them.
         out: the directory to write; it must not exist, or be empty.
         method: of `tajax.merging.METHODS`, one that needs no data.
+        prepare: what is done to the vectors before, the first one first: names in `tajax.merging.PREPARATIONS`, each
+            with those of its options that are not the defaults.
         scaling_coef: λ; None is what is usual for the method where nothing is tuned (`Method.usual_coef`).
         family: of the base, in `tajax.encoders.FAMILIES`.
         format: what is written, of the family's `formats`.
         linearized: the vectors are meant for the expansion around the base, and so is what is written.
         any_base: take what was made from another base, too.
-        seed: of the draws of a method that draws.
+        seed: of the draws of a method or a preparation that draws.
         **options: of the method.
 
     Returns:
         The record, which is written as `merge.json` and shown in the card, `README.md`.
 
     Raises:
-        ValueError: before anything is loaded, a place that stands there twice, an unknown method, one that needs data,
-            an option that it has not or out of its range, a λ that it does not take; later, a place that holds no
-            fine-tuned copy of the base, one that is meant for the expansion, a format that cannot express the model.
-            Nothing is written then.
+        ValueError: before anything is loaded, a place that stands there twice, an unknown method or preparation, a
+            method that needs data, an option that it has not or out of its range, a λ that it does not take; later, a
+            place that holds no fine-tuned copy of the base, one that is meant for the expansion, a format that cannot
+            express the model. Nothing is written then.
         FileExistsError: `out` holds something.
         FileNotFoundError: a place holds nothing.
     """
     out, row = Path(out).expanduser().resolve(), _row(method)
-    chosen = {keyword: option.default for keyword, option in row.options.items()} | _checked(method, row, options)
+    chosen = _checked(method, row.options, options)
+    preparations = {name: _checked(name, _preparation(name).options, given) for name, given in (prepare or {}).items()}
     if scaling_coef is not None and not row.scaled:
         raise ValueError(f"scaling_coef is {scaling_coef:g}, but {method} takes none. Leave it out.")
     coef = (row.usual_coef if scaling_coef is None else float(scaling_coef)) if row.scaled else None
@@ -109,8 +121,9 @@ def merge_checkpoints(
         raise ValueError(f"format is {format!r}; of the family {family} can be written: {', '.join(formats)}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists. Choose another directory, or remove it.")
-    stages = (Stage("base", work=0), Stage("read", "read the fine-tuned"), Stage("merge"), Stage("save", work=0))
-    progress.plan(f"merge by {method}", str(out), stages, examples="numbers")
+    prepared = [Stage("prepare", "prepare the vectors")] if preparations or (row.by_leaf and row.alone) else []
+    stages = (Stage("base", work=0), Stage("read", "read the fine-tuned"), *prepared, Stage("merge"))
+    progress.plan(_said(method, preparations), str(out), (*stages, Stage("save", work=0)), examples="numbers")
     with progress.stage("base", 1):
         encoder = encoders.load(base, family=family)
         encoder.check_format(format)
@@ -118,17 +131,13 @@ def merge_checkpoints(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as spool:
         vectors, sources = [], []
-        left: Mapping[str, Any] = chosen
         with progress.stage("read", dict.fromkeys(places, 1)) as running:
             for number, place in running.each(enumerate(places), lambda pair: pair[1]):
                 tau, source = _read(encoder, place, linearized=linearized, any_base=any_base)
-                if row.by_leaf and row.alone is not None:
-                    drawn = {"key": jax.random.fold_in(key, number)} if row.random else {}
-                    layers = {"stacked": encoder.stacked} if row.layered else {}
-                    tau, left = row.alone(tau, **chosen, **drawn, **layers)
                 vectors.append(_kept(tau, Path(spool, str(number))))
                 sources.append(source)
                 del tau
+        left = _prepare(encoder, preparations, row, chosen, vectors, Path(spool), key) if prepared else chosen
         scaled = {} if coef is None else {"scaling_coef": coef}
         drawn = {"key": key} if row.random else {}
         params = _merged(encoder, row, vectors, **left, **scaled, **drawn)
@@ -137,13 +146,14 @@ def merge_checkpoints(
     record: JsonObject = {
         "base": made_of,
         "family": family,
+        "prepare": preparations,
         "method": method,
         "options": chosen,
         "scaling_coef": coef,
-        "seed": seed if row.random else None,
+        "seed": seed if row.random or any(PREPARATIONS[name].random for name in preparations) else None,
         "linearized": linearized,
         "sources": [source._asdict() for source in sources],
-        "length": _distance(encoder.params, params) / float(tajax.norm(encoder.params)),
+        "length": _distance(encoder, params) / float(jax.jit(tajax.norm)(encoder.params)),
         "tajax_version": tajax.__version__,
     }
     with progress.stage("save", 1), atomic.directory(out) as partial:
@@ -162,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = vars(_parser(sys.argv[1:] if argv is None else list(argv)).parse_args(argv))
     quiet = options.pop("quiet")
     try:
+        options["prepare"] = _to_prepare(options)
         with interrupts.handled(), progress.shown(quiet=quiet):
             record = merge_checkpoints(options.pop("base"), options.pop("places"), **options)
     except KeyboardInterrupt as stop:
@@ -172,7 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     at = "" if record["scaling_coef"] is None else f" at λ = {record['scaling_coef']:g}"
     if not quiet:
-        print(f"{record['method']}{at}: ‖τ‖/‖θ₀‖ = {record['length']:.4f}, in {options['out']}")
+        print(
+            f"{_said(record['method'], record['prepare'])}{at}: ‖τ‖/‖θ₀‖ = {record['length']:.4f}, in {options['out']}"
+        )
     return 0
 
 
@@ -189,6 +202,13 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("places", metavar="FINE_TUNED", nargs="+", help="two or more; see below")
     parser.add_argument("--out", required=True, metavar="DIR", help="the directory to write")
     parser.add_argument("--method", default=DEFAULT, metavar="NAME", help=f"one of {', '.join(_without_data())}")
+    parser.add_argument(
+        "--prepare",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"done to each vector before: {', '.join(PREPARATIONS)}; again for one more",
+    )
     parser.add_argument("--scaling-coef", type=float, metavar="λ", help="default: what is usual for the method")
     parser.add_argument("--family", choices=tuple(encoders.FAMILIES), default="clip", help="of the base (%(default)s)")
     parser.add_argument("--format", default="huggingface", metavar="NAME", help="to write: %(default)s, or open_clip")
@@ -200,15 +220,44 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     if method in merging.METHODS and merging.METHODS[method].options:
         group = parser.add_argument_group(f"options of {method}")
         for keyword, option in merging.METHODS[method].options.items():
-            group.add_argument(
-                f"--{keyword.replace('_', '-')}",
-                type=_of_type(option),
-                default=option.default,
-                choices=option.choices or None,
-                metavar=None if option.choices else type(option.default).__name__,
-                help=f"{option.help} ({option.default})",
-            )
+            _add_option(group, f"--{keyword.replace('_', '-')}", option, option.default)
+    group = parser.add_argument_group("options of what is done before")
+    for name, preparation in PREPARATIONS.items():
+        for keyword, option in preparation.options.items():
+            _add_option(group, f"--{name}.{keyword.replace('_', '-')}", option, None)
     return parser
+
+
+def _add_option(group: argparse._ArgumentGroup, flag: str, option: Option, default: object) -> None:
+    group.add_argument(
+        flag,
+        type=_of_type(option),
+        default=default,
+        choices=option.choices or None,
+        metavar=None if option.choices else type(option.default).__name__,
+        help=f"{option.help} ({option.default})",
+    )
+
+
+def _to_prepare(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What flags say is done before, with its options, which are taken out of the others.
+
+    Raises:
+        ValueError: a preparation that stands there twice, or an option of one that does not.
+    """
+    names = options["prepare"]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"--prepare={twice[0]} stands there more than once: it has one set of options. Give it once.")
+    chosen: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for name, preparation in PREPARATIONS.items():
+        for keyword in preparation.options:
+            flag = f"{name}.{keyword.replace('_', '-')}"
+            value = options.pop(flag.replace("-", "_"))
+            if value is not None and name not in chosen:
+                raise ValueError(f"--{flag} is {value!r}, but nothing reads it. Leave it out, or add --prepare={name}.")
+            if value is not None:
+                chosen[name][keyword] = value
+    return chosen
 
 
 def _method_in(argv: Sequence[str]) -> str:
@@ -239,14 +288,27 @@ def _without_data() -> list[str]:
     return [name for name, row in merging.METHODS.items() if row.needs == "nothing"]
 
 
-def _checked(method: str, row: merging.Method, options: Mapping[str, Any]) -> dict[str, Any]:
-    for keyword, value in options.items():
-        if keyword not in row.options:
-            raise ValueError(f"{method} has no option {keyword!r}. It has: {', '.join(row.options) or 'none'}.")
-        option = row.options[keyword]
+def _checked(name: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a method or a preparation, its defaults among them."""
+    for keyword, value in given.items():
+        if keyword not in known:
+            raise ValueError(f"{name} has no option {keyword!r}. It has: {', '.join(known) or 'none'}.")
+        option = known[keyword]
         if not option.holds(value) or (option.choices and value not in option.choices):
             raise ValueError(f"{keyword} is {value!r}, want {option.wanted or 'one of ' + ', '.join(option.choices)}.")
-    return dict(options)
+    return {keyword: option.default for keyword, option in known.items()} | dict(given)
+
+
+def _preparation(name: str) -> merging.Preparation:
+    if name not in PREPARATIONS:
+        near = nearest(name, PREPARATIONS, " Did you mean ", count=1, end="?", quote=True)
+        raise ValueError(f"unknown preparation {name!r}.{near} Choices: {', '.join(PREPARATIONS)}.")
+    return PREPARATIONS[name]
+
+
+def _said(method: str, preparations: Iterable[str]) -> str:
+    """What is done, as runs call it."""
+    return " + ".join((*preparations, method))
 
 
 def _read(encoder: Encoder, place: str, *, linearized: bool, any_base: bool) -> tuple[Params, Source]:
@@ -264,7 +326,8 @@ def _read(encoder: Encoder, place: str, *, linearized: bool, any_base: bool) -> 
 
 
 def _kept(tau: Params, directory: Path) -> dict[str, np.ndarray]:
-    """The leaves that are not zero, as memory maps of files."""
+    """The leaves that are not zero, as memory maps of files; those of another vector there are gone."""
+    shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     kept = {}
     for number, (path, leaf) in enumerate(trees.flatten_paths(tau).items()):
@@ -274,6 +337,51 @@ def _kept(tau: Params, directory: Path) -> dict[str, np.ndarray]:
     return kept
 
 
+def _whole(encoder: Encoder, kept: Mapping[str, np.ndarray]) -> Params:
+    """A vector of which `_kept` made this."""
+    leaves = trees.flatten_paths(encoder.params).items()
+    filled = [kept[path] if path in kept else np.zeros(np.shape(leaf), np.float32) for path, leaf in leaves]
+    return jax.tree.unflatten(jax.tree.structure(encoder.params), filled)
+
+
+def _prepare(
+    encoder: Encoder,
+    preparations: Mapping[str, Mapping[str, Any]],
+    row: merging.Method,
+    chosen: Mapping[str, Any],
+    vectors: list[dict[str, np.ndarray]],
+    spool: Path,
+    key: Array,
+) -> Mapping[str, Any]:
+    """Puts prepared vectors in the places of others, one after the other; what the method does to each is the last.
+
+    Returns:
+        The options of the method that are left.
+    """
+    left, count = chosen, len(vectors)
+    first = row.alone if row.by_leaf else None
+    own, before = jax.vmap(lambda number: jax.random.fold_in(key, number))(np.arange(2 * count)).reshape(2, count)
+
+    def keep(number: int, tau: Params) -> None:
+        vectors[number] = _kept(tau, spool / str(number))
+        progress.advance(1)
+
+    with progress.stage("prepare", count * (len(preparations) + (first is not None))):
+        for name, options in preparations.items():
+            read = [functools.partial(_whole, encoder, tau) for tau in vectors]
+            prepared = prepare_alone(PREPARATIONS[name], read, keys=before, **options)
+            for number in range(count):  # the prepared one has no name, because there is room for no second one
+                keep(number, next(prepared))
+        if first is not None:
+            layers = {"stacked": encoder.stacked} if row.layered else {}
+            for number in range(count):
+                drawn = {"key": own[number]} if row.random else {}
+                tau, left = first(_whole(encoder, vectors[number]), **chosen, **drawn, **layers)
+                keep(number, tau)
+                del tau
+    return left
+
+
 def _merged(
     encoder: Encoder, row: merging.Method, vectors: Sequence[Mapping[str, np.ndarray]], **options: Any
 ) -> Params:
@@ -281,8 +389,7 @@ def _merged(
     sizes = {path: np.size(leaf) for path, leaf in flat.items() if any(path in tau for tau in vectors)}
     with progress.stage("merge", sum(sizes.values())):
         if not row.by_leaf:
-            zeros = {path: np.zeros(np.shape(leaf), np.float32) for path, leaf in flat.items()}
-            whole = [trees.unflatten_paths({**zeros, **tau}) for tau in vectors]
+            whole = [_whole(encoder, tau) for tau in vectors]
             return row(encoder.params, whole, **options, **({"stacked": encoder.stacked} if row.layered else {}))
         for path, leaf in merge_by_leaf(row, encoder.params, vectors, stacked=encoder.stacked, **options):
             flat[path] = leaf
@@ -290,11 +397,20 @@ def _merged(
     return jax.tree.unflatten(jax.tree.structure(encoder.params), list(flat.values()))
 
 
-def _distance(pretrained: Params, params: Params) -> float:
-    """‖θ − θ₀‖, with one leaf of the difference at a time in memory."""
-    flat = trees.flatten_paths(params)
-    leaves = ((leaf, flat[path]) for path, leaf in trees.flatten_paths(pretrained).items() if flat[path] is not leaf)
-    return math.sqrt(sum(float(tajax.norm(tajax.task_vector(before, after))) ** 2 for before, after in leaves))
+def _distance(encoder: Encoder, params: Params) -> float:
+    """‖θ − θ₀‖, with one layer of the difference at a time in memory."""
+    flat, total = trees.flatten_paths(params), 0.0
+    for path, leaf in trees.flatten_paths(encoder.params).items():
+        if flat[path] is not leaf:
+            before, after = np.asarray(leaf), np.asarray(flat[path])
+            layers = zip(before, after, strict=True) if in_layers(path, encoder.stacked) else ((before, after),)
+            total += sum(float(_gap(*layer)) ** 2 for layer in layers)
+    return math.sqrt(total)
+
+
+@jax.jit  # one pass, without an array of differences
+def _gap(before: ArrayLike, after: ArrayLike) -> Array:
+    return tajax.norm(tajax.task_vector(before, after))
 
 
 if __name__ == "__main__":

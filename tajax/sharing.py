@@ -274,13 +274,14 @@ def _merge_record(path: Path) -> JsonObject:
 
 
 def _about_merged(repo_id: str, record: JsonObject) -> list[str]:
-    options = "".join(f", {name} {_cell(value)}" for name, value in record["options"].items())
+    options = _listed(record["options"])
+    before = "".join(f"`{name}`{_listed(given)}, then " for name, given in record.get("prepare", {}).items())
     coef = "" if record["scaling_coef"] is None else f", λ = {record['scaling_coef']:g}"
     seed = "" if record["seed"] is None else f", seed {record['seed']}"
     base, sources = record["base"], record["sources"]
     lines = [
         f"{len(sources)} encoders fine-tuned from `{base['name']}`, merged into one by "
-        f"`{record['method']}`{options}{coef}{seed} (tajax); all else is the base's, untouched. "
+        f"{before}`{record['method']}`{options}{coef}{seed} (tajax); all else is the base's, untouched. "
         f"The merged encoder lies {record['length']:.4f} ‖θ₀‖ from it. Nothing was tuned or measured on data.",
         f"```python\nfrom tajax import encoders\n\nencoder = encoders.load({_loaded(repo_id, record['family'])})\n```",
     ]
@@ -289,6 +290,10 @@ def _about_merged(repo_id: str, record: JsonObject) -> list[str]:
     rows = tuple((f"`{s['place']}`", str(s["format"]), f"{s['length']:.4f}") for s in sources)
     note = f"SHA-256 of the base's encoder: `{base['sha256']}`; revision {base['revision'] or 'unknown'}"
     return [*lines, report.markdown([report.Table("Merged", ("from", "format", "‖τ‖/‖θ₀‖"), rows, (note,))])]
+
+
+def _listed(options: JsonObject) -> str:
+    return "".join(f", {name} {_cell(value)}" for name, value in options.items())
 
 
 def _loaded(name: str, family: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,18 @@ class Preparation:
 
     Attributes:
         prepare: the function: T task vectors to T others, in float32 or wider.
+        alone: what it does to one of them, `(tau, *, key of that vector if it draws, what `shared` found, **options) ->
+            tau`, for vectors that do not fit into memory together.
         options: by keyword, what configs may choose; not `key`.
         random: whether it draws; it then takes a PRNG `key`.
+        shared: what it must know of all vectors before, by keyword, found in one pass over them; None if nothing.
     """
 
     prepare: Callable[..., list[Params]]
+    alone: Callable[..., Params]
     options: Mapping[str, Option] = field(default_factory=dict)
     random: bool = False
+    shared: Callable[[Iterable[Params]], Mapping[str, Any]] | None = None
 
     # Any, as in MergeFn.
     def __call__(self, taus: Sequence[Params], **options: Any) -> list[Params]:
@@ -99,13 +104,33 @@ def rescale(taus: Sequence[Params]) -> list[Params]:
         [{'w': Array([2., 0.], dtype=float32)}, {'w': Array([ 0., -2.], dtype=float32)}]
     """
     trees.check_taus(taus)
-    lengths = [norm(tau) for tau in taus]
-    mean = sum(lengths[1:], start=lengths[0]) / len(lengths)
+    shared = mean_length(taus)
+    return [lengthened(tau, **shared) for tau in taus]
 
-    def scaled(tau: Params, length: Array) -> Params:
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf) * (mean / jnp.where(length > 0, length, 1)), tau)
 
-    return [scaled(tau, length) for tau, length in zip(taus, lengths, strict=True)]
+def mean_length(taus: Iterable[Params]) -> dict[str, Array]:
+    """What `lengthened` takes, (1/T) Σ_t ‖τ_t‖; the vectors are gone through once.
+
+    Example:
+        >>> mean_length([{"w": jnp.array([3.0, 4.0])}, {"w": jnp.array([0.0, -1.0])}])
+        {'length': Array(3., dtype=float32)}
+    """
+    lengths = [_norm(tau) for tau in taus]
+    return {"length": sum(lengths[1:], start=lengths[0]) / len(lengths)}
+
+
+def lengthened(tau: Params, *, length: ArrayLike) -> Params:
+    """One vector made so long, τ · length / ‖τ‖; zero stays zero.
+
+    Example:
+        >>> lengthened({"w": jnp.array([3.0, 4.0])}, length=10.0)
+        {'w': Array([6., 8.], dtype=float32)}
+    """
+    own = _norm(tau)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) * (length / jnp.where(own > 0, own, 1)), tau)
+
+
+_norm = jax.jit(norm)  # one pass, without an array of squares
 
 
 def thin(key: Array, tau: Params, drop_rate: float) -> Params:
@@ -132,14 +157,16 @@ def _keys(key: Array, items: Sequence[object]) -> list[Array]:
 PREPARATIONS: Mapping[str, Preparation] = {
     "drop": Preparation(
         drop,
+        alone=lambda tau, *, key, drop_rate=0.5: thin(key, tau, drop_rate),
         options={
             "drop_rate": Option(0.5, "share of entries dropped at random", lambda v: 0 <= v < 1, "a share below 1"),
         },
         random=True,
     ),
-    "rescale": Preparation(rescale),
+    "rescale": Preparation(rescale, alone=lengthened, shared=mean_length),
     "trim": Preparation(
         trim,
+        alone=lambda tau, *, density=0.2: keep_largest(tau, density),
         options={
             "density": Option(
                 0.2, "share of entries, the largest, that stay", lambda v: 0 < v <= 1, "a share above 0, at most 1"

@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from tajax import trees
 from tajax.merging.matrices import groups, in_layers
 from tajax.merging.method import Method
+from tajax.merging.preparation import Preparation
 from tajax.rules import STACKED
 from tajax.types import Params
+
+
+def prepare_alone(
+    preparation: Preparation,
+    taus: Sequence[Callable[[], Params]],
+    *,
+    keys: Sequence[Array] = (),
+    **options: Any,  # those of the preparation
+) -> Iterator[Params]:
+    """Prepared vectors, one at a time: what `preparation(taus, **options)` makes of vectors that are read when needed.
+
+    Args:
+        preparation: a row of `PREPARATIONS`.
+        taus: what reads each of the vectors. Each is called once, or twice where the preparation must know something
+            of all vectors first.
+        keys: of a preparation that draws, one for each vector; the draws are others than those from one key.
+        **options: of the preparation.
+
+    Yields:
+        The vectors in their order.
+
+    Raises:
+        ValueError: what the preparation raises itself.
+
+    Example:
+        >>> from tajax.merging import PREPARATIONS
+        >>> taus = [lambda: {"w": np.float32([3.0, 0.0])}, lambda: {"w": np.float32([0.0, -1.0])}]
+        >>> list(prepare_alone(PREPARATIONS["rescale"], taus))
+        [{'w': Array([2., 0.], dtype=float32)}, {'w': Array([ 0., -2.], dtype=float32)}]
+    """
+    shared = preparation.shared(read() for read in taus) if preparation.shared is not None else {}
+    for number, read in enumerate(taus):
+        drawn = {"key": keys[number]} if preparation.random else {}
+        yield preparation.alone(read(), **options, **drawn, **shared)
 
 
 def merge_by_leaf(

@@ -70,7 +70,7 @@ def test_the_command_writes_a_model_its_record_and_a_card(places, encoder, tmp_p
     argv = ["tiny", *places[0], f"--out={out}", "--method=ties", "--density=0.5", "--merge=sum", "--scaling-coef=0.4"]
     assert merge.main([*argv, "--format=open_clip"]) == 0
     said = capsys.readouterr()
-    assert re.search(r"ties at λ = 0.4: ‖τ‖/‖θ₀‖ = 0\.\d+", said.out) and "[3/4] merge: 1845120/1845120" in said.err
+    assert re.search(r"ties at λ = 0.4: ‖τ‖/‖θ₀‖ = 0\.\d+", said.out) and "[4/5] merge: 1845120/1845120" in said.err
     record = json.loads((out / "merge.json").read_text())
     assert record["options"] == {"density": 0.5, "merge": "sum"} and record["base"]["sha256"] == encoder.identity.sha256
     want = trees.flatten_paths(merging.ties(encoder.params, places[1], density=0.5, merge="sum", scaling_coef=0.4))
@@ -89,6 +89,10 @@ REFUSED = {
     ("--method=weight_average", "--scaling-coef=1"): "weight_average takes none",
     ("--format=onnx",): "format is 'onnx'; of the family clip can be written: huggingface, open_clip",
     ("--method=ties", "--density=0"): "density is 0.0, want a share above 0, at most 1",
+    ("--prepare=tirm",): "unknown preparation 'tirm'. Did you mean 'trim'? Choices: drop, rescale, trim",
+    ("--prepare=trim", "--prepare=trim"): "--prepare=trim stands there more than once",
+    ("--prepare=drop", "--drop.drop-rate=1"): "drop_rate is 1.0, want a share below 1",
+    ("--trim.density=0.1",): "--trim.density is 0.1, but nothing reads it. Leave it out, or add --prepare=trim",
 }
 
 
@@ -97,6 +101,45 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(flags, tmp_path, ca
     assert merge.main(["nowhere", "a", "b", f"--out={tmp_path / 'm'}", *flags]) == 2
     assert REFUSED[flags] in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+PREPARED = {"trim": {"density": 0.3}, "rescale": {}}
+
+
+@pytest.mark.parametrize("method", ["ties", "lines"])  # leaf by leaf, and of all leaves
+def test_vectors_are_prepared_as_in_a_run(method, places, encoder, tmp_path, capsys):
+    (names, taus), out = places, tmp_path / "merged"
+    flags = ["--prepare=trim", "--trim.density=0.3", "--prepare=rescale", f"--method={method}", f"--out={out}"]
+    assert merge.main(["tiny", *names, *flags]) == 0
+    said = capsys.readouterr()
+    assert f"trim + rescale + {method} at λ" in said.out
+    assert f"[3/5] prepare the vectors: {6 if method == 'ties' else 4}/" in said.err
+    record = json.loads((out / "merge.json").read_text())
+    assert record["prepare"] == PREPARED and list(record["prepare"]) == ["trim", "rescale"] and record["seed"] is None
+    assert f"`trim`, density 0.3, then `rescale`, then `{method}`" in (out / "README.md").read_text()
+    row = merging.METHODS[method]
+    for name in reversed(PREPARED):
+        row = merging.compose(merging.PREPARATIONS[name], row, **PREPARED[name])
+    want = trees.flatten_paths(row(encoder.params, taus, scaling_coef=row.usual_coef))
+    for path, leaf in trees.flatten_paths(encoders.load(str(out)).params).items():
+        np.testing.assert_allclose(leaf, want[path], rtol=0, atol=2e-5, err_msg=path)
+
+
+def test_a_preparation_that_draws_keeps_the_seed_and_about_so_many_entries(places, encoder, tmp_path):
+    outs = [tmp_path / name for name in ("one", "same", "other")]
+    for out, seed in zip(outs, (1, 1, 2), strict=True):
+        prepare = {"drop": {"drop_rate": 0.25}}
+        record = merge.merge_checkpoints("tiny", places[0], out, prepare=prepare, scaling_coef=1, seed=seed)
+        assert record["seed"] == seed
+    one, same, other = ((out / "model.safetensors").read_bytes() for out in outs)
+    assert one == same != other
+    path = "blocks/mlp/fc_in/kernel"  # which the first vector alone moves
+    moved, tau = (
+        np.asarray(trees.flatten_paths(tree)[path])
+        for tree in (tajax.task_vector(encoder.params, encoders.load(str(outs[0])).params), places[1][0])
+    )
+    np.testing.assert_allclose(moved[moved != 0], tau[moved != 0] / 0.75, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.mean(moved != 0), 0.75, atol=0.01)  # of 65,536 entries: σ = 0.0017
 
 
 def test_places_are_named_where_they_are_wrong_and_nothing_is_left(places, encoder, tmp_path, capsys):
@@ -129,6 +172,7 @@ def test_help_has_the_options_of_the_method(capsys):
     assert stop.value.code == 0
     said = capsys.readouterr().out
     assert "--density" in said and "share of entries that TIES keeps (0.2)" in said
+    assert "drop, rescale, trim" in said and "--trim.density" in said and "--drop.drop-rate" in said
 
 
 def test_it_runs_as_a_module():

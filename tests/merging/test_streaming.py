@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from tajax import trees
-from tajax.merging import METHODS
-from tajax.merging.streaming import merge_by_leaf
+from tajax.merging import METHODS, PREPARATIONS
+from tajax.merging.streaming import merge_by_leaf, prepare_alone
 from tests.merging.oracles import ORACLES
 from tests.merging.test_contract import N, tree_of
 
@@ -34,6 +34,34 @@ def test_leaf_by_leaf_is_the_same_model(name, rng):
     assert "scale" not in merged and "projection/kernel" in merged
     for path, leaf in trees.flatten_paths(pretrained).items():
         np.testing.assert_allclose(merged.get(path, leaf), whole[path], rtol=1e-5, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize(("name", "options"), [("trim", {"density": 0.3}), ("rescale", {})])
+def test_vectors_prepared_one_by_one_are_those_prepared_together(name, options, rng, tmp_path):
+    """Also where they are memory maps of files, which nothing writes to."""
+    taus = [tree_of(scale * tau) for scale, tau in zip((1, 5, 9), rng(42).normal(size=(3, N)), strict=True)]
+    whole = PREPARATIONS[name](taus, **options)
+
+    def read(number):
+        leaves, structure = jax.tree.flatten(taus[number])
+        for place, leaf in enumerate(leaves):
+            np.save(tmp_path / f"{place}.npy", leaf)
+        mapped = [np.load(tmp_path / f"{place}.npy", mmap_mode="r") for place in range(len(leaves))]
+        return jax.tree.unflatten(structure, mapped)
+
+    for number, tau in enumerate(prepare_alone(PREPARATIONS[name], [lambda n=n: read(n) for n in range(3)], **options)):
+        for one, other in zip(jax.tree.leaves(tau), jax.tree.leaves(whole[number]), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_each_vector_is_thinned_by_its_own_key(rng):
+    tau, keys = tree_of(rng(43).normal(size=N)), jax.random.split(jax.random.key(3), 2)
+    first, second = prepare_alone(PREPARATIONS["drop"], [lambda: tau] * 2, keys=keys, drop_rate=0.5)
+    again, _ = prepare_alone(PREPARATIONS["drop"], [lambda: tau] * 2, keys=keys, drop_rate=0.5)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    one, other, whole = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (first, second, tau))
+    assert np.any((one != 0) != (other != 0))
+    np.testing.assert_allclose(one[one != 0], 2 * whole[one != 0], rtol=1e-6)
 
 
 def test_what_looks_at_all_leaves_is_refused():
