@@ -1,7 +1,7 @@
-"""How much memory `python -m tajax.merge` takes for task vectors of a large ViT, in copies of the model; needs no data.
+"""How much memory `python -m tajax.merge` takes for vectors or checkpoints of a large ViT, in copies of the model.
 
-Weights and vectors are drawn and written to a directory that is removed afterwards. Anonymous memory is what the
-process holds itself; pages of files that the system has read for it come and go as there is room.
+No data are needed. Weights and vectors are drawn and written to a directory that is removed afterwards. Anonymous
+memory is what the process holds itself; pages of files that the system has read for it come and go as there is room.
 """
 
 from __future__ import annotations
@@ -31,31 +31,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", choices=tuple(MODELS), default="large", help="geometry of the ViT, patches of 16")
     parser.add_argument("--vectors", type=int, default=8, help="how many are merged")
+    parser.add_argument("--whole", action="store_true", help="merge fine-tuned models and not task-vector files")
+    parser.add_argument("--prepare", nargs="*", default=[], help="what is done to the vectors before")
     parser.add_argument("--methods", nargs="+", default=["task_arithmetic", "ties"], help="merging methods")
     parser.add_argument("--scratch", type=Path, help="where to write, several copies of the model a vector")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        size, places = _written(Path(scratch), MODELS[options.model], options.vectors)
-        print(f"{options.model}: {size / MIB:,.0f} MiB a copy, {options.vectors} vectors")
+        size, places = _written(Path(scratch), MODELS[options.model], options.vectors, whole=options.whole)
+        what = "fine-tuned models" if options.whole else "vectors"
+        print(f"{options.model}: {size / MIB:,.0f} MiB a copy, {options.vectors} {what}", flush=True)
         for method in options.methods:
             out = Path(scratch, method)
             command = ["-m", "tajax.merge", *places, "--family=vit", f"--method={method}", f"--out={out}", "--quiet"]
+            command += [f"--prepare={name}" for name in options.prepare]
             seconds, own, whole = _watched([sys.executable, *command])
             print(
                 f"{method:18} {seconds:6.1f} s, at most {own / MIB:,.0f} MiB = {own / size:.2f} copies; "
-                f"with pages of files {whole / size:.2f}"
+                f"with pages of files {whole / size:.2f}",
+                flush=True,
             )
 
 
-def _written(home: Path, geometry: dict[str, int], count: int) -> tuple[int, list[str]]:
-    """The bytes of the model, and the places of the base and of the vectors."""
+def _written(home: Path, geometry: dict[str, int], count: int, *, whole: bool) -> tuple[int, list[str]]:
+    """The bytes of the model, and the places of the base and of the vectors, or of whole models."""
     transformers.ViTModel(transformers.ViTConfig(**geometry), add_pooling_layer=False).save_pretrained(home / "base")
     transformers.ViTImageProcessor().save_pretrained(home / "base")
     encoder = encoders.load(str(home / "base"), family="vit")
     places = [str(home / "base")]
     for number in range(count):
         rng = np.random.default_rng(number)
-        tau = jax.tree.map(lambda x, rng=rng: 1e-3 * rng.standard_normal(np.shape(x), np.float32), encoder.params)
+        tau = jax.tree.map(
+            lambda x, rng=rng: np.float32(1e-3) * rng.standard_normal(np.shape(x), np.float32), encoder.params
+        )
+        if whole:
+            finetuned = jax.tree.map(lambda x, t: np.asarray(x) + t, encoder.params, tau)
+            encoder.save(home / str(number), finetuned, format="huggingface")
+            places.append(str(home / str(number)))
+            continue
         made = vector_files.vector_metadata(
             model="base", base_sha256=encoder.identity.sha256, task=str(number), family="vit"
         )
