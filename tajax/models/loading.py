@@ -25,7 +25,7 @@ from tajax.models.transformer import features_at
 from tajax.trees import flatten_paths
 from tajax.types import Params, Preprocessing
 
-__all__ = ["OPENAI_MEAN", "OPENAI_STD", "LoadedClip", "check_tokenizer", "load", "params_sha256"]
+__all__ = ["OPENAI_MEAN", "OPENAI_STD", "LoadedClip", "check_tokenizer", "load", "params_sha256", "to_device"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -160,8 +160,7 @@ def load(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     param_dtype = jnp.promote_types(dtype, jnp.float32)
-    # cast and checked in NumPy: under JAX each shape would be compiled for
-    params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, param_dtype)), leaves)
+    params = to_device(leaves, param_dtype)
     if unroll is None:
         unroll = True if jax.default_backend() == "cpu" else 1
     return LoadedClip(
@@ -177,6 +176,19 @@ def load(
         sources={"config": config_source, "preprocessing": source},
         notes=notes,
     )
+
+
+def to_device(leaves: Params, dtype: DTypeLike) -> Params:
+    """Leaves in NumPy as arrays of JAX, of one dtype; each is copied before the next one is.
+
+    JAX keeps what it has copied until it is asked for another copy: without waiting, most of a model stays in memory.
+
+    Example:
+        >>> to_device({"w": np.ones(2)}, jnp.float32)
+        {'w': Array([1., 1.], dtype=float32)}
+    """
+    # cast in NumPy: under JAX each shape would be compiled for
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, dtype)).block_until_ready(), leaves)
 
 
 def params_sha256(params: Params) -> str:

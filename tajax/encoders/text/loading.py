@@ -22,7 +22,7 @@ from tajax.models import files
 from tajax.models.convert import few
 from tajax.models.hub import BUNDLED, commit_of, hub_name, locate, split_choice
 from tajax.models.layout import ADAPTER, is_there
-from tajax.models.loading import params_sha256
+from tajax.models.loading import params_sha256, to_device
 from tajax.models.transformer import features_at
 from tajax.trees import check_finite
 from tajax.types import Params
@@ -136,8 +136,7 @@ def load_text(
         prompt=prompting.prompt,
     )
     param_dtype = jnp.promote_types(dtype, jnp.float32)
-    # cast in NumPy: under JAX each shape would be compiled for
-    params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, param_dtype)), leaves)
+    params = to_device(leaves, param_dtype)
     notes = (*described.notes, *found.notes, *files.dtype_notes(tensors))
     if is_there(file.parent / ADAPTER):
         notes += ("an adapter lies beside the weights and is not read",)

@@ -21,7 +21,7 @@ from tajax.encoders.vit.tower import VisionTransformer
 from tajax.models import files, hub
 from tajax.models.convert import few
 from tajax.models.layout import CONFIG, PREPROCESSOR
-from tajax.models.loading import params_sha256
+from tajax.models.loading import params_sha256, to_device
 from tajax.models.transformer import features_at
 from tajax.types import JsonObject, Params
 
@@ -152,7 +152,7 @@ def load_vit(
     return LoadedVit(
         name=str(name),
         config=config,
-        params=jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, param_dtype)), leaves),
+        params=to_device(leaves, param_dtype),
         prepared=prepared,
         described=described,
         carried=carried,
