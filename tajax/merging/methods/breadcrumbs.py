@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from tajax import trees
 from tajax.merging.matrices import map_tensors
+from tajax.merging.order import kth_largest
 from tajax.rules import STACKED
 from tajax.task_vectors import apply_task_vector, check_scalar, combine
 from tajax.types import Params
@@ -62,9 +63,9 @@ def breadcrumbs(
     def middle(alone: Array) -> Array:
         (tensor,) = alone
         magnitudes = jnp.abs(tensor)
-        ascending = jnp.sort(magnitudes.ravel())
-        low, high = math.floor(smallest * tensor.size), tensor.size - 1 - math.floor(largest * tensor.size)
-        return jnp.where((magnitudes >= ascending[low]) & (magnitudes <= ascending[high]), tensor, 0)
+        low = kth_largest([magnitudes], tensor.size - math.floor(smallest * tensor.size))
+        high = kth_largest([magnitudes], 1 + math.floor(largest * tensor.size))
+        return jnp.where((magnitudes >= low) & (magnitudes <= high), tensor, 0)
 
     kept = [map_tensors(middle, [tau], stacked=stacked) for tau in taus]
     return apply_task_vector(pretrained, combine(kept), scaling_coef)

@@ -99,8 +99,9 @@ def check_della(count: int, *, drop_rate: float, window: float) -> None:
 def _prune(key: Array, tau: Params, drop_rate: float, window: float, stacked: str | None) -> Params:
     def thin(pair: Array) -> Array:
         tensor, draws = pair
-        ranks = jnp.argsort(jnp.argsort(jnp.abs(tensor).ravel())).reshape(tensor.shape)
-        share = ranks.astype(tensor.dtype) / (tensor.size - 1) if tensor.size > 1 else 0.5
+        places = jnp.argsort(jnp.abs(tensor).ravel())
+        ranks = jnp.zeros_like(places).at[places].set(jnp.arange(tensor.size), unique_indices=True)
+        share = ranks.reshape(tensor.shape).astype(tensor.dtype) / (tensor.size - 1) if tensor.size > 1 else 0.5
         rate = drop_rate + window * (0.5 - share)
         return jnp.where(draws >= rate, tensor / (1 - rate), 0)
 
