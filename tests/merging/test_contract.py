@@ -108,6 +108,28 @@ def test_methods_agree_with_a_slow_oracle(setting, name):
         np.testing.assert_allclose(leaf, want[path], rtol=1e-4, atol=1e-4 if not case.exact else 2e-6, err_msg=path)
 
 
+def equations(jaxpr):
+    """Those of a program, and of the programs in them."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(inner := getattr(inner, "jaxpr", inner), "eqns"):
+                yield from equations(inner)
+
+
+@pytest.mark.parametrize("name", ["regmean", "regmean_plusplus", "tsv_m", "iso_c", "iso_cts", "wudi", "cart", "star"])
+def test_matrices_are_decomposed_one_by_one(setting, name):
+    """Two cores that each begin with a batch of them wait for each other for ever (jaxlib 0.10.2, on CPUs)."""
+    pretrained, taus = tree_of(setting[0]), list(map(tree_of, vectors_for(name, setting)))
+    merge = functools.partial(METHODS[name], **ORACLES[name].options, **fitted(name, pretrained))
+    found = [
+        equation.invars[0].aval.ndim
+        for equation in equations(jax.make_jaxpr(merge)(pretrained, taus).jaxpr)
+        if equation.primitive.name in ("eigh", "svd", "geqrf")
+    ]
+    assert found and set(found) == {2}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_agree_with_it_in_double_precision(setting, name, x64):
     """And without `jit`, operation by operation."""

@@ -72,8 +72,9 @@ def regmean(pretrained: Params, taus: Sequence[Params], *, grams: Grams, off_dia
                 f"grams has shape {gram.shape} at {path!r}, want [T, L, K, K] for {tasks} tasks and a kernel of shape "
                 f"{shape}, L layers of K inputs"
             )
-        solved = jax.vmap(lambda g, w: least_squares_mean(g, w, off_diagonal), in_axes=1)
-        return solved(gram, entries.reshape(tasks, layers, k, -1)).reshape(entries.shape[1:])
+        by_layer = jnp.swapaxes(gram, 0, 1), jnp.swapaxes(entries.reshape(tasks, layers, k, -1), 0, 1)
+        # Not vmap: on CPUs two decompositions of several matrices each, at one time, can wait for each other for ever.
+        return jax.lax.map(lambda one: least_squares_mean(*one, off_diagonal), by_layer).reshape(entries.shape[1:])
 
     step = {}
     for path in flats[0]:
