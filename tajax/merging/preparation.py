@@ -26,7 +26,7 @@ class Preparation:
 
     Attributes:
         prepare: the function: T task vectors to T others, in float32 or wider.
-        alone: what it does to one of them, `(tau, *, key of that vector if it draws, what `shared` found, **options) ->
+        alone: what it does to one of them, `(tau, *, key of that vector if it draws, what is shared, **options) ->
             tau`, for vectors that do not fit into memory together.
         options: by keyword, what configs may choose; not `key`.
         random: whether it draws; it then takes a PRNG `key`.
