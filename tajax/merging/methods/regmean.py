@@ -74,7 +74,8 @@ def regmean(pretrained: Params, taus: Sequence[Params], *, grams: Grams, off_dia
             )
         by_layer = jnp.swapaxes(gram, 0, 1), jnp.swapaxes(entries.reshape(tasks, layers, k, -1), 0, 1)
         # Not vmap: on CPUs two decompositions of several matrices each, at one time, can wait for each other for ever.
-        return jax.lax.map(lambda one: least_squares_mean(*one, off_diagonal), by_layer).reshape(entries.shape[1:])
+        solved = jax.lax.map(lambda one: least_squares_mean(one[0], one[1], off_diagonal), by_layer)
+        return solved.reshape(entries.shape[1:])
 
     step = {}
     for path in flats[0]:
