@@ -114,6 +114,7 @@ def make_config(options: argparse.Namespace, regime: str, seed: int, **fields: o
     config.regime = regime
     config.seed = seed
     config.save.merged = False
+    config.evaluate.search = "grid"  # experiments draw the curve over α
     if options.benchmark == "real":
         config.tasks = tuple(str(options.data / f"{name}.npz") for name in REAL_TASKS)
         config.control = str(options.data / f"{REAL_CONTROL}.npz")

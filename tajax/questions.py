@@ -50,7 +50,7 @@ QUESTIONS: Mapping[str, Question] = {
     "single_task": Question("how good one fine-tuned model is at each task", ON_VECTORS, section="accuracy"),
     "task_addition": Question(
         "how much of every task one merged model keeps: θ₀ + α Σ τ, α tuned on validation",
-        (*ON_VECTORS, "evaluate.scaling_coefs", "evaluate.exact", "merging", "save"),
+        (*ON_VECTORS, "evaluate.scaling_coefs", "evaluate.search", "evaluate.exact", "merging", "save"),
         section="accuracy",
     ),
     "task_negation": Question(

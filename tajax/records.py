@@ -204,6 +204,8 @@ class TaskAddition(Accuracy):
     method: NotRequired[str]
     tuned: NotRequired[bool]
     """False for a method without a coefficient."""
+    search: NotRequired[str]
+    """How α was found where not all of the grid was measured: `coarse_to_fine`."""
 
 
 class Example(TypedDict):

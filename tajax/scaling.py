@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,9 +48,62 @@ def select_scaling_coef(
         >>> select_scaling_coef([0.0, 0.5, 1.0], np.array([[0.2, 0.8, 0.6], [0.3, 0.7, 0.9]]), np.array([0.8, 1.0]))
         1
     """
-    decide, divisors = _deciding(single_task)
-    means = normalized_accuracy(np.asarray(accuracies)[decide], divisors[decide, None]).mean(axis=0)
+    means = deciding_mean(accuracies, single_task)
     return min(range(len(coefs)), key=lambda g: (-means[g], abs(coefs[g])))
+
+
+def deciding_mean(
+    accuracies: Float[np.ndarray, "T G"], single_task: Float[np.ndarray, " T"]
+) -> Float[np.ndarray, " G"]:
+    """The mean normalised accuracy at each coefficient, over the tasks that have one; what a coefficient is chosen by.
+
+    Example:
+        >>> deciding_mean(np.array([[0.2, 0.8], [0.3, 0.9]]), np.array([0.8, 0.0])).tolist()
+        [0.25, 1.0]
+    """
+    decide, divisors = _deciding(single_task)
+    return normalized_accuracy(np.asarray(accuracies)[decide], divisors[decide, None]).mean(axis=0)
+
+
+def coarse_to_fine(
+    coefs: Sequence[float], values: Mapping[float, float], *, always: Sequence[float] = ()
+) -> list[float]:
+    """Which coefficients of a grid to measure next, to find the best of it without measuring all.
+
+    At first every fourth, both ends and `always`, and of fewer than nine all; then, around the best so far, what lies
+    two steps and one step of the grid away, until all that is as good as the best has both of its neighbours measured.
+    That ends at the best of the whole grid wherever the values rise to it and fall after it, and at a local maximum in
+    any case.
+
+    Args:
+        coefs: the grid, in order.
+        values: of the coefficients that are measured, what is to be largest. Others than those that were asked for do
+            no harm: what is asked for does not depend on them.
+        always: coefficients that are measured whatever comes out, where they are in the grid.
+
+    Returns:
+        Coefficients without a value, in the order of the grid; none when the search is at its end.
+
+    Example:
+        >>> grid, values = [0.1 * k for k in range(11)], {}
+        >>> while asked := coarse_to_fine(grid, values):
+        ...     values |= {coef: -((coef - 0.62) ** 2) for coef in asked}
+        ...     print([round(coef, 1) for coef in asked])
+        [0.0, 0.4, 0.8, 1.0]
+        [0.6]
+        [0.5, 0.7]
+    """
+    last = len(coefs) - 1
+    asked = {*range(0, last, 4 if last >= 8 else 1), last, *(coefs.index(coef) for coef in always if coef in coefs)}
+    strides = itertools.chain([2], itertools.repeat(1))
+    while all(coefs[index] in values for index in asked):
+        highest, stride = max(values[coefs[index]] for index in asked), next(strides)
+        best = {index for index in asked if values[coefs[index]] == highest}
+        around = {index + step for index in best for step in (-stride, stride) if 0 <= index + step <= last}
+        if stride == 1 and around <= asked:
+            return []
+        asked |= around
+    return [coefs[index] for index in sorted(asked) if coefs[index] not in values]
 
 
 class Negation(NamedTuple):

@@ -36,7 +36,12 @@ def main() -> None:
     for regime in options.regimes:
         trained = [protocol.finetuned(options, regime, seed) for seed in options.seeds]
         for method in (name for name in options.methods if _takes(METHODS[name], regime)):
-            fields = {"merging.method": method, "evaluate.scaling_coefs": GRID, "save.merged": False}
+            fields = {
+                "merging.method": method,
+                "evaluate.scaling_coefs": GRID,
+                "evaluate.search": "coarse_to_fine",
+                "save.examples": False,
+            }
             runs[method, regime] = [protocol.analysed(run, "task_addition", label=method, **fields) for run in trained]
     every = [run for group in runs.values() for run in group]
     table = _table(runs, options.regimes, protocol.tasks_in_words(options))

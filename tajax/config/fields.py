@@ -16,6 +16,7 @@ from tajax.regimes import regime_options
 WORKFLOWS: Mapping[str, str] = {name: question.text for name, question in QUESTIONS.items()}
 INITIALIZATIONS = ("pretrained", "random")
 HEADS = ("zero_shot", "linear_probe")
+SEARCHES = ("coarse_to_fine", "grid")
 SPLITS = ("train", "val", "test")
 KERNEL_OUTPUTS = ("trace", "diagonal", "full")
 SCENES = ("small", "large")
@@ -42,6 +43,7 @@ OPERATIONAL = (
     "finetune.log_every",
     "finetune.remat",
     "evaluate.batch_size",
+    "evaluate.search",  # a run can go on with the whole grid; should another α be best there, it says so and stops
     "ntk.batch_size",
     "curvature.batch_size",
     "save.merged",
@@ -171,6 +173,7 @@ def default_config() -> ConfigDict:
     config.evaluate = evaluate = ConfigDict()
     evaluate.batch_size = 256  # examples; accuracy does not depend on it; evaluate
     evaluate.scaling_coefs = tuple(round(0.05 * k, 2) for k in range(21))  # the grid of α; evaluate
+    evaluate.search = "coarse_to_fine"  # one of SEARCHES: measure about half of the grid, or its whole curve; scaling
     evaluate.exact = False  # linearised regimes: the best of all α between the ends of the grid; scaling
     evaluate.control_threshold = 0.95  # control accuracy to keep, relative to the pre-trained one's; task_negation
 

@@ -6,6 +6,7 @@ split, averaged over tasks after the division (papers: TTA §2).
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -234,14 +235,12 @@ def _over_alpha(series: Series) -> Iterable[Figure]:
     means: dict[str, dict[float, list[float]]] = {}
     tasks: dict[str, dict[float, list[float]]] = {}
     for label, runs in series.items():
-        for run in runs:
-            points: dict[float, list[float]] = {}
-            for record in find(run.records, Sweep, split="val"):
-                coef, reached = float(record["scaling_coef"]), 100 * float(record["top1"])
-                points.setdefault(coef, []).append(reached)
-                tasks.setdefault(str(record["task"]), {}).setdefault(coef, []).append(reached)
-            for coef, values in points.items():
-                means.setdefault(label, {}).setdefault(coef, []).append(statistics.fmean(values))
+        swept = [curves for run in runs if (curves := _curves(run))]
+        common = set.intersection(*(set(points) for curves in swept for points in curves.values())) if swept else set()
+        for coef, curves in itertools.product(sorted(common), swept):
+            means.setdefault(label, {}).setdefault(coef, []).append(statistics.fmean(p[coef] for p in curves.values()))
+            for task, points in curves.items():
+                tasks.setdefault(task, {}).setdefault(coef, []).append(points[coef])
     alpha, top1 = Axis("scaling coefficient α", zero=True), Axis("validation accuracy, %", PERCENT)
     if means:
         chosen = {
@@ -265,6 +264,14 @@ def _over_alpha(series: Series) -> Iterable[Figure]:
         )
 
 
+def _curves(run: Run) -> dict[str, dict[float, float]]:
+    """Validation accuracy in % of each task at each α that was measured; seeds may have measured others."""
+    curves: dict[str, dict[float, float]] = {}
+    for record in find(run.records, Sweep, split="val"):
+        curves.setdefault(str(record["task"]), {})[float(record["scaling_coef"])] = 100 * float(record["top1"])
+    return curves
+
+
 def _of_tasks(runs: Iterable[Run], measure: Measure) -> dict[str, list[float]]:
     """Of each task the test values of all runs in %, one of each seed: several workflows measure the same at first."""
     values: dict[str, dict[object, float]] = {}
@@ -282,7 +289,8 @@ def _notes(records: Sequence[Record]) -> Iterable[str]:
         exact = find(records, ExactScalingCoef)
         among = f": the best there is, as is all of {exact[0]['lower']:g}–{exact[0]['upper']:g}" if exact else ""
         by = f" of {method}" if (method := _method(addition)) else ""
-        how = f"tuned on validation, one for all tasks{among}" if _tuned(records) else "which has none to tune"
+        coarse = ", coarse to fine" if addition[0].get("search") == "coarse_to_fine" else ""
+        how = f"tuned on validation{coarse}, one for all tasks{among}" if _tuned(records) else "which has none to tune"
         yield f"α = {addition[0]['scaling_coef']:g}{by}, {how}."
         yield from map(_about_fit, find(records, MergingFit))
         yield from without_ratio(find(records, SingleTask), tuned=_tuned(records))

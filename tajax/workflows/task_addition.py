@@ -18,21 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, merging, metrics, processes, progress, records
-from tajax.affine import correct_intervals, tally_at
-from tajax.evaluate import AffineSplit
+from tajax import data, merging, processes, progress, records
 from tajax.metrics import Means, normalized_accuracy
 from tajax.progress import Stage
-from tajax.records import ExactScalingCoef, SingleTask, Sweep, TaskAddition, stage_of
+from tajax.records import SingleTask, TaskAddition, stage_of
 from tajax.report.accuracy import without_ratio
 from tajax.results import Record
-from tajax.scaling import exact_scaling_coef, select_scaling_coef
 from tajax.task_vectors import task_vector
 from tajax.types import Params
-from tajax.workflows import fitting, single_task
+from tajax.workflows import fitting, single_task, sweep
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.fitting import fit_method
-from tajax.workflows.journal import SPLITS, Journal, means_of, measure_splits
+from tajax.workflows.journal import SPLITS, Journal, measure_splits
 from tajax.workflows.predictions import record_predictions
 from tajax.workflows.setup import Setup
 from tajax.workflows.single_task import measure_single_task, measure_zero_shot
@@ -126,6 +123,8 @@ def add_tasks(setup: Setup, evaluator: Evaluator, merged: Merged) -> float:
     method = " + ".join((*setup.config.merging.prepare, setup.config.merging.method))
     _tell_without_ratio(journal, tuned=tuned)
     origin = {"method": method} | ({} if tuned else {"tuned": False})
+    if tuned and not sweep.in_full(setup.config):
+        origin["search"] = setup.config.evaluate.search
 
     def at(task: data.Task, split: str, coefs: Sequence[float]) -> list[Means]:
         passes = ((tau, np.array(along)[:, None]) for tau, along in merged(coefs))
@@ -134,21 +133,20 @@ def add_tasks(setup: Setup, evaluator: Evaluator, merged: Merged) -> float:
     if not tuned:
         scaling_coef = 1.0
     elif setup.config.evaluate.exact:
-        scaling_coef = _best_of_all(setup, evaluator, merged, single["val"])
+        [(tau, _)] = merged(setup.config.evaluate.scaling_coefs)
+        scaling_coef = sweep.best_of_all(setup, evaluator, tau, single["val"])
     else:
-        _sweep(setup, lambda task: at(task, "val", setup.config.evaluate.scaling_coefs))
-        scaling_coef = _best_of_grid(setup, single["val"])
+        scaling_coef = sweep.best_of_grid(setup, lambda task, coefs: at(task, "val", coefs), single["val"])
     earlier = {r["scaling_coef"] for r in journal.find(TaskAddition)}
     if earlier - {scaling_coef}:
         raise ValueError(
             f"{setup.workdir} holds the accuracy of {method} at α = {earlier.pop():g}, and this version measures "
             f"it at {scaling_coef:g}. Choose another --workdir, or pass --overwrite to replace that run."
         )
-    sweeps = _recorded_sweeps(journal)
 
     def measure(task: data.Task, split: str) -> Record:
-        known = sweeps.get((task.name, scaling_coef)) if split == "val" else None
-        values = means_of(known) if known else at(task, split, [scaling_coef])[0]
+        known = sweep.measured_at(journal, task, scaling_coef) if split == "val" else None
+        values = known or at(task, split, [scaling_coef])[0]
         normalized = normalized_accuracy(values["top1"], single[split][task.name])
         ratio = None if np.isnan(normalized) else float(normalized)
         return {"scaling_coef": scaling_coef, "normalized_top1": ratio, **origin, **values}
@@ -161,58 +159,6 @@ def _tell_without_ratio(journal: Journal, *, tuned: bool) -> None:
     """Says of which tasks the merged model's accuracy cannot be normalised."""
     for line in without_ratio(journal.find(SingleTask), tuned=tuned) if processes.is_first() else ():
         print(f"warning: {line}", file=sys.stderr)
-
-
-def _sweep(setup: Setup, measure: Callable[[data.Task], list[Means]]) -> None:
-    """Records what `measure` gives for each task at every α of the grid, where that is not recorded yet."""
-    grid = setup.config.evaluate.scaling_coefs
-    passes = 1 if merging.METHODS[setup.config.merging.method].affine else len(grid)
-    for task, missing in setup.journal.each(
-        Sweep,
-        setup.tasks,
-        lambda task: {"task": task.name, "split": "val", "scaling_coef": grid},
-        units=lambda task: passes * len(task.split("val")),
-    ):
-        measured = dict(zip(grid, measure(task), strict=True))
-        for key in missing:
-            setup.journal.record(Sweep, **key, **measured[key["scaling_coef"]])
-        progress.note({"best top1": max(values["top1"] for values in measured.values())})
-
-
-def _recorded_sweeps(journal: Journal) -> dict[tuple[str, float], Sweep]:
-    return {(r["task"], r["scaling_coef"]): r for r in journal.find(Sweep, split="val")}
-
-
-def _best_of_grid(setup: Setup, single: Mapping[str, float]) -> float:
-    grid, names = setup.config.evaluate.scaling_coefs, [task.name for task in setup.tasks]
-    sweeps = _recorded_sweeps(setup.journal)
-    accuracies = np.array([[sweeps[name, coef]["top1"] for coef in grid] for name in names])
-    return grid[select_scaling_coef(grid, accuracies, np.array([single[name] for name in names]))]
-
-
-def _best_of_all(setup: Setup, evaluator: Evaluator, merged: Merged, single: Mapping[str, float]) -> float:
-    """Records the grid and the exact optimum, both from one pass over each task's images."""
-    grid = np.array(setup.config.evaluate.scaling_coefs)
-    [(tau, _)] = merged(setup.config.evaluate.scaling_coefs)
-
-    @functools.cache
-    def seen(task: data.Task) -> AffineSplit:
-        return evaluator.affine_split(task, "val", [tau])
-
-    def at_grid(task: data.Task) -> list[Means]:
-        rows, labels = seen(task)
-        return metrics.compute_each(tally_at(rows, labels, np.ones(len(labels), bool), grid[:, None]))
-
-    _sweep(setup, at_grid)
-    if recorded := setup.journal.find(ExactScalingCoef):
-        return recorded[0]["scaling_coef"]
-    best = exact_scaling_coef(
-        [correct_intervals(*seen(task), np.ones(1)) for task in setup.tasks],
-        [single[task.name] for task in setup.tasks],
-        bounds=(grid[0], grid[-1]),
-    )
-    setup.journal.record(ExactScalingCoef, split="val", **best._asdict())
-    return best.scaling_coef
 
 
 def save_merged(setup: Setup, tau: Params, scaling_coef: float) -> None:
@@ -243,13 +189,12 @@ def _single_task(journal: Journal, split: str) -> dict[str, float]:
 def stages(config: ConfigDict) -> tuple[Stage, ...]:
     """What the workflow does, in order."""
     method = merging.METHODS[config.merging.method]
-    sweep = Stage(stage_of(Sweep), f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1)
     after: tuple[Stage, ...] = (Stage(stage_of(records.Predictions), images=1),) if config.save.examples else ()
     after += (Stage("save", "save merged model", work=0),) if config.save.merged or config.save.open_clip else ()
     return (
         *single_task.stages(config),
         *fitting.stages(config),
-        *((sweep,) if method.scaled else ()),
+        *((sweep.stage(config),) if method.scaled else ()),
         Stage(stage_of(TaskAddition), "merged model", kind=own_kind(config), images=1),
         *after,
     )

@@ -6,6 +6,7 @@ import pytest
 from tajax.affine import Interval
 from tajax.scaling import (
     Negation,
+    coarse_to_fine,
     exact_negation_coef,
     exact_scaling_coef,
     select_negation_coef,
@@ -100,3 +101,53 @@ def test_a_task_without_a_ratio_has_no_say():
     none, ones = np.zeros(3), np.ones(3)
     assert select_scaling_coef(GRID, accuracies, none) == select_scaling_coef(GRID, accuracies, ones)
     assert exact_scaling_coef(intervals, none, bounds=bounds) == exact_scaling_coef(intervals, ones, bounds=bounds)
+
+
+def searched(grid, value_of, *, always=(), known=()):
+    """The coefficients that a search measures, round by round, beside those that are known."""
+    values, rounds = {coef: value_of(coef) for coef in known}, []
+    while asked := coarse_to_fine(grid, values, always=always):
+        assert not set(asked) & set(values)
+        values |= {coef: value_of(coef) for coef in asked}
+        rounds.append(asked)
+    return rounds
+
+
+FINE = [round(0.05 * k, 2) for k in range(21)]
+
+
+@pytest.mark.parametrize("peak", [-1.0, 0.0, 0.07, 0.33, 0.5, 0.74, 0.96, 1.0, 3.0])
+def test_the_best_of_a_grid_is_found_with_half_of_it(peak):
+    rounds = searched(FINE, lambda coef: -abs(coef - peak))
+    measured = [coef for asked in rounds for coef in asked]
+    assert min(FINE, key=lambda coef: abs(coef - peak)) in measured
+    assert rounds[0] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0] and len(measured) <= 11
+
+
+def test_all_that_is_as_good_as_the_best_has_its_neighbours_measured():
+    """A plateau, of which the smallest is chosen, and a second hill that the first look does not show."""
+    plateau = searched(FINE, lambda coef: min(coef, 0.3))
+    assert {0.3, 0.25} <= {coef for asked in plateau for coef in asked}
+    draw = np.random.default_rng([20230522, 79])
+    for _ in range(50):
+        values = dict(zip(FINE, draw.integers(0, 6, len(FINE)), strict=True))
+        measured = {coef for asked in searched(FINE, values.get) for coef in asked}
+        highest = max(values[coef] for coef in measured)
+        for index, coef in enumerate(FINE):
+            if coef in measured and values[coef] == highest:
+                assert set(FINE[max(0, index - 1) : index + 2]) <= measured
+
+
+def test_a_search_that_goes_on_asks_for_what_is_left():
+    def value_of(coef):
+        return -abs(coef - 0.62)
+
+    whole = {coef for asked in searched(FINE, value_of) for coef in asked}
+    for known in ([0.2], [0.95, 0.6, 0.55], sorted(whole)):
+        later = {coef for asked in searched(FINE, value_of, known=known) for coef in asked}
+        assert later == whole - set(known)
+
+
+def test_short_grids_are_measured_whole_and_what_is_always_wanted_first():
+    assert searched(GRID, float) == [GRID]
+    assert 0.35 in searched(FINE, lambda coef: -coef, always=(0.35, 7.0))[0]

@@ -16,7 +16,7 @@ from tajax import checkpoints, config, data, evaluate, finetune, metrics, models
 from tajax.data import builders
 from tajax.models import files
 from tajax.report import page
-from tajax.workflows import faults, task_addition
+from tajax.workflows import faults, sweep
 from tests.data.conftest import PipelineSample, encoded, picture
 from tests.survival.conftest import assert_part, assert_same, measured
 from tests.workflows.conftest import CONFIGS, TASKS, programs, run, world  # noqa: F401
@@ -329,7 +329,7 @@ PHASES = {  # what is called then
     "training": (finetune, "_means", 2),
     "saving a checkpoint": (checkpoints, "_by_path", 2),
     "saving a task vector": (vector_files.safetensors.numpy, "save", 1),
-    "sweeping": (task_addition, "select_scaling_coef", 1),
+    "sweeping": (sweep, "select_scaling_coef", 1),
     "saving the merged model": (files, "write_tensors", 1),
     "reporting": (page, "html", 1),
 }

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tajax import apply_task_vector, checkpoints, combine, data, models, results, trees, vector_files
+from tajax import apply_task_vector, checkpoints, combine, data, models, results, scaling, trees, vector_files
 from tajax.config import REGIMES
 from tajax.data.preprocess import normalize
 from tajax.linearization import linearize
 from tajax.models.preprocessor import OPENAI_MEAN
-from tajax.workflows import task_addition
+from tajax.workflows import sweep as sweeps
 from tests.workflows.conftest import CONFIGS, GRID, TASKS, contents, save_clip
 
 
@@ -125,8 +125,8 @@ def test_accuracies_are_those_of_the_vectors_on_disk(config, finished, base):
 def test_coefficient_is_chosen_by_validation_accuracies(finished, run, monkeypatch):
     workdir, seen = finished("attn").workdir, []
     records = results.read(workdir / "results.jsonl")
-    select = task_addition.select_scaling_coef
-    monkeypatch.setattr(task_addition, "select_scaling_coef", lambda *given: seen.append(given) or select(*given))
+    select = scaling.select_scaling_coef
+    monkeypatch.setattr(sweeps, "select_scaling_coef", lambda *given: seen.append(given) or select(*given))
     assert run("attn", workdir).code == 0
     ((grid, accuracies, single),) = seen
     sweep, alone = results.find(records, stage="sweep"), results.find(records, stage="single_task", split="val")
@@ -137,6 +137,41 @@ def test_coefficient_is_chosen_by_validation_accuracies(finished, run, monkeypat
         assert record["scaling_coef"] == GRID[select(grid, accuracies, single)]
         (alone,) = results.find(records, stage="single_task", task=record["task"], split=record["split"])
         assert record["normalized_top1"] == record["top1"] / alone["top1"]
+
+
+@pytest.mark.parametrize("regime", ["standard", "posthoc"])
+def test_a_search_measures_a_part_of_the_grid_and_the_rest_can_follow(regime, finished, run, world):
+    """Only where each α costs a pass; what is measured is what the whole grid has there; θ₀ is not measured twice."""
+    grid = tuple(round(0.1 * k, 1) for k in range(11))
+    settings = {"task_vectors": finished("standard").workdir, "evaluate.scaling_coefs": grid}
+
+    def measured(workdir):
+        records = results.read(workdir / "results.jsonl")
+        found = {(r["task"], r["scaling_coef"]): r["top1"] for r in results.find(records, stage="sweep")}
+        return found, results.find(records, stage="task_addition"), records
+
+    assert run(regime, world / f"whole_{regime}", **settings, **{"evaluate.search": "grid"}).code == 0
+    done = run(regime, world / f"part_{regime}", **settings)
+    assert done.code == 0, done.err
+    (whole, _, _), (part, added, records) = measured(world / f"whole_{regime}"), measured(world / f"part_{regime}")
+    assert set(whole) == {(task, coef) for task in TASKS for coef in grid}
+    assert part.items() <= whole.items()
+    if regime == "posthoc":  # one pass gives all
+        assert part == whole and not any("search" in r for r in added)
+        return
+    coefs = {coef for _, coef in part}
+    assert {0.0, 0.4, 0.8, 1.0} <= coefs < set(grid) and set(part) == {(task, coef) for task in TASKS for coef in coefs}
+    assert {r["search"] for r in added} == {"coarse_to_fine"}
+    assert "tuned on validation, coarse to fine" in done.out
+    origin = {r["task"]: (r["top1"], r["loss"]) for r in results.find(records, stage="zero_shot", split="val")}
+    at_zero = results.find(records, stage="sweep", scaling_coef=0.0)
+    assert {r["task"]: (r["top1"], r["loss"]) for r in at_zero} == origin
+    again = run(regime, world / f"part_{regime}", **settings, **{"evaluate.search": "grid"})
+    filled, later, _ = measured(world / f"part_{regime}")
+    assert filled == whole
+    best = {r["scaling_coef"] for r in measured(world / f"whole_{regime}")[1]}
+    assert again.code == (0 if best == {r["scaling_coef"] for r in added} else 2), again.err
+    assert later == added
 
 
 def test_exact_coefficient_is_at_least_as_good_as_any_of_the_grid(finished, run, world):
