@@ -12,9 +12,13 @@ from ml_collections import ConfigDict
 from tajax import interrupts, processes, progress
 from tajax.allocation import keep_memory
 from tajax.command_line import parse, show_help
+from tajax.compilation import keep_programs
 from tajax.workflows.faults import EXPLAINED, explained
 from tajax.workflows.workdir import hold
 from tajax.workflows.workflow import named
+
+PROGRAMS = "programs"
+"""The folder of `config.data_dir` that has compiled programs."""
 
 
 def workflow(name: str) -> Callable[..., object]:
@@ -25,6 +29,8 @@ def workflow(name: str) -> Callable[..., object]:
 def run(config: ConfigDict, workdir: Path, overwrite: bool = False, quiet: bool = False) -> None:
     """Runs the workflow of a validated config in a directory that no other process uses meanwhile."""
     keep_memory()
+    if config.keep_programs:
+        keep_programs(Path(config.data_dir).expanduser() / PROGRAMS)
     with progress.shown(quiet=quiet or not processes.is_first()), explained(config), hold(workdir):
         workflow(config.workflow)(config, workdir, overwrite=overwrite)
 

@@ -36,6 +36,7 @@ OPERATIONAL = (
     "variant",
     "data_dir",
     "data_workers",
+    "keep_programs",
     "devices",
     "placement",
     "finetune.checkpoint_every",
@@ -145,6 +146,7 @@ def default_config() -> ConfigDict:
     config.on_bad_image = "error"  # one of ON_BAD_IMAGE: what an image or text that cannot be read does; data
     config.max_tokens = config_dict.placeholder(int)  # of a text, longer ones are cut; None: the encoder's limit; data
     config.data_workers = 0  # processes that decode images, 0: in the main process; data.load
+    config.keep_programs = True  # compiled ones in data_dir/programs, for the next run to begin at once; compilation
     config.devices = config_dict.placeholder(int)  # local devices to use; None: all; parallel
     config.placement = "replicated"  # one of PLACEMENTS, where parameters and batches live on them; parallel
 
