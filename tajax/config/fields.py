@@ -166,7 +166,7 @@ def default_config() -> ConfigDict:
     finetune.remat = False  # recompute activations in the backward pass: less memory, more time; models
     finetune.checkpoint_every = 500  # steps; finetune
     finetune.checkpoint_seconds = 300.0  # or so long since the last one, whichever is first; inf: never; finetune
-    finetune.log_every = 50  # steps; finetune
+    finetune.log_every = config_dict.placeholder(int)  # steps; None: about forty times a training; finetune
 
     config.tune = tune = ConfigDict()  # tried on validation before the run, by the merged model's accuracy
     tune.learning_rate = config_dict.placeholder(tuple)  # candidates for finetune.learning_rate; None: that alone

@@ -52,6 +52,8 @@ MEASURES: Mapping[str, Measure] = {  # by title of the column
 }
 SPLITS = ("test", "val")
 CURVE_ROWS = 12
+FEW = 100
+"""Test examples below which a task's accuracy is too rough to compare: 5 points are one standard error."""
 MEANINGS = {
     stage_of(ZeroShot): "zero-shot: the pre-trained model",
     stage_of(SingleTask): "fine-tuned: on that task alone",
@@ -247,21 +249,40 @@ def _over_alpha(series: Series) -> Iterable[Figure]:
             label: sorted({float(r["scaling_coef"]) for run in series[label] for r in find(run.records, TaskAddition)})
             for label in means
         }
+        rings = " Rings: the tuned coefficient." if any(chosen.values()) else ""
+        model, levels = _model_in_words(series), _levels(series) if len(means) == 1 else ()
+        dashed = f" Dashed: {' and '.join(text for _, text in levels)}." if levels else ""
         yield Figure(
             "accuracy_over_alpha",
             "Accuracy against the scaling coefficient",
-            "Validation accuracy in % of θ₀ + ατ, mean over tasks, by α; α = 0 is the pre-trained model."
-            + (" Rings: the tuned coefficient." if any(chosen.values()) else "")
-            + deviations("Bands", series),
-            (charts.curves(means, alpha, top1, marks=chosen),),
+            f"Validation accuracy in % of {model}, mean over tasks, by α.{rings}{dashed}" + deviations("Bands", series),
+            (charts.curves(means, alpha, top1, marks=chosen, rules=levels),),
         )
     if len(means) == 1 and 1 < len(tasks) <= 20:
+        (coefs,) = chosen.values()
         yield Figure(
             "accuracy_over_alpha_by_task",
             "Accuracy against the scaling coefficient, each task",
-            "Validation accuracy in % of θ₀ + ατ on each task, by α." + deviations("Bands", series),
-            (charts.curves(tasks, alpha, top1),),
+            f"Validation accuracy in % of {model} on each task, by α.{rings}" + deviations("Bands", series),
+            (charts.curves(tasks, alpha, top1, marks=dict.fromkeys(tasks, coefs)),),
         )
+
+
+def _model_in_words(series: Series) -> str:
+    """The models of a sweep: of the sum of the vectors, or of what another method makes of them."""
+    additions = (find(run.records, TaskAddition) for runs in series.values() for run in runs)
+    methods = {_method(addition) for addition in additions if addition}
+    return "θ₀ + α Σ τ, of the vectors of all tasks" if methods == {""} else "θ₀ + ατ, of the merged vector τ"
+
+
+def _levels(series: Series) -> tuple[tuple[float, str], ...]:
+    """Between what a merged model lies: the mean validation accuracy of θ₀, and of each fine-tuned model alone."""
+    names = {ZeroShot: "the pre-trained model", SingleTask: "each fine-tuned model on its own task"}
+    measured = {
+        name: [r["top1"] for runs in series.values() for run in runs for r in find(run.records, kind, split="val")]
+        for kind, name in names.items()
+    }
+    return tuple((100 * statistics.fmean(values), name) for name, values in measured.items() if values)
 
 
 def _curves(run: Run) -> dict[str, dict[float, float]]:
@@ -293,7 +314,29 @@ def _notes(records: Sequence[Record]) -> Iterable[str]:
         how = f"tuned on validation{coarse}, one for all tasks{among}" if _tuned(records) else "which has none to tune"
         yield f"α = {addition[0]['scaling_coef']:g}{by}, {how}."
         yield from map(_about_fit, find(records, MergingFit))
+    yield from _about_counts(records)
+    if addition:
         yield from without_ratio(find(records, SingleTask), tuned=_tuned(records))
+
+
+def _about_counts(records: Sequence[Record]) -> Iterator[str]:
+    """How many examples the test accuracies are of, and how far they can be off for that alone."""
+    counts = {
+        r["task"]: r["count"]
+        for kind in (ZeroShot, SingleTask)
+        for r in find(records, kind, split="test")
+        if "count" in r
+    }
+    if not counts:
+        return
+    few, many = min(counts.values()), max(counts.values())
+    of = f"{few:,}" if few == many else f"{few:,} to {many:,}"
+    error = 50 / math.sqrt(few)  # √(p(1 − p)/n) in points, at p = 1/2
+    yield f"Test accuracies are of {of} examples a task: each has a standard error of up to {error:.1f} points."
+    small = [task for task, count in counts.items() if count < FEW]
+    if small:
+        more = "a normalised accuracy above 100 says nothing there."
+        yield f"Fewer than {FEW} test examples of {', '.join(small)}: differences of some points, or {more}"
 
 
 def _about_fit(fit: MergingFit) -> str:

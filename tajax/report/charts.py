@@ -37,7 +37,7 @@ def curves(
     x: Axis,
     y: Axis,
     *,
-    rule: tuple[float, str] | None = None,
+    rules: Iterable[tuple[float, str]] = (),
     marks: Mapping[str, Iterable[float]] | None = None,
     title: str = "",
 ) -> altair.LayerChart:
@@ -47,7 +47,7 @@ def curves(
         points: `{series: {x: values of its runs}}`.
         x: the horizontal axis.
         y: the vertical axis.
-        rule: a height to mark, and what it is.
+        rules: heights to mark, and what each is.
         marks: of each series where on the horizontal axis rings are drawn around its line.
         title: of the panel.
     """
@@ -76,9 +76,8 @@ def curves(
     dash = alt.StrokeDash("series:N", scale=dashes(points), legend=legend)
     layers.append(base.mark_line(strokeWidth=2, aria=False).encode(up, strokeDash=dash))
     layers.append(base.mark_point(filled=True, size=28, opacity=1).encode(up, tooltip=tooltip))
-    if rule is not None:
-        height, text = rule
-        line = alt.Chart(alt.Data(values=[{"height": height, "text": text}])).encode(alt.Y("height:Q", title=y.title))
+    if heights := [{"height": height, "text": text} for height, text in rules]:
+        line = alt.Chart(alt.Data(values=heights)).encode(alt.Y("height:Q", title=y.title))
         layers.append(line.mark_rule(color=INK, strokeDash=[4, 4], opacity=0.6).encode(tooltip=["text:N"]))
     rings = [
         {"series": name, "x": at, "mean": _between(points[name], at)}

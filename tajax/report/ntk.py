@@ -90,7 +90,7 @@ def figures(series: Series) -> list[Figure]:
         if counted:
             half = 0.5, "½: no locality"
             number, share = Axis("leading eigenfunctions counted", "d"), Axis("share, mean over tasks", ".3f")
-            drawn.append(charts.curves(counted, number, share, rule=half))
+            drawn.append(charts.curves(counted, number, share, rules=[half]))
         caption = (
             "The part of the local energy of a task's leading eigenfunctions that new images of the "
             "task have, beside images of the control; ½ is none. Above: by task. Below: mean over tasks, by the number "

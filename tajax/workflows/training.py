@@ -26,6 +26,9 @@ from tajax.workflows.journal import training_log
 from tajax.workflows.setup import Setup
 from tajax.workflows.workdir import adapter_path, read_by_first, vector_path
 
+LOGS = 40
+"""Points of the curves of loss and accuracy of a training, where the config names no interval."""
+
 
 def finetune_all(setup: Setup, heads: Mapping[str, Head]) -> dict[str, Params]:
     """The task vector of each task, trained under its head."""
@@ -256,7 +259,7 @@ def _train(
             data=training.method.data(context),
             others=training.method.stream and training.method.stream(context, start),
             num_steps=training.num_steps,
-            log_every=settings.log_every,
+            log_every=settings.log_every or max(1, training.num_steps // LOGS),
             on_log=training_log(setup.journal, Finetune, training.schedule, task=task.name),
             checkpoint_every=settings.checkpoint_every,
             checkpoint_seconds=settings.checkpoint_seconds,

@@ -2,12 +2,14 @@
 
 import io
 import statistics
+from pathlib import Path
 
 import pytest
 
 from tajax import report, results
 from tajax.questions import QUESTIONS, Question
 from tajax.report import accuracy, sections
+from tajax.report.runs import Run
 
 TASKS = ("shapes", "colors", "visual_domain_decathlon/gtsrb")
 
@@ -175,3 +177,41 @@ def test_a_workflow_without_a_section_is_reported_by_what_it_recorded(workdir, m
     for text in (shown.getvalue(), (workdir / "report.md").read_text(), (workdir / "report.html").read_text()):
         assert all(part in text for part in ("Odd ones", "oddity", "0.250", "1,000"))
     assert {question.section for question in QUESTIONS.values()} - {""} <= {one.name for one in sections.SUBJECTS}
+
+
+def test_of_how_many_examples_an_accuracy_is_stands_below_it():
+    """√(¼/n) is the largest standard error of a share; of 25 examples one is worth four points."""
+    counted = [record | {"count": 1000} if record.get("split") == "test" else record for record in records()]
+    (table,) = accuracy.accuracy_tables(counted)
+    (note,) = [note for note in table.notes if "examples a task" in note]
+    assert "of 1,000 examples a task" in note and "up to 1.6 points" in note
+    assert not any("Fewer than" in note for note in table.notes)
+    small = [record | {"count": 25} if record.get("task") == "colors" else record for record in counted]
+    notes = accuracy.accuracy_tables(small)[0].notes
+    assert any("of 25 to 1,000 examples a task" in note and "up to 10.0 points" in note for note in notes)
+    assert any("Fewer than 100 test examples of colors:" in note for note in notes)
+    assert not any("examples a task" in note for note in accuracy.accuracy_tables(records())[0].notes)
+
+
+def test_seeds_that_searched_other_coefficients_are_averaged_where_all_have_one():
+    """A mean over one seed here and over two there would be a line with steps that no model has."""
+    runs = []
+    for seed, coef in enumerate((0.2, 0.5)):
+        made = records(seed=seed, merged=0.6 - 0.2 * seed)
+        more = [r | {"scaling_coef": coef, "top1": 0.9} for r in results.find(made, stage="sweep", scaling_coef=1.0)]
+        runs.append(Run(Path(f"run_{seed}"), made + more, {}))
+    (curve,) = [figure for figure in accuracy.figures({"attention": runs}) if figure.name == "accuracy_over_alpha"]
+    (panel,) = curve.panels
+    rows = [row for layer in panel.layer for row in layer.to_dict()["data"]["values"] if "low" in row]
+    assert {row["x"] for row in rows} == {0.0, 0.35, 1.0}
+    assert all(abs(row["mean"] - 50) < 1e-9 for row in rows)
+    heights = {
+        row["text"]: row["height"]
+        for layer in panel.layer
+        for row in layer.to_dict()["data"]["values"]
+        if "text" in row
+    }
+    assert heights == {
+        "the pre-trained model": pytest.approx(40),
+        "each fine-tuned model on its own task": pytest.approx(85),
+    }
