@@ -50,12 +50,16 @@ QUESTIONS: Mapping[str, Question] = {
     "single_task": Question("how good one fine-tuned model is at each task", ON_VECTORS, section="accuracy"),
     "task_addition": Question(
         "how much of every task one merged model keeps: θ₀ + α Σ τ, α tuned on validation",
-        (*ON_VECTORS, "evaluate.scaling_coefs", "evaluate.search", "evaluate.exact", "merging", "save"),
+        (
+            *(*ON_VECTORS, "evaluate.scaling_coefs", "evaluate.search", "evaluate.exact", "merging"),
+            *("save", "save.playground"),
+        ),
         section="accuracy",
     ),
     "task_negation": Question(
         "how much of a task θ₀ − ατ forgets before a control task suffers",
-        (*ON_VECTORS, "control", "evaluate.scaling_coefs", "evaluate.exact", "evaluate.control_threshold"),
+        (*ON_VECTORS, "control", "evaluate.scaling_coefs", "evaluate.exact", "evaluate.control_threshold")
+        + ("save.playground",),
         control="needs a task that must not suffer. Give --config.control=NAME, such as imagenet",
         section="negation",
     ),

@@ -236,6 +236,36 @@ class Predictions(Recorded):
     """`[single, merged, count]` for each pair of predicted classes that there is."""
 
 
+class Playground(Recorded):
+    """Scores of some examples of a task, or of the control, along each vector, in `playground/TASK.safetensors`."""
+
+    task: str
+    split: str
+    directions: list[str]
+    """The tasks of the vectors."""
+    bounds: list[float]
+    """[2]: the least and the largest coefficient that the scores are good for."""
+    count: int
+    complete: int
+    """Of these examples, those of which every class that can win is there."""
+    changed: float
+    """The share of predictions that the rounding changes, over random coefficients (`tajax.coded_scores`)."""
+
+
+class PlaygroundCoefs(Recorded):
+    """The best coefficients on the examples of `Playground`: by their mean normalised accuracy."""
+
+    directions: list[str]
+    single: list[float]
+    """[T]: the accuracy of each fine-tuned model on its own task, on these examples."""
+    common: float
+    """One for all vectors."""
+    common_value: float
+    coefs: list[float]
+    """[T]: one for each, none of which can be bettered alone."""
+    value: float
+
+
 class NegationSweep(Accuracy):
     """The model without `task`, at a coefficient of the grid."""
 

@@ -114,7 +114,7 @@ Range: TypeAlias = tuple[Callable[[Any], object], str]  # whether a value of a f
 _COUNT: Range = (lambda v: v >= 1, "1 or more")  # of whole numbers, unless the table below knows better
 _ANYTHING: Range = (lambda v: True, "")
 _RANGES: dict[str, Range] = {  # by the last part of a field's name
-    **dict.fromkeys(("seed", "data_workers", "warmup_steps"), (lambda v: v >= 0, "0 or more")),
+    **dict.fromkeys(("seed", "data_workers", "warmup_steps", "playground"), (lambda v: v >= 0, "0 or more")),
     "learning_rate": (lambda v: 0 < v < math.inf, "a finite number above 0"),
     "weight_decay": (lambda v: 0 <= v < math.inf, "a finite number, 0 or above"),
     "checkpoint_seconds": (lambda v: v > 0, "seconds above 0, or inf for never"),

@@ -50,6 +50,7 @@ OPERATIONAL = (
     "save.merged",
     "save.examples",
     "save.open_clip",
+    "save.playground",
     "track.tensorboard",
     "track.wandb",
     "pretrain.checkpoint_every",
@@ -212,6 +213,7 @@ def default_config() -> ConfigDict:
     save.merged = True  # write the merged model as a Hugging Face directory; workflows
     save.examples = True  # keep some test examples, as the models see them, for the report; workflows.task_addition
     save.open_clip = False  # write it for open_clip, too, to `merged_open_clip`; workflows
+    save.playground = 256  # linearised regimes: validation examples a task whose scores the report holds; 0: none
 
     config.track = track = ConfigDict()  # where results are shown while they come; tracking
     track.tensorboard = True  # keep event files in the workdir, for `tensorboard --logdir`

@@ -26,10 +26,11 @@ from tajax.report.accuracy import without_ratio
 from tajax.results import Record
 from tajax.task_vectors import task_vector
 from tajax.types import Params
-from tajax.workflows import fitting, single_task, sweep
+from tajax.workflows import fitting, playground, single_task, sweep
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.fitting import fit_method
 from tajax.workflows.journal import SPLITS, Journal, measure_splits
+from tajax.workflows.playground import record_playground
 from tajax.workflows.predictions import record_predictions
 from tajax.workflows.setup import Setup
 from tajax.workflows.single_task import measure_single_task, measure_zero_shot
@@ -55,6 +56,7 @@ def answer(setup: Setup, evaluator: Evaluator) -> None:
     [(tau, [along])] = merged([scaling_coef])
     if save.examples:
         record_predictions(setup, evaluator, taus, tau, along)
+    record_playground(setup, evaluator, taus)
     if save.merged or save.open_clip:
         save_merged(setup, tau, along)
 
@@ -190,6 +192,7 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
     """What the workflow does, in order."""
     method = merging.METHODS[config.merging.method]
     after: tuple[Stage, ...] = (Stage(stage_of(records.Predictions), images=1),) if config.save.examples else ()
+    after += playground.stages(config)
     after += (Stage("save", "save merged model", work=0),) if config.save.merged or config.save.open_clip else ()
     return (
         *single_task.stages(config),

@@ -21,9 +21,11 @@ from tajax.report.negation import unlimited
 from tajax.results import Record
 from tajax.scaling import Negation, exact_negation_coef, select_negation_coef
 from tajax.types import Params
+from tajax.workflows import playground
 from tajax.workflows.control import measure_control
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.journal import Journal, means_of, measure_splits
+from tajax.workflows.playground import record_playground
 from tajax.workflows.setup import Setup
 from tajax.workflows.single_task import measure_zero_shot
 from tajax.workflows.stages import FORWARD, ZERO_SHOT, begin, vectors
@@ -43,7 +45,9 @@ def answer(setup: Setup, evaluator: Evaluator) -> None:
     required = setup.config.evaluate.control_threshold * pretrained["val"]
     for line in unlimited(setup.journal.find(Control)) if processes.is_first() else ():
         print(f"warning: {line}", file=sys.stderr)
-    negate_tasks(setup, evaluator, control, task_vectors(setup, evaluator.heads), required=required)
+    taus = task_vectors(setup, evaluator.heads)
+    negate_tasks(setup, evaluator, control, taus, required=required)
+    record_playground(setup, evaluator, taus)
 
 
 def negate_tasks(
@@ -202,6 +206,7 @@ def stages(config: ConfigDict) -> tuple[Stage, ...]:
         *vectors(config),
         Stage(stage_of(NegationSweep), f"sweep of {len(config.evaluate.scaling_coefs)} coefficients", images=1),
         Stage(stage_of(TaskNegation), "negated models", images=1),
+        *playground.stages(config),
     )
 
 

@@ -72,7 +72,7 @@ def tuned(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tupl
         for field in FIELDS:
             alone.tune[field] = None
         for field in alone.save:
-            alone.save[field] = False
+            alone.save[field] = type(alone.save[field])()  # False, or none
         alone.track.wandb = None
         if overwrite or not _measured(place, alone):
             with hold(place):

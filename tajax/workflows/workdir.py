@@ -27,7 +27,7 @@ from tajax.types import Params
 
 CONFIG, LOCK, OWNER = "config.json", ".lock", ".owner.json"
 CONTENTS: tuple[str, ...] = (CONFIG, "inputs.json", "results.jsonl", "report.md", "heads", "task_vectors", "adapters")
-CONTENTS += ("checkpoints", "merged", "merged_open_clip", "model", "report.html", "examples", "curvature")
+CONTENTS += ("checkpoints", "merged", "merged_open_clip", "model", "report.html", "examples", "curvature", "playground")
 CONTENTS += tracking.CONTENTS
 
 HEARTBEAT_SECONDS = 20.0  # seconds between those that the owner gives
