@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tajax import atomic
-from tajax.report import latex, page, runs, sections, style
+from tajax.report import latex, page, playground, runs, sections, style
 from tajax.report.tables import show
 
 EXAMPLES = """\
@@ -21,6 +21,9 @@ examples:
   python -m tajax.report runs/attn_tiny --figures paper/ --format pdf --latex > tables.tex
       every figure as a file of its own, as wide as a column of 3.3 inches or a page of 6.9,
       and the tables for a paper; a comment at their top says which packages they need
+
+  python -m tajax.report runs/linear_tiny --at=0.3,0.3,0.3,0.3,0.3,0.3,0.3,0.3
+      prints what the playground of the page shows at these coefficients, and writes nothing
 
 exit codes: 0 done; 2 a run cannot be read or compared, or a wrong option.
 """
@@ -47,7 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--figures", type=Path, metavar="DIR", help="also write every figure to a file in DIR")
     parser.add_argument("--format", choices=style.FORMATS, default="pdf", help="of --figures (default: %(default)s)")
     parser.add_argument("--latex", action="store_true", help="print the tables as LaTeX instead of as text")
+    parser.add_argument(
+        "--at",
+        metavar="C,C,…",
+        help="print the accuracies at these coefficients, one for each task vector, or α alone where the page "
+        "interpolates; of one run, and nothing is written",
+    )
     options = parser.parse_args(arguments)
+    if options.at is not None:
+        return _print_at(options.runs, options.at)
     if options.out and options.out.is_dir():
         parser.error(f"--out {options.out} is a directory; name the file, {options.out / 'report.html'}")
     out = (options.out or (options.runs[0] if len(options.runs) == 1 else Path()) / "report.html").absolute()
@@ -80,6 +91,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"report: {out}", file=sys.stderr)
     for path in drawn:
         print(f"figure: {path}", file=sys.stderr)
+    return 0
+
+
+def _print_at(workdirs: Sequence[Path], text: str) -> int:
+    """Prints what the playground of a run shows at some coefficients; returns the exit code."""
+    try:
+        with runs.understood(workdirs):
+            found = [run for workdir in workdirs for run in runs.read(workdir)]
+            if len(found) != 1:
+                raise ValueError(f"--at is of one run, and {', '.join(map(str, workdirs))} hold {len(found)}.")
+            play = playground.of_run(found[0])
+            if play is None:
+                raise ValueError(
+                    f"{workdirs[0]} has no playground: neither scores, which linearised runs keep "
+                    "(config.save.playground), nor a recorded grid of α."
+                )
+            made = playground.table(play, playground.parsed(play, text))
+    except (ValueError, OSError) as error:
+        print(f"python -m tajax.report: {error}", file=sys.stderr)
+        return 2
+    show([made])
     return 0
 
 

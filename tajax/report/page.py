@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 import tajax
+from tajax.report import playground
 from tajax.report.sections import Page, figures
 from tajax.report.style import specification
 
@@ -34,13 +35,17 @@ def html(page: Page) -> bytes:
     for figure in figures(page):
         plots[figure.name] = range(len(specs), len(specs) + len(figure.panels))
         specs += [Markup(script_json(specification(panel))) for panel in figure.panels]
-    scripts = [*([_vega()] if specs else []), _resource("page.js")]
+    play = page.playground
+    scripts = [*([_vega()] if specs else []), _resource("page.js"), *([_resource("playground.js")] if play else [])]
+    played = environment.from_string(_resource("playground.html.jinja")).render(play=play) if play else ""
     written = environment.from_string(_resource("page.html.jinja")).render(
         page=page,
         plots=plots,
         specs=specs,
         scripts=[Markup(script) for script in scripts],
-        style=Markup(_resource("page.css")),
+        style=Markup(_resource("page.css") + (_resource("playground.css") if play else "")),
+        playground=Markup(played),
+        play_data=Markup(script_json(playground.data(play))) if play else None,
         policy=_POLICY.format(scripts=" ".join(map(_hash, scripts))),
         version=tajax.__version__,
     )

@@ -18,10 +18,12 @@ from tajax.report import (
     negation,
     ntk,
     plain,
+    playground,
     predictions,
     training,
     tuning,
 )
+from tajax.report.playground import Playground
 from tajax.report.predictions import Example
 from tajax.report.runs import Run, Series, series
 from tajax.report.style import Figure
@@ -63,6 +65,7 @@ class Page(NamedTuple):
         facts: `(name, value)`, what was run and by what.
         runs: of several runs, what each was and what differs between them.
         sections: those with anything in them.
+        playground: of a single run, what its numbers become at other coefficients, if it can be asked.
         configs: tables, one of each run.
     """
 
@@ -74,6 +77,7 @@ class Page(NamedTuple):
     runs: tuple[Table, ...]
     sections: tuple[Section, ...]
     configs: tuple[Table, ...]
+    playground: Playground | None = None
 
 
 class _Subject(NamedTuple):
@@ -145,16 +149,26 @@ def compose(runs: Sequence[Run]) -> Page:
     sections = [_section(subject, labels, alone) for subject in SUBJECTS]
     filled = tuple(s for s in sections if s.tables or s.figures or s.more or s.examples)
     known = facts.of_run(runs[0]) if alone else facts.in_common(runs)
+    play, refused = _playground(runs[0]) if alone else (None, ())
     return Page(
         title=_title(runs, labels),
         summary=_summary(runs, labels, dict(known)),
-        notices=tuple(facts.notices(runs)),
+        notices=(*facts.notices(runs), *refused),
         headline=_headline(labels) if len(labels) == 1 else None,
         facts=known,
         runs=() if alone else facts.tables(runs),
         sections=filled,
         configs=tuple(facts.config(run) for run in runs if run.config),
+        playground=play,
     )
+
+
+def _playground(run: Run) -> tuple[Playground | None, tuple[str, ...]]:
+    """The playground of a run, or why it has none: damaged files take nothing else from the page."""
+    try:
+        return playground.of_run(run), ()
+    except (OSError, ValueError) as error:
+        return None, (f"The playground is left out: {error}",)
 
 
 def _title(runs: Sequence[Run], labels: Series) -> str:
