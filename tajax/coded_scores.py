@@ -7,7 +7,7 @@ things make the scores small:
 - a class that another one beats at every c of the box is left out, which changes nothing: k is beaten by j where
   (a_0k − a_0j) + Σ_t max(l (a_tk − a_tj), h (a_tk − a_tj)) < 0 for coefficients in [l, h];
 - what is left is rounded to q = round((a_sk − m_s) / δ), 16-bit, with one unit δ for the image, and for each direction
-  the middle m_s of its scores, which all classes share. Between two classes the error is at most δ Σ_s |c̃_s|.
+  the middle m_s of its scores, which all classes share. Between two classes the error is at most δ (1 + ‖c‖₁).
 
 So ẑ_k(c) = Σ_s c̃_s q_sk, in units of δ, needs neither δ nor m: its largest entry is the prediction. Source: ours.
 """
@@ -34,23 +34,20 @@ _SAMPLES = 64  # coefficients by which classes are ranked where not all that can
 
 
 class CodedScores(NamedTuple):
-    """The classes of N images that are kept, image after image, S in all.
-
-    Attributes:
-        codes: of each class at θ₀ and along each of T vectors.
-        classes: which they are, ascending within an image.
-        counts: how many an image has; none where a score is not finite, and then no prediction is right.
-        labels: the classes of the images.
-        units: δ of each image, in logits (times the norm of the features, where the head divides by it).
-        complete: whether every class that can win in the box is among those of the image.
-    """
+    """The classes of N images that are kept, image after image, S in all."""
 
     codes: Int16[np.ndarray, "S T+1"]
+    """q, of each class at θ₀ and along each of T vectors."""
     classes: UInt16[np.ndarray, " S"]
+    """Which they are, ascending within an image."""
     counts: UInt16[np.ndarray, " N"]
+    """How many an image has; none where a score is not finite, and then no prediction is right."""
     labels: UInt16[np.ndarray, " N"]
+    """The classes of the images."""
     units: Float[np.ndarray, " N"]
+    """δ of each image, in logits (times the norm of the features, where the head divides by it), float32."""
     complete: Bool[np.ndarray, " N"]
+    """Whether every class that can win in the box is among those of the image."""
 
 
 class About(NamedTuple):
