@@ -70,7 +70,7 @@
     const reached = [], ratios = [];
     data.measured.forEach((one, number) => {
       const now = models[number].at(coefs), row = rows[number];
-      row.querySelector("b").textContent = percent(now);
+      row.querySelector("strong").textContent = percent(now);
       if (models[number].right) {
         row.dataset.right = models[number].right.join("");
         paint(row.querySelector("canvas"), models[number].right);
