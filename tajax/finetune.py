@@ -295,15 +295,50 @@ def finetune(
         NonFiniteLossError, ValueError, Interrupted: as `train`.
     """
     placement = placement or Replicated()
-    state, pretrained, head, data = placement.params((state, pretrained, head, data))
+    state, *constants = placement.params((state, pretrained, head, data))
 
     def step(state: TrainState, pair: tuple[Batch, Batch | None]) -> tuple[TrainState, Metrics]:
-        batch, other = pair
-        besides = {} if other is None else {"others": placement.batch(other)}
-        return train_step(state, pretrained, head, placement.batch(batch), data, **besides)
+        given, besides = _arguments(state, constants, *pair, placement)
+        return train_step(*given, **besides)
 
     pairs = zip(batches, itertools.repeat(None) if others is None else others, strict=False)
     return placement.host(train(step, state, pairs, asked=placement.largest(), **options))
+
+
+def step_arguments(
+    state: TrainState,
+    pretrained: Params,
+    head: Head,
+    batch: Batch,
+    *,
+    data: Any = None,
+    others: Batch | None = None,
+    placement: Placement | None = None,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What `finetune` calls a step with, on its devices; `step.lower(*given, **besides).compile()` is the program.
+
+    Compiled so, and then given to `finetune`, a step of these shapes is not compiled again.
+
+    Args:
+        state: as of `finetune`, and so are `pretrained`, `head`, `data` and `placement`.
+        pretrained: θ₀.
+        head: the frozen head.
+        batch: of the shapes in question.
+        data: of the step's penalty.
+        others: the batch of the step's penalty, of the shapes in question.
+        placement: where arrays live.
+    """
+    placement = placement or Replicated()
+    state, *constants = placement.params((state, pretrained, head, data))
+    return _arguments(state, constants, batch, others, placement)
+
+
+def _arguments(
+    state: TrainState, constants: Sequence[Any], batch: Batch, others: Batch | None, placement: Placement
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    pretrained, head, data = constants
+    besides = {} if others is None else {"others": placement.batch(others)}
+    return (state, pretrained, head, placement.batch(batch), data), besides
 
 
 def _on_host(metrics: Sequence[Metrics]) -> list[dict[str, float]]:

@@ -118,6 +118,19 @@ class Head(Recorded):
     converged: bool
 
 
+class Recomputation(Recorded):
+    """How much of each layer fine-tuning computes again, where that was chosen by the memory of the devices."""
+
+    remat: str
+    needs: dict[str, int | None]
+    """Bytes a device of each step that was compiled; None where the compiler found that it cannot fit, or says
+    nothing."""
+    free: int
+    """Bytes that there were for it, on the device that has the least."""
+    device_kind: str
+    device_count: int
+
+
 class Finetune(Training):
     """Fine-tuning on a task."""
 

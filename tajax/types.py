@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from jax import Array
@@ -25,6 +25,10 @@ Mask: TypeAlias = PyTree[LeafMask]
 
 Trained: TypeAlias = dict[str, Array]
 """The trained leaves alone, by path; of a leaf that is trained in some layers, those layers."""
+
+Remat: TypeAlias = Literal["none", "dots", "layers"]
+"""How much of each layer the backward pass computes again instead of keeping it: nothing; all but the products of
+activations with kernels, the dense layers; or everything but what a layer is given."""
 
 Moved: TypeAlias = Mapping[str, ArrayLike]
 """The leaves of a task vector, by path, without those that are zero in all vectors it is used with."""

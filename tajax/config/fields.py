@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import get_args
 
 from ml_collections import ConfigDict, config_dict
 
@@ -12,6 +13,7 @@ from tajax.merging import METHODS, PREPARATIONS
 from tajax.options import Option
 from tajax.questions import ON_VECTORS, QUESTIONS
 from tajax.regimes import regime_options
+from tajax.types import Remat
 
 WORKFLOWS: Mapping[str, str] = {name: question.text for name, question in QUESTIONS.items()}
 INITIALIZATIONS = ("pretrained", "random")
@@ -21,6 +23,7 @@ SPLITS = ("train", "val", "test")
 KERNEL_OUTPUTS = ("trace", "diagonal", "full")
 SCENES = ("small", "large")
 ON_BAD_IMAGE = ("error", "skip")
+REMATS = ("auto", *get_args(Remat))
 
 TEXT_TASKS = task_names.TEXT_TASKS  # by their files in the data directory
 BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
@@ -164,7 +167,7 @@ def default_config() -> ConfigDict:
     finetune.batch_size = 128  # examples an optimiser step, all devices together; data.load
     finetune.accumulation_steps = 1  # parts a batch is computed in, one after the other; finetune
     finetune.augment = True  # of images, random resized crop of scale 0.9–1.0; data.load
-    finetune.remat = False  # recompute activations in the backward pass: less memory, more time; models
+    finetune.remat = "auto"  # one of REMATS: activations that are recomputed; auto: as few as fit; encoders
     finetune.checkpoint_every = 500  # steps; finetune
     finetune.checkpoint_seconds = 300.0  # or so long since the last one, whichever is first; inf: never; finetune
     finetune.log_every = config_dict.placeholder(int)  # steps; None: about forty times a training; finetune

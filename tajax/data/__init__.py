@@ -1,6 +1,7 @@
 """Tasks and their images or texts: one `load(task, split)` for bundled tasks, TFDS, local folders and files."""
 
 from tajax.data.images import Images, open_images
+from tajax.data.largest import largest_batch
 from tajax.data.overlap import Overlap, find_overlap
 from tajax.data.pipeline import Batches, check_images, check_takes, load
 from tajax.data.preprocess import normalize
@@ -32,6 +33,7 @@ __all__ = [
     "drawn",
     "find_overlap",
     "join",
+    "largest_batch",
     "load",
     "normalize",
     "open_images",

@@ -51,6 +51,11 @@ class TokenRows:
         """In which order a pass takes the texts."""
         return np.argsort(self._counts, kind="stable") if self.by_length else None
 
+    @property
+    def longest(self) -> int:
+        """L of a batch that has the longest text in it."""
+        return padded_length(int(self._counts.max(initial=1)), self.max_length)
+
     def rows(self, epoch: int, indices: np.ndarray, mine: slice) -> tuple[np.ndarray, np.ndarray]:
         """As in `Form`."""
         length = padded_length(int(self._counts[indices].max(initial=1)), self.max_length)

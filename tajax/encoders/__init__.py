@@ -24,14 +24,13 @@ def family_named(name: str) -> Family:
     return found
 
 
-def load(name: str, *, family: str = "clip", remat: bool = False, random_seed: int | None = None) -> Encoder:
+def load(name: str, *, family: str = "clip", random_seed: int | None = None) -> Encoder:
     """A pre-trained encoder.
 
     Args:
         name: of the model, or where it lies: of a CLIP what `tajax.models.load` takes, of a ViT a directory or hub id
             in Hugging Face's format, of a sentence encoder one of sentence-transformers, too.
         family: its name in `FAMILIES`.
-        remat: recompute layers in the backward pass, to save memory.
         random_seed: draw its parameters from this seed, as before any pre-training.
 
     Raises:
@@ -41,7 +40,7 @@ def load(name: str, *, family: str = "clip", remat: bool = False, random_seed: i
         >>> load("tiny").feature_dim
         128
     """
-    return family_named(family).load(name, remat=remat, random_seed=random_seed)
+    return family_named(family).load(name, random_seed=random_seed)
 
 
 __all__ = ["FAMILIES", "family_named", "load"]

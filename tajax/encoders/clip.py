@@ -15,13 +15,14 @@ from tajax.models.clip import abstract_params
 from tajax.models.hub import check_name
 from tajax.models.open_clip import to_open_clip
 from tajax.models.torch_names import linear_modules
+from tajax.models.transformer import default_unroll
 from tajax.rules import RULES, STACKED
-from tajax.types import ApplyFn, JsonObject, Params
+from tajax.types import ApplyFn, JsonObject, Params, Remat
 
 
-def load(name: str, /, *, remat: bool = False, random_seed: int | None = None) -> Encoder:
+def load(name: str, /, *, random_seed: int | None = None) -> Encoder:
     """The image tower of `tajax.models.load(name)`, which has arguments and errors."""
-    clip = models.load(name, remat=remat)
+    clip = models.load(name)
     return of_clip(clip if random_seed is None else clip.with_random_image_tower(random_seed))
 
 
@@ -62,12 +63,17 @@ def of_clip(clip: models.LoadedClip) -> Encoder:
         if format == "open_clip":
             to_open_clip(clip.config, clip.preprocessing)
 
+    def with_layers(*, remat: Remat) -> ApplyFn:
+        unroll = clip.unroll if remat == clip.remat else default_unroll(remat)
+        return _on_pixels(dataclasses.replace(clip, remat=remat, unroll=unroll))
+
     return Encoder(
         family="clip",
         identity=Identity(clip.name, clip.revision, clip.image_sha256, geometry, facts),
         params=clip.params["image"],
         apply=_on_pixels(clip),
-        apply_for_responses=_on_pixels(dataclasses.replace(clip, remat=False, unroll=True)),
+        apply_for_responses=_on_pixels(dataclasses.replace(clip, remat="none", unroll=True)),
+        with_layers=with_layers,
         feature_dim=clip.config.vision.projection_dim,
         inputs=clip.preprocessing,
         rules=RULES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import jax.numpy as jnp
 from jax import Array
@@ -13,7 +13,7 @@ from jax import Array
 from tajax.losses import unit_scale
 from tajax.models import Finetuned
 from tajax.models.adapters import Naming
-from tajax.types import ApplyFn, Head, InputSpec, JsonObject, Params, Tokenization
+from tajax.types import ApplyFn, Head, InputSpec, JsonObject, Params, Remat, Tokenization
 
 
 class Identity(NamedTuple):
@@ -47,6 +47,13 @@ class Save(Protocol):
         """Raises ValueError for a format that is unknown or cannot express the model, before anything is written."""
 
 
+class WithLayers(Protocol):
+    """The function of an encoder whose layers are run in another way, with results that are equal up to rounding."""
+
+    def __call__(self, *, remat: Remat) -> ApplyFn:
+        """Its backward pass computes so much of each layer again."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
     """A pre-trained encoder as values and pure functions.
@@ -56,7 +63,7 @@ class Encoder:
         identity: which model it is.
         params: θ₀, the pre-trained parameters.
         apply: `(params, inputs) -> features [B, E]`, not normalised; takes inputs as `Batch` has them and prepares them
-            itself. Compiled as training wants it.
+            itself.
         apply_for_responses: the same function as linearised evaluation wants it: nothing is recomputed, and layers are
             unrolled, because the tangents of a scan keep the residuals of all layers.
         feature_dim: E.
@@ -68,6 +75,7 @@ class Encoder:
         load_finetuned: what somebody fine-tuned from this model, by the place where it lies.
         save: writes a model that the family's own libraries open.
         check_format: raises ValueError if `save` cannot write a format.
+        with_layers: `apply` with layers that are run as `for_training` is asked to; None where they cannot be.
         linears: names of its linear modules in the libraries that adapters are for. Adapters are written under the
             first, and read under all; empty where the family has no such library.
     """
@@ -85,7 +93,36 @@ class Encoder:
     load_finetuned: Callable[[str], Finetuned]
     save: Save
     check_format: Callable[[str], None]
+    with_layers: WithLayers | None = None
     linears: tuple[Naming, ...] = ()
+
+    @property
+    def remats(self) -> tuple[Remat, ...]:
+        """What `for_training` takes, from what needs the most memory to what needs the least."""
+        return get_args(Remat) if self.with_layers else ("none",)
+
+    def for_training(self, *, remat: Remat = "none") -> ApplyFn:
+        """`apply` for a training step, with features and gradients that are equal up to rounding.
+
+        Args:
+            remat: how much of each layer the backward pass computes again, which takes time and spares memory.
+
+        Raises:
+            ValueError: `remat` is none of `remats`.
+
+        Example:
+            >>> from tajax import encoders
+            >>> encoder = encoders.load("tiny")
+            >>> images = jnp.zeros((1, encoder.inputs.size, encoder.inputs.size, 3), jnp.uint8)
+            >>> encoder.for_training(remat="layers")(encoder.params, images).shape
+            (1, 128)
+        """
+        if remat not in self.remats:
+            raise ValueError(
+                f"remat is {remat!r}, and an encoder of the family {self.family!r} takes "
+                f"{' or '.join(map(repr, self.remats))}"
+            )
+        return self.with_layers(remat=remat) if self.with_layers else self.apply
 
 
 def through_norm(encoder: Encoder) -> Encoder:
@@ -109,11 +146,12 @@ def through_norm(encoder: Encoder) -> Encoder:
 
         return normalized
 
-    made = encoder.zero_shot
+    made, whole = encoder.zero_shot, encoder.with_layers
     return dataclasses.replace(
         encoder,
         apply=unit(encoder.apply),
         apply_for_responses=unit(encoder.apply_for_responses),
+        with_layers=whole and (lambda **layers: unit(whole(**layers))),
         zero_shot=made and made._replace(head=lambda *texts: made.head(*texts)._replace(normalizes=False)),
     )
 
@@ -137,12 +175,11 @@ def shortened(encoder: Encoder, max_tokens: int) -> Encoder:
 class LoadEncoder(Protocol):
     """How a family loads one of its models."""
 
-    def __call__(self, name: str, /, *, remat: bool = False, random_seed: int | None = None) -> Encoder:
+    def __call__(self, name: str, /, *, random_seed: int | None = None) -> Encoder:
         """The encoder of a name or path.
 
         Args:
             name: of the model, or where it lies.
-            remat: recompute layers in the backward pass of `apply`, to save memory.
             random_seed: draw its parameters from this seed, as before any pre-training.
 
         Raises:

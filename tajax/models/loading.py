@@ -21,9 +21,9 @@ from tajax.models.geometry import LEGACY_EOS_TOKEN_ID, ClipConfig
 from tajax.models.hub import commit_of, locate, split_choice
 from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD, default_preprocessing, read_preprocessing
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer
-from tajax.models.transformer import features_at
+from tajax.models.transformer import default_unroll, features_at
 from tajax.trees import flatten_paths
-from tajax.types import Params, Preprocessing
+from tajax.types import Params, Preprocessing, Remat
 
 __all__ = ["OPENAI_MEAN", "OPENAI_STD", "LoadedClip", "check_tokenizer", "load", "params_sha256", "to_device"]
 
@@ -41,7 +41,7 @@ class LoadedClip:
         revision: The commit on the hub that the files are of; None for a local or the bundled model.
         dtype: Dtype of the computation.
         unroll: Layers unrolled per step of the scan, True for all.
-        remat: Whether layers are recomputed in the backward pass.
+        remat: How much of each layer the backward pass computes again.
         sources: Which file says 'config' and 'preprocessing'; `default (OpenAI's)` where none does.
         notes: What was not taken as it stands in the file: prefixes, tensors that are not read, half precision.
     """
@@ -54,7 +54,7 @@ class LoadedClip:
     revision: str | None = None
     dtype: DTypeLike = jnp.float32
     unroll: int | bool = 1
-    remat: bool = False
+    remat: Remat = "none"
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -112,7 +112,7 @@ def load(
     dtype: DTypeLike = jnp.float32,
     revision: str | None = None,
     unroll: int | bool | None = None,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> LoadedClip:
     """A CLIP and its parameters.
 
@@ -127,8 +127,9 @@ def load(
         revision: Branch, tag or commit of a hub repository, in place of `@revision`. What it stands for now is
             `LoadedClip.revision`.
         unroll: Layers unrolled per step of the scan, True for all. None: all on a CPU, where steps then run faster
-            and compile as quickly; 1 elsewhere, where two dozen layers take minutes to compile.
-        remat: Recompute layers in the backward pass, to save memory.
+            and compile as quickly; 1 elsewhere, where two dozen layers take minutes to compile, and with `remat`.
+        remat: How much of each layer the backward pass computes again, to save memory: `ImageEncoder` in
+            `tajax.models`.
 
     Raises:
         FileNotFoundError: nothing there, or no weights in it, or a hub id without network. Says what to
@@ -161,8 +162,6 @@ def load(
         raise ValueError(f"{path}: {error}") from error
     param_dtype = jnp.promote_types(dtype, jnp.float32)
     params = to_device(leaves, param_dtype)
-    if unroll is None:
-        unroll = True if jax.default_backend() == "cpu" else 1
     return LoadedClip(
         name=str(name_or_path),
         config=config,
@@ -171,7 +170,7 @@ def load(
         directory=directory,
         revision=commit_of(directory),
         dtype=dtype,
-        unroll=unroll,
+        unroll=default_unroll(remat) if unroll is None else unroll,
         remat=remat,
         sources={"config": config_source, "preprocessing": source},
         notes=notes,

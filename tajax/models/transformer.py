@@ -11,7 +11,7 @@ Source: Vaswani et al. 2017, "Attention Is All You Need", §3.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol, get_args
 
 import flax.linen as nn
 import jax
@@ -19,9 +19,20 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
-from tajax.types import Params
+from tajax.types import Params, Remat
 
-__all__ = ["ACTIVATIONS", "LAYER_AXIS", "MLP", "Attention", "Layers", "dense", "features_at", "layer_norm", "transform"]
+__all__ = [
+    "ACTIVATIONS",
+    "LAYER_AXIS",
+    "MLP",
+    "Attention",
+    "Layers",
+    "default_unroll",
+    "dense",
+    "features_at",
+    "layer_norm",
+    "transform",
+]
 
 LAYER_AXIS = {nn.PARTITION_NAME: "layers"}
 """The name of the leading axis L in the partitioning metadata of a leaf that has some."""
@@ -140,19 +151,19 @@ class Layers(nn.Module):
         settings: Its attributes.
         depth: L.
         unroll: Layers unrolled in one step of the scan, or True for all.
-        remat: Recompute each layer in the backward pass.
+        remat: How much of each layer the backward pass computes again.
     """
 
     kind: type[nn.Module]
     settings: tuple[object, ...]
     depth: int
     unroll: int | bool
-    remat: bool
+    remat: Remat
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, num_outputs: int | None = None) -> Array:
         """The tokens after all layers."""
-        block = nn.remat(self.kind, prevent_cse=False, static_argnums=3) if self.remat else self.kind
+        block = _recomputed(self.kind, self.remat)
         length = self.depth - 1
 
         def step(layer: nn.Module, x: Array, mask: Array | None) -> tuple[Array, None]:
@@ -172,11 +183,23 @@ class Layers(nn.Module):
         return last
 
 
+def _recomputed(kind: type[nn.Module], remat: Remat) -> type[nn.Module]:
+    """A kind of layer that the backward pass computes again; `ValueError` for a value that `Remat` lacks."""
+    if remat not in get_args(Remat):
+        raise ValueError(f"remat is {remat!r}; choose one of {', '.join(map(repr, get_args(Remat)))}.")
+    if remat == "none":
+        return kind
+    # in Flax's types a layer that is transformed is a layer of the same kind
+    kept: Any = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    found: type[nn.Module] = nn.remat(kind, prevent_cse=False, static_argnums=3, policy=kept)
+    return found
+
+
 class Tower(Protocol):
     """A module with layers, as `transform` takes it: how it is to run them."""
 
     unroll: int | bool
-    remat: bool
+    remat: Remat
 
     def is_initializing(self) -> bool:
         """Whether parameters are being drawn."""
@@ -214,6 +237,11 @@ def transform(
 
     layers = nn.map_variables(Layers, "params", split)
     return layers(kind, settings, depth, tower.unroll, tower.remat, name="blocks")(x, mask, num_outputs)
+
+
+def default_unroll(remat: Remat) -> int | bool:
+    """How many layers a step of the scan unrolls where nobody says it: all on a CPU if it keeps what they compute."""
+    return True if jax.default_backend() == "cpu" and remat == "none" else 1
 
 
 def features_at(module: nn.Module, params: Params, *inputs: PyTree[Array] | int | None) -> Array:

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import re
 import traceback
 from collections.abc import Iterator
 from types import TracebackType
 
 from ml_collections import ConfigDict
 
+from tajax import device_memory
 from tajax.config import OPERATIONAL, flatten
 from tajax.workflows.workflow import Memory, named
 
 EXPLAINED = (ValueError, TypeError, OSError, FloatingPointError, MemoryError)
 """Bad input and bad luck: a message and exit code 2. Whatever else is raised is a defect and keeps its traceback."""
 
-_NO_MEMORY = re.compile("RESOURCE_EXHAUSTED|out.of.memory", re.IGNORECASE)
-# XLA on a CPU:     "RESOURCE_EXHAUSTED: Out of memory allocating 35184372088832 bytes."
-# on a GPU:         "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 6291456 bytes." (jax-ml/jax#13428)
-# compiling, a TPU: "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. …"
 _FINETUNE = {
-    "finetune.remat": ("=True", "computes activations twice instead of keeping them"),
+    "finetune.remat": ("=layers", "computes activations twice instead of keeping them"),
     "finetune.accumulation_steps": (" above {}", "computes a batch in as many parts"),
     "finetune.batch_size": (" below {}", "takes fewer images a step"),
 }
@@ -64,7 +60,7 @@ def explained(config: ConfigDict) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # JaxRuntimeError is a RuntimeError
-        if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
+        if isinstance(error, RuntimeError) and not device_memory.is_exhausted(error):
             raise
         raise OutOfMemoryError(_which_field(error, config)) from error
     except OSError as error:
@@ -82,7 +78,7 @@ def _which_field(error: Exception, config: ConfigDict) -> str:
     doing, fields = next(found, own or _ANYWHERE)
     values, ways = flatten(config), []
     for field, (how, effect) in fields.items():
-        if values[field] is not True:
+        if how != f"={values[field]}":
             ways.append(f"\n  --config.{field}{how.format(values[field])} {effect}")
     same = [field for field in fields if field in OPERATIONAL]
     left = (

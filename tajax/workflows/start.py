@@ -61,7 +61,6 @@ def start(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tupl
             placement.check_batch_size(config[section].batch_size, what=f"config.{section}.batch_size")
         encoder = family_named(config.family).load(
             config.model,
-            remat=vectors == "trained" and config.finetune.remat,
             random_seed=config.seed if config.initialization == "random" else None,
         )
         if config.max_tokens is not None:

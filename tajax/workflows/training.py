@@ -8,7 +8,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -21,7 +21,8 @@ from tajax.encoders.encoder import Encoder
 from tajax.parametrization import Parametrization, masked
 from tajax.records import Finetune, stage_of
 from tajax.training import Context, Options, TrainingMethod, training_method
-from tajax.types import Head, Mask, Params
+from tajax.types import Head, Mask, Params, Remat
+from tajax.workflows import recomputation
 from tajax.workflows.journal import training_log
 from tajax.workflows.setup import Setup
 from tajax.workflows.workdir import adapter_path, read_by_first, vector_path
@@ -55,7 +56,7 @@ class _Training(NamedTuple):
     method: TrainingMethod
     tx: optax.GradientTransformation
     parametrization: Callable[[Context], Parametrization]
-    make_step: Callable[[Parametrization], finetune.TrainStep]
+    make_step: Callable[[Parametrization, Remat], finetune.TrainStep]
     """One for each parametrization, so that tasks that share one share what is compiled."""
 
 
@@ -82,9 +83,9 @@ def _training_factory(setup: Setup) -> Callable[[int], _Training]:
         tx = make_tx(schedule, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm)
 
         @functools.lru_cache(maxsize=1)
-        def make_step(parametrization: Parametrization) -> finetune.TrainStep:
+        def make_step(parametrization: Parametrization, remat: Remat) -> finetune.TrainStep:
             return finetune.make_train_step(
-                setup.encoder.apply,
+                setup.encoder.for_training(remat=remat),
                 tx,
                 parametrization,
                 linearized=setup.regime.train_linearized,
@@ -114,6 +115,7 @@ def check_training(config: ConfigDict, regime: Regime, encoder: Encoder, mask: M
         method.check(encoder, mask, _options(config, regime))
     if vectors == "trained":
         _check_optimizer(config, regime, encoder, mask)
+        _check_remat(config, encoder)
 
 
 def _check_optimizer(config: ConfigDict, regime: Regime, encoder: Encoder, mask: Mask) -> None:
@@ -125,6 +127,15 @@ def _check_optimizer(config: ConfigDict, regime: Regime, encoder: Encoder, mask:
         raise ValueError(
             f"finetune.optimizer 'muon' takes whole dense kernels, and regime {regime.name!r} trains others. "
             "Choose 'adamw', or a regime that trains the kernels themselves."
+        )
+
+
+def _check_remat(config: ConfigDict, encoder: Encoder) -> None:
+    remat, known = config.finetune.remat, ("auto", *encoder.remats)
+    if remat not in known:
+        raise ValueError(
+            f"finetune.remat is {remat!r}, but layers of the family {encoder.family!r} cannot be computed again. "
+            f"Choose {' or '.join(map(repr, known))}."
         )
 
 
@@ -243,6 +254,20 @@ def _train(
         share=processes.share(),
     )
     progress.resumed(start)
+    constants = setup.pretrained, context.head
+    penalized = training.method.data(context)
+
+    def arguments() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        size, inputs, share = settings.batch_size, setup.encoder.inputs, processes.share()
+        batch = data.largest_batch(setup.tasks, "train", batch_size=size, preprocessing=inputs, share=share)
+        others = training.method.stream and next(training.method.stream(context, start))
+        return finetune.step_arguments(
+            state, *constants, batch, data=penalized, others=others, placement=setup.placement
+        )
+
+    names = [other.name for other in setup.tasks]
+    step_with = functools.partial(training.make_step, parametrization)
+    remat = recomputation.settle(setup, step_with, arguments, vectors_to_come=len(names) - 1 - names.index(task.name))
     writing = checkpoints.Writer(kept, config_hash=made_by) if processes.is_first() else contextlib.nullcontext()
     with processes.leaving_together(), writing as writer:
 
@@ -251,12 +276,11 @@ def _train(
                 writer.save(state, step=int(state.step), notes={"unlogged": unlogged})
 
         return finetune.finetune(
-            training.make_step(parametrization),
+            step_with(remat),
             state,
-            setup.pretrained,
-            context.head,
+            *constants,
             batches,
-            data=training.method.data(context),
+            data=penalized,
             others=training.method.stream and training.method.stream(context, start),
             num_steps=training.num_steps,
             log_every=settings.log_every or max(1, training.num_steps // LOGS),

@@ -310,14 +310,14 @@ def test_help_of_a_config_has_what_its_workflow_reads_and_names_the_rest(runs, c
 
 
 def test_help_of_a_config_has_every_field_with_its_value_and_comment(runs, capsys, monkeypatch):
-    shown = page(capsys, monkeypatch, "--config=linear:b32", "--config.finetune.remat=True", "--help", columns=200)
+    shown = page(capsys, monkeypatch, "--config=linear:b32", "--config.finetune.remat=layers", "--help", columns=200)
     rows = {line[2:].split()[0]: line for line in shown.splitlines()[3:] if line[2:3].strip()}
     fields = {field for field in tc.flatten(tc.default_config()) if tc.reads("task_addition", field)}
     assert set(rows) >= fields - OF_OTHER_METHODS and not set(rows) & OF_OTHER_METHODS
     changed = {name for name, line in rows.items() if line.startswith("* ")}
     assert {"regime", "variant", "model", "finetune.remat", "finetune.warmup_steps"} <= changed
     assert "seed" not in changed
-    assert re.search(r"finetune.remat +True +recompute activations", rows["finetune.remat"])
+    assert re.search(r"finetune.remat +layers +one of REMATS: activations", rows["finetune.remat"])
 
 
 def test_variants_of_a_config_with_what_each_holds(runs, tmp_path, capsys, monkeypatch):

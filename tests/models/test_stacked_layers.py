@@ -41,7 +41,7 @@ def agree(captured, outputs, num_outputs):
     np.testing.assert_allclose(last, outputs[-1][:, :num_outputs], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("how", [{}, {"unroll": True, "remat": True}], ids=str)
+@pytest.mark.parametrize("how", [{}, {"unroll": True, "remat": "layers"}], ids=str)
 def test_what_a_layer_sows_comes_out_of_the_image_tower(vision, drawn, how):
     params, images = drawn
     encoder = ImageEncoder(vision, **how)
@@ -94,7 +94,7 @@ def test_metadata_of_a_stack_is_that_of_each_layer(vision, drawn):
     np.testing.assert_allclose(jax.jit(encode)(boxed), jax.jit(encode)(params), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("remat", "times"), [(False, 0), (True, 2)])
+@pytest.mark.parametrize(("remat", "times"), [("none", 0), ("dots", 2), ("layers", 2)])
 def test_each_layer_is_recomputed_by_itself(vision, drawn, remat, times):
     """Once in the body, which stands for all its layers, and once for the last."""
     encoder = ImageEncoder(vision, remat=remat)

@@ -250,7 +250,7 @@ def insatiable(value):
 
 
 MEMORY = {  # where it runs out: what is said
-    (finetune, "cross_entropy"): ("while fine-tuning (", "finetune.remat=True"),
+    (finetune, "cross_entropy"): ("while fine-tuning (", "finetune.remat=layers"),
     (evaluate, "head_logits"): ("while evaluating (", "evaluate.batch_size below 8"),
 }
 

@@ -69,7 +69,7 @@ def test_what_a_method_does_is_seen(regime, finished):
 @pytest.mark.parametrize("regime", METHODS)
 def test_parts_of_a_batch_and_recomputed_layers_end_where_the_whole_does(regime, finished, run, tmp_path):
     """Up to the order of sums: of what memory asks for, nothing is another training."""
-    fields = {"finetune__accumulation_steps": 2, "finetune__remat": True}
+    fields = {"finetune__accumulation_steps": 2, "finetune__remat": "layers"}
     done = run("linear", tmp_path / "run", regime=regime, workflow="single_task", **fields)
     assert done.code == 0, done.err
 

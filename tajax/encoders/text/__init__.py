@@ -14,15 +14,16 @@ from tajax.encoders.text.finetuned import load_finetuned
 from tajax.encoders.text.geometry import BertConfig
 from tajax.encoders.text.loading import LoadedText, check_name, load_text
 from tajax.encoders.text.saving import FORMATS, check_format, save
+from tajax.models.transformer import default_unroll
 from tajax.rules import RULES, STACKED
-from tajax.types import ApplyFn, Params
+from tajax.types import ApplyFn, Params, Remat
 
 __all__ = ["FAMILY", "load", "of_text"]
 
 
-def load(name: str, /, *, remat: bool = False, random_seed: int | None = None) -> Encoder:
+def load(name: str, /, *, random_seed: int | None = None) -> Encoder:
     """The sentence encoder of a directory or hub id, see `load_text`."""
-    text = load_text(name, remat=remat)
+    text = load_text(name)
     return of_text(text if random_seed is None else text.with_random_params(random_seed))
 
 
@@ -40,12 +41,17 @@ def of_text(text: LoadedText) -> Encoder:
     def save_with(directory: Path, params: Params, /, *, format: str) -> None:
         save(text, directory, params, format=format)
 
+    def with_layers(*, remat: Remat) -> ApplyFn:
+        unroll = text.unroll if remat == text.remat else default_unroll(remat)
+        return _on_rows(dataclasses.replace(text, remat=remat, unroll=unroll))
+
     return Encoder(
         family="text",
         identity=Identity(text.name, text.revision, text.sha256, geometry, facts),
         params=text.params,
         apply=_on_rows(text),
-        apply_for_responses=_on_rows(dataclasses.replace(text, remat=False, unroll=True)),
+        apply_for_responses=_on_rows(dataclasses.replace(text, remat="none", unroll=True)),
+        with_layers=with_layers,
         feature_dim=text.feature_dim,
         inputs=tokenization,
         rules=RULES,

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tajax.encoders.text.geometry import BertConfig
 from tajax.encoders.text.pooling import pool
 from tajax.models.transformer import MLP, Attention, layer_norm, transform
-from tajax.types import Params
+from tajax.types import Params, Remat
 
 __all__ = ["Bert", "Tokens", "abstract_params"]
 
@@ -69,7 +69,7 @@ class Bert(nn.Module):
         dtype: Dtype of the computation; None takes that of the parameters. Layer-norm statistics, softmax and
             pooling are float32 at least, and so are the features.
         unroll: Layers unrolled in one step of the scan, or True for all, as in `tajax.models.ImageEncoder`.
-        remat: Recompute each layer in the backward pass, to save memory.
+        remat: How much of each layer the backward pass computes again, as in `tajax.models.ImageEncoder`.
 
     Example:
         >>> config = BertConfig(vocab_size=9, hidden_size=8, intermediate_size=16, num_hidden_layers=2,
@@ -85,7 +85,7 @@ class Bert(nn.Module):
     pooling: tuple[str, ...] = ("mean",)
     dtype: DTypeLike | None = None
     unroll: int | bool = 1
-    remat: bool = False
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, tokens: Tokens) -> Float[Array, "B E"]:

@@ -23,9 +23,9 @@ from tajax.models.convert import few
 from tajax.models.hub import BUNDLED, commit_of, hub_name, locate, split_choice
 from tajax.models.layout import ADAPTER, is_there
 from tajax.models.loading import params_sha256, to_device
-from tajax.models.transformer import features_at
+from tajax.models.transformer import default_unroll, features_at
 from tajax.trees import check_finite
-from tajax.types import Params
+from tajax.types import Params, Remat
 
 __all__ = ["LoadedText", "check_name", "load_text"]
 
@@ -44,7 +44,7 @@ class LoadedText:
         revision: The commit on the hub that the files are of; None for a local model.
         dtype: Dtype of the computation.
         unroll: Layers unrolled per step of the scan, True for all.
-        remat: Whether layers are recomputed in the backward pass.
+        remat: How much of each layer the backward pass computes again.
         notes: What was not taken as it stands in the files, and what they leave open.
     """
 
@@ -57,7 +57,7 @@ class LoadedText:
     revision: str | None = None
     dtype: DTypeLike = jnp.float32
     unroll: int | bool = 1
-    remat: bool = False
+    remat: Remat = "none"
     notes: tuple[str, ...] = ()
 
     def encode(self, params: Params, tokens: Tokens) -> Float[Array, "B E"]:
@@ -88,7 +88,7 @@ def load_text(
     *,
     dtype: DTypeLike = jnp.float32,
     unroll: int | bool | None = None,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> LoadedText:
     """A sentence encoder and its parameters.
 
@@ -98,8 +98,10 @@ def load_text(
             run, and safetensors are taken where both are there.
         dtype: Dtype of the computation. The parameters stay float32, whatever the file holds, so that task vectors
             keep their digits; only float64 makes them float64 too.
-        unroll: Layers unrolled per step of the scan, True for all. None: all on a CPU, 1 elsewhere.
-        remat: Recompute layers in the backward pass, to save memory.
+        unroll: Layers unrolled per step of the scan, True for all. None: all on a CPU without `remat`,
+            else 1.
+        remat: How much of each layer the backward pass computes again, to save memory: `ImageEncoder` in
+            `tajax.models`.
 
     Raises:
         FileNotFoundError: nothing there, or no weights, configuration or tokenizer in it, or a hub id without network.
@@ -151,7 +153,7 @@ def load_text(
         directory=directory,
         revision=commit_of(directory),
         dtype=dtype,
-        unroll=(True if jax.default_backend() == "cpu" else 1) if unroll is None else unroll,
+        unroll=default_unroll(remat) if unroll is None else unroll,
         remat=remat,
         notes=notes,
     )

@@ -14,15 +14,16 @@ from tajax.encoders.vit.loading import LoadedVit, check_name, load_vit
 from tajax.encoders.vit.saving import check_format, save_vit
 from tajax.encoders.vit.tensors import linear_modules
 from tajax.encoders.vit.tower import abstract_params
+from tajax.models.transformer import default_unroll
 from tajax.rules import RULES, STACKED
-from tajax.types import ApplyFn, Params
+from tajax.types import ApplyFn, Params, Remat
 
 __all__ = ["FAMILY", "load", "of_vit", "outline"]
 
 
-def load(name: str, /, *, remat: bool = False, random_seed: int | None = None) -> Encoder:
+def load(name: str, /, *, random_seed: int | None = None) -> Encoder:
     """The encoder of `load_vit(name)`, which has arguments and errors; with `random_seed` before any pre-training."""
-    vit = load_vit(name, remat=remat)
+    vit = load_vit(name)
     return of_vit(vit if random_seed is None else vit.with_random_params(random_seed))
 
 
@@ -56,12 +57,17 @@ def of_vit(vit: LoadedVit) -> Encoder:
     def save(directory: Path, params: Params, /, *, format: str) -> None:
         save_vit(directory, vit, params, format=format)
 
+    def with_layers(*, remat: Remat) -> ApplyFn:
+        unroll = vit.unroll if remat == vit.remat else default_unroll(remat)
+        return _on_pixels(dataclasses.replace(vit, remat=remat, unroll=unroll))
+
     return Encoder(
         family="vit",
         identity=Identity(vit.name, vit.revision, vit.sha256, dataclasses.asdict(vit.config), facts),
         params=vit.params,
         apply=_on_pixels(vit),
-        apply_for_responses=_on_pixels(dataclasses.replace(vit, remat=False, unroll=True)),
+        apply_for_responses=_on_pixels(dataclasses.replace(vit, remat="none", unroll=True)),
+        with_layers=with_layers,
         feature_dim=vit.config.hidden_size,
         inputs=inputs,
         rules=RULES,

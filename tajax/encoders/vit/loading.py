@@ -22,8 +22,8 @@ from tajax.models import files, hub
 from tajax.models.convert import few
 from tajax.models.layout import CONFIG, PREPROCESSOR
 from tajax.models.loading import params_sha256, to_device
-from tajax.models.transformer import features_at
-from tajax.types import JsonObject, Params
+from tajax.models.transformer import default_unroll, features_at
+from tajax.types import JsonObject, Params, Remat
 
 __all__ = ["LoadedVit", "check_name", "load_vit"]
 
@@ -44,7 +44,7 @@ class LoadedVit:
         revision: The commit on the hub that the files are of; None for a local directory.
         dtype: Dtype of the computation.
         unroll: Layers unrolled per step of the scan, True for all.
-        remat: Whether layers are recomputed in the backward pass.
+        remat: How much of each layer the backward pass computes again.
         notes: What was not taken as it stands in the files.
     """
 
@@ -58,7 +58,7 @@ class LoadedVit:
     revision: str | None = None
     dtype: DTypeLike = jnp.float32
     unroll: int | bool = 1
-    remat: bool = False
+    remat: Remat = "none"
     notes: tuple[str, ...] = ()
 
     def encode(self, params: Params, images: Float[Array, "B S S 3"]) -> Float[Array, "B D"]:
@@ -98,7 +98,7 @@ def load_vit(
     *,
     dtype: DTypeLike = jnp.float32,
     unroll: int | bool | None = None,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> LoadedVit:
     """A ViT and its parameters.
 
@@ -108,8 +108,10 @@ def load_vit(
             several models, `#model_ema` at the end takes that whose names begin so.
         dtype: Dtype of the computation. The parameters stay float32, whatever the file holds; only float64 makes them
             float64 too.
-        unroll: Layers unrolled per step of the scan, True for all. None: all on a CPU, 1 elsewhere.
-        remat: Recompute layers in the backward pass, to save memory.
+        unroll: Layers unrolled per step of the scan, True for all. None: all on a CPU without `remat`,
+            else 1.
+        remat: How much of each layer the backward pass computes again, to save memory: `ImageEncoder` in
+            `tajax.models`.
 
     Raises:
         FileNotFoundError: nothing there, no weights in it, no configuration, or nothing that says how images are
@@ -144,8 +146,6 @@ def load_vit(
     tensors = read_own(stored, found, own)
     leaves = files.describe(file, lambda: params_from_tensors(tensors, config, modern=found.modern))
     param_dtype = jnp.promote_types(dtype, jnp.float32)
-    if unroll is None:
-        unroll = True if jax.default_backend() == "cpu" else 1
     notes = [f"{few(list(carried))}: not part of the encoder, carried along unchanged"] if carried else []
     notes += [f"tensors of others are not read ({len(found.outside)}): {few(found.outside)}"] if found.outside else []
     notes += files.dtype_notes(tensors)
@@ -159,7 +159,7 @@ def load_vit(
         found=found,
         revision=hub.commit_of(directory),
         dtype=dtype,
-        unroll=unroll,
+        unroll=default_unroll(remat) if unroll is None else unroll,
         remat=remat,
         notes=tuple(notes),
     )

@@ -24,7 +24,7 @@ from tajax.encoders.vit.geometry import VitConfig
 from tajax.encoders.vit.positions import KERNELS, bicubic_matrix
 from tajax.models.clip import PatchEmbedding, check_images
 from tajax.models.transformer import MLP, Attention, dense, layer_norm, transform
-from tajax.types import Params
+from tajax.types import Params, Remat
 
 __all__ = ["VisionTransformer", "abstract_params"]
 
@@ -87,7 +87,7 @@ class VisionTransformer(nn.Module):
         dtype: Dtype of the computation; None takes that of the parameters. Layer-norm statistics and softmax are
             float32 at least, and so are the features.
         unroll: Layers unrolled in one step of the scan, or True for all: see `tajax.models.ImageEncoder`.
-        remat: Recompute each layer in the backward pass, to save memory.
+        remat: How much of each layer the backward pass computes again, as in `tajax.models.ImageEncoder`.
 
     Example:
         >>> config = VitConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -102,7 +102,7 @@ class VisionTransformer(nn.Module):
     config: VitConfig
     dtype: DTypeLike | None = None
     unroll: int | bool = 1
-    remat: bool = False
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"]) -> Float[Array, "B D"]:

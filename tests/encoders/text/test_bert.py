@@ -120,7 +120,11 @@ def test_derivatives_in_one_direction_are_finite_differences(tensors, rows, conf
         np.testing.assert_allclose(inner, jnp.vdot(cotangent, pushed), rtol=1e-10)
 
 
-@pytest.mark.parametrize(("how", "depth"), [({"unroll": True}, 3), ({"remat": True}, 3), ({"unroll": 2}, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("how", "depth"),
+    [({"unroll": True}, 3), ({"remat": "layers"}, 3), ({"remat": "dots"}, 3), ({"unroll": 2}, 1)],
+    ids=str,
+)
 def test_scanned_unrolled_and_recomputed_layers_are_the_same(params, rows, config, how, depth):
     config = BertConfig(**{**vars(config), "num_hidden_layers": depth})
     params = params | {"blocks": jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])}
