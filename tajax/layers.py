@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def take_layers(leaf: ArrayLike, trained: LeafMask) -> Array:
     """The trained layers of a leaf, in order: all of it for one bool, [sum(trained), ...] for an array [L].
 
     Layers are cut and put back in whole runs: XLA then sees through both, and computes no gradient of a frozen layer
-    unless the layers run in a loop.
+    unless the layers run in a loop. A loop has to be cut where the first trained layer is, at `frozen_layers`.
 
     Example:
         >>> take_layers(jnp.arange(4.0), np.array([True, False, True, True]))
@@ -71,6 +71,25 @@ def in_layers(path: str, leaf: ArrayLike, layers: tuple[int, int], *, stacked: s
             f" give (first, end) with 0 <= first < end <= {depth}"
         )
     return simplified((np.arange(depth) >= first) & (np.arange(depth) < end))
+
+
+def frozen_layers(trained: Mapping[str, LeafMask], *, stacked: str | None) -> int:
+    """How many layers, counted from the input, come before the first of which anything is trained.
+
+    Args:
+        trained: masks of leaves by path, as `trees.trained_layers` has them.
+        stacked: the node below which leaves have the layers along their leading axis; None if there is none.
+
+    Returns:
+        That number, less than there are layers; 0 where no mask tells layers apart.
+
+    Example:
+        >>> kernels, biases = np.array([False, False, True]), np.array([False, True, False])
+        >>> frozen_layers({"blocks/kernel": kernels, "blocks/bias": biases, "blocks/scale": False}, stacked="blocks")
+        1
+    """
+    within = [mask for path, mask in trained.items() if stacked in path.split("/") and np.any(mask)]
+    return min((int(np.argmax(mask)) if np.ndim(mask) else 0 for mask in within), default=0)
 
 
 def simplified(trained: np.ndarray) -> LeafMask:

@@ -63,9 +63,9 @@ def of_clip(clip: models.LoadedClip) -> Encoder:
         if format == "open_clip":
             to_open_clip(clip.config, clip.preprocessing)
 
-    def with_layers(*, remat: Remat) -> ApplyFn:
+    def with_layers(*, remat: Remat, frozen: int) -> ApplyFn:
         unroll = clip.unroll if remat == clip.remat else default_unroll(remat)
-        return _on_pixels(dataclasses.replace(clip, remat=remat, unroll=unroll))
+        return _on_pixels(dataclasses.replace(clip, remat=remat, unroll=unroll, frozen=frozen))
 
     return Encoder(
         family="clip",

@@ -50,8 +50,8 @@ class Save(Protocol):
 class WithLayers(Protocol):
     """The function of an encoder whose layers are run in another way, with results that are equal up to rounding."""
 
-    def __call__(self, *, remat: Remat) -> ApplyFn:
-        """Its backward pass computes so much of each layer again."""
+    def __call__(self, *, remat: Remat, frozen: int) -> ApplyFn:
+        """Its backward pass computes so much of each layer again, and so many first layers are constants in it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,14 +101,17 @@ class Encoder:
         """What `for_training` takes, from what needs the most memory to what needs the least."""
         return get_args(Remat) if self.with_layers else ("none",)
 
-    def for_training(self, *, remat: Remat = "none") -> ApplyFn:
+    def for_training(self, *, remat: Remat = "none", frozen: int = 0) -> ApplyFn:
         """`apply` for a training step, with features and gradients that are equal up to rounding.
 
         Args:
             remat: how much of each layer the backward pass computes again, which takes time and spares memory.
+            frozen: so many layers, counted from the input, are not trained (`tajax.layers.frozen_layers`), and cost no
+                gradient: that of their parameters is exactly zero. Of an encoder without `with_layers` it changes
+                nothing.
 
         Raises:
-            ValueError: `remat` is none of `remats`.
+            ValueError: `remat` is none of `remats`; on the call, that fewer layers can be frozen.
 
         Example:
             >>> from tajax import encoders
@@ -122,7 +125,7 @@ class Encoder:
                 f"remat is {remat!r}, and an encoder of the family {self.family!r} takes "
                 f"{' or '.join(map(repr, self.remats))}"
             )
-        return self.with_layers(remat=remat) if self.with_layers else self.apply
+        return self.with_layers(remat=remat, frozen=frozen) if self.with_layers else self.apply
 
 
 def through_norm(encoder: Encoder) -> Encoder:

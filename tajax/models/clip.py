@@ -56,10 +56,11 @@ def _layer_norm(config: VisionConfig | TextConfig, dtype: DTypeLike | None, name
 
 
 def _transform(
-    tower: ImageEncoder | TextEncoder, x: Array, *, causal: bool, num_outputs: int | None = None
+    tower: ImageEncoder | TextEncoder, x: Array, *, causal: bool, num_outputs: int | None = None, frozen: int = 0
 ) -> Float[Array, "B M D"]:
     config = tower.config
-    return transform(tower, Block, (config, causal, tower.dtype), config.num_hidden_layers, x, num_outputs=num_outputs)
+    settings, depth = (config, causal, tower.dtype), config.num_hidden_layers
+    return transform(tower, Block, settings, depth, x, num_outputs=num_outputs, frozen=frozen)
 
 
 def _projection(config: VisionConfig | TextConfig, dtype: DTypeLike | None) -> nn.Dense:
@@ -121,6 +122,8 @@ class ImageEncoder(nn.Module):
             spare it the residuals of all layers. Measured in `experiments/benchmarks`.
         remat: How much of each layer the backward pass computes again, to save memory. That is for layers in a scan:
             where they are unrolled the compiler sees that it computes the same twice, and keeps it instead.
+        frozen: How many layers, counted from the input, are constants: they get neither gradients nor tangents, and
+            cost none even in a scan.
 
     Example:
         >>> config = VisionConfig(image_size=8, patch_size=4, hidden_size=8, intermediate_size=16,
@@ -136,6 +139,7 @@ class ImageEncoder(nn.Module):
     dtype: DTypeLike | None = None
     unroll: int | bool = 1
     remat: Remat = "none"
+    frozen: int = 0
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
@@ -150,7 +154,7 @@ class ImageEncoder(nn.Module):
         class_token = jnp.broadcast_to(class_embedding.astype(x.dtype), (x.shape[0], 1, width))
         x = jnp.concatenate([class_token, x], axis=1) + position_embedding.astype(x.dtype)[None]
         x = _layer_norm(config, self.dtype, "ln_pre")(x)
-        x = _transform(self, x, causal=False, num_outputs=1)
+        x = _transform(self, x, causal=False, num_outputs=1, frozen=self.frozen)
         x = _layer_norm(config, self.dtype, "ln_post")(x[:, 0])
         features = _projection(config, self.dtype)(x)
         return features.astype(jnp.promote_types(features.dtype, jnp.float32))
@@ -160,7 +164,7 @@ class TextEncoder(nn.Module):
     """The text tower: tokens int32 `[B, C]` → features `[B, E]`, not normalised; pooled at the first EOS.
 
     Rows may be shorter than the context length. Padding after the EOS changes nothing, since attention is
-    causal. Attributes are those of `ImageEncoder`.
+    causal. Attributes are those of `ImageEncoder`, none of its layers frozen.
     """
 
     config: TextConfig
@@ -197,7 +201,7 @@ class CLIP(nn.Module):
 
     Its parameters are `{'image': …, 'text': …, 'logit_scale': []}`. Calling it gives the features of images
     `[B, E]` and of texts `[M, E]`, neither normalised, and exp(logit_scale). Attributes are those of
-    `ImageEncoder`.
+    `TextEncoder`.
     """
 
     config: ClipConfig

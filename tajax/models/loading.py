@@ -42,6 +42,7 @@ class LoadedClip:
         dtype: Dtype of the computation.
         unroll: Layers unrolled per step of the scan, True for all.
         remat: How much of each layer the backward pass computes again.
+        frozen: How many layers of the image tower, counted from the input, are constants.
         sources: Which file says 'config' and 'preprocessing'; `default (OpenAI's)` where none does.
         notes: What was not taken as it stands in the file: prefixes, tensors that are not read, half precision.
     """
@@ -55,12 +56,13 @@ class LoadedClip:
     dtype: DTypeLike = jnp.float32
     unroll: int | bool = 1
     remat: Remat = "none"
+    frozen: int = 0
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def encode_image(self, image_params: Params, images: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
         """Features `[B, E]`, not normalised, of normalised images; an `ApplyFn` over `params['image']`."""
-        encoder = ImageEncoder(self.config.vision, self.dtype, self.unroll, self.remat)
+        encoder = ImageEncoder(self.config.vision, self.dtype, self.unroll, self.remat, self.frozen)
         return features_at(encoder, image_params, images)
 
     def encode_text(self, text_params: Params, tokens: Int[Array, "B C"]) -> Float[Array, "B E"]:

@@ -18,6 +18,7 @@ import tajax
 from tajax import checkpoints, data, finetune, interrupts, optim, parallel, processes, progress, trees, vector_files
 from tajax.config import Regime, config_hash, warmup_steps
 from tajax.encoders.encoder import Encoder
+from tajax.layers import frozen_layers
 from tajax.parametrization import Parametrization, masked
 from tajax.records import Finetune, stage_of
 from tajax.training import Context, Options, TrainingMethod, training_method
@@ -65,6 +66,8 @@ def _training_factory(setup: Setup) -> Callable[[int], _Training]:
     settings, method = setup.config.finetune, training_method(setup.regime.method)
     chosen = _options(setup.config, setup.regime)
     strength = float((setup.regime.strength or 0) if settings.penalty_strength is None else settings.penalty_strength)
+    of_leaves = trees.trained_layers(setup.pretrained, setup.mask)
+    frozen = frozen_layers(of_leaves, stacked=setup.encoder.stacked)
     shared: list[Parametrization] = [] if method.parametrization else [masked(setup.mask)]
 
     def parametrization(context: Context) -> Parametrization:
@@ -85,7 +88,7 @@ def _training_factory(setup: Setup) -> Callable[[int], _Training]:
         @functools.lru_cache(maxsize=1)
         def make_step(parametrization: Parametrization, remat: Remat) -> finetune.TrainStep:
             return finetune.make_train_step(
-                setup.encoder.for_training(remat=remat),
+                setup.encoder.for_training(remat=remat, frozen=frozen),
                 tx,
                 parametrization,
                 linearized=setup.regime.train_linearized,

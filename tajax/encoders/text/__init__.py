@@ -41,9 +41,9 @@ def of_text(text: LoadedText) -> Encoder:
     def save_with(directory: Path, params: Params, /, *, format: str) -> None:
         save(text, directory, params, format=format)
 
-    def with_layers(*, remat: Remat) -> ApplyFn:
+    def with_layers(*, remat: Remat, frozen: int) -> ApplyFn:
         unroll = text.unroll if remat == text.remat else default_unroll(remat)
-        return _on_rows(dataclasses.replace(text, remat=remat, unroll=unroll))
+        return _on_rows(dataclasses.replace(text, remat=remat, unroll=unroll, frozen=frozen))
 
     return Encoder(
         family="text",

@@ -70,6 +70,7 @@ class Bert(nn.Module):
             pooling are float32 at least, and so are the features.
         unroll: Layers unrolled in one step of the scan, or True for all, as in `tajax.models.ImageEncoder`.
         remat: How much of each layer the backward pass computes again, as in `tajax.models.ImageEncoder`.
+        frozen: How many layers, counted from the input, are constants, as there.
 
     Example:
         >>> config = BertConfig(vocab_size=9, hidden_size=8, intermediate_size=16, num_hidden_layers=2,
@@ -86,6 +87,7 @@ class Bert(nn.Module):
     dtype: DTypeLike | None = None
     unroll: int | bool = 1
     remat: Remat = "none"
+    frozen: int = 0
 
     @nn.compact
     def __call__(self, tokens: Tokens) -> Float[Array, "B E"]:
@@ -101,7 +103,9 @@ class Bert(nn.Module):
         x = x + position_embedding[None, :length]
         x = layer_norm(config.layer_norm_eps, self.dtype, "ln_embedding")(x)
         first_alone = 1 if self.pooling == ("cls",) else None
-        x = transform(self, Block, (config, self.dtype), config.num_hidden_layers, x, mask, first_alone)
+        x = transform(
+            self, Block, (config, self.dtype), config.num_hidden_layers, x, mask, first_alone, frozen=self.frozen
+        )
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return pool(x, mask, self.pooling) if self.pooling else x
 

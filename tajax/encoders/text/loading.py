@@ -45,6 +45,7 @@ class LoadedText:
         dtype: Dtype of the computation.
         unroll: Layers unrolled per step of the scan, True for all.
         remat: How much of each layer the backward pass computes again.
+        frozen: How many layers, counted from the input, are constants.
         notes: What was not taken as it stands in the files, and what they leave open.
     """
 
@@ -58,11 +59,12 @@ class LoadedText:
     dtype: DTypeLike = jnp.float32
     unroll: int | bool = 1
     remat: Remat = "none"
+    frozen: int = 0
     notes: tuple[str, ...] = ()
 
     def encode(self, params: Params, tokens: Tokens) -> Float[Array, "B E"]:
         """Features `[B, E]`, not normalised, of tokens; an `ApplyFn` over `params`."""
-        encoder = Bert(self.described.config, self.described.pooling, self.dtype, self.unroll, self.remat)
+        encoder = Bert(self.described.config, self.described.pooling, self.dtype, self.unroll, self.remat, self.frozen)
         return features_at(encoder, params, tokens)
 
     @property

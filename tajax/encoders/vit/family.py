@@ -57,9 +57,9 @@ def of_vit(vit: LoadedVit) -> Encoder:
     def save(directory: Path, params: Params, /, *, format: str) -> None:
         save_vit(directory, vit, params, format=format)
 
-    def with_layers(*, remat: Remat) -> ApplyFn:
+    def with_layers(*, remat: Remat, frozen: int) -> ApplyFn:
         unroll = vit.unroll if remat == vit.remat else default_unroll(remat)
-        return _on_pixels(dataclasses.replace(vit, remat=remat, unroll=unroll))
+        return _on_pixels(dataclasses.replace(vit, remat=remat, unroll=unroll, frozen=frozen))
 
     return Encoder(
         family="vit",

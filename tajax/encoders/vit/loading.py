@@ -45,6 +45,7 @@ class LoadedVit:
         dtype: Dtype of the computation.
         unroll: Layers unrolled per step of the scan, True for all.
         remat: How much of each layer the backward pass computes again.
+        frozen: How many layers, counted from the input, are constants.
         notes: What was not taken as it stands in the files.
     """
 
@@ -59,11 +60,14 @@ class LoadedVit:
     dtype: DTypeLike = jnp.float32
     unroll: int | bool = 1
     remat: Remat = "none"
+    frozen: int = 0
     notes: tuple[str, ...] = ()
 
     def encode(self, params: Params, images: Float[Array, "B S S 3"]) -> Float[Array, "B D"]:
         """Features `[B, D]`, not normalised, of normalised images."""
-        return features_at(VisionTransformer(self.config, self.dtype, self.unroll, self.remat), params, images)
+        return features_at(
+            VisionTransformer(self.config, self.dtype, self.unroll, self.remat, self.frozen), params, images
+        )
 
     @functools.cached_property
     def sha256(self) -> str:

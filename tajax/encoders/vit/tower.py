@@ -88,6 +88,7 @@ class VisionTransformer(nn.Module):
             float32 at least, and so are the features.
         unroll: Layers unrolled in one step of the scan, or True for all: see `tajax.models.ImageEncoder`.
         remat: How much of each layer the backward pass computes again, as in `tajax.models.ImageEncoder`.
+        frozen: How many layers, counted from the input, are constants, as there.
 
     Example:
         >>> config = VitConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -103,6 +104,7 @@ class VisionTransformer(nn.Module):
     dtype: DTypeLike | None = None
     unroll: int | bool = 1
     remat: Remat = "none"
+    frozen: int = 0
 
     @nn.compact
     def __call__(self, images: Float[Array, "B S S 3"]) -> Float[Array, "B D"]:
@@ -122,7 +124,7 @@ class VisionTransformer(nn.Module):
             registers = self.param("registers", init, (config.num_registers, width)).astype(x.dtype)
             between = jnp.broadcast_to(registers, (x.shape[0], *registers.shape))
             x = jnp.concatenate([x[:, :1], between, x[:, 1:]], axis=1)
-        x = transform(self, Block, (config, self.dtype), config.num_hidden_layers, x, num_outputs=1)
+        x = transform(self, Block, (config, self.dtype), config.num_hidden_layers, x, num_outputs=1, frozen=self.frozen)
         features = layer_norm(config.layer_norm_eps, self.dtype, "ln_post")(x[:, 0])
         return features.astype(jnp.promote_types(features.dtype, jnp.float32))
 
