@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from tajax import host
 from tajax.layers import in_layers, put_layers, simplified, take_layers
 from tajax.rules import RULES, STACKED, claim_paths, nearest
 from tajax.types import LeafMask, Mask, Params, Trained
@@ -182,7 +183,10 @@ def check_finite(tree: Params, what: str) -> None:
 
 def _nonfinite(leaf: ArrayLike) -> ArrayLike:
     """How many entries are not finite; of what is in NumPy they are counted there, without a copy on the device."""
-    return np.size(leaf) - np.isfinite(leaf).sum() if isinstance(leaf, np.ndarray) else _count_nonfinite(leaf)
+    if not isinstance(leaf, np.ndarray):
+        return _count_nonfinite(leaf)
+    bad = ~np.isfinite(host.distinct(leaf))
+    return bad.sum() * leaf.size // max(bad.size, 1)
 
 
 @jax.jit  # one pass over a leaf, no array of verdicts
@@ -190,8 +194,12 @@ def _count_nonfinite(leaf: ArrayLike) -> Array:
     return jnp.sum(~jnp.isfinite(leaf))
 
 
+def _any_nonzero(leaf: ArrayLike) -> ArrayLike:
+    return host.moves(leaf) if isinstance(leaf, np.ndarray) else _device_moves(leaf)
+
+
 @jax.jit
-def _any_nonzero(leaf: ArrayLike) -> Array:
+def _device_moves(leaf: ArrayLike) -> Array:
     return jnp.any(jnp.asarray(leaf) != 0)
 
 

@@ -22,7 +22,7 @@ import safetensors.numpy
 from jax.typing import ArrayLike, DTypeLike
 
 import tajax
-from tajax import atomic, tensor_files, trees
+from tajax import atomic, host, tensor_files, trees
 from tajax.sparse import packed, unpacked
 from tajax.trees import check_same_names
 from tajax.types import Mask, Params
@@ -184,8 +184,9 @@ def load_task_vector(
         force: take it all the same.
 
     Returns:
-        τ as a tree like `like`, zero in the leaves and layers that were frozen, in the wider of the file's and the
-        model's dtype; and the metadata, fields of `vector_metadata` as what they were, all others as strings.
+        τ as a tree like `like` in NumPy, zero in the leaves and layers that were frozen, in the wider of the file's and
+        the model's dtype; leaves of zeros take no memory and cannot be written to (`tajax.host`). And the metadata,
+        fields of `vector_metadata` as what they were, all others as strings.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -322,13 +323,13 @@ def _whole(
     return tensor
 
 
-def _widened(tensor: np.ndarray | None, leaf: ArrayLike) -> jax.Array:
+def _widened(tensor: np.ndarray | None, leaf: ArrayLike) -> np.ndarray:
     """A leaf of the vector; zeros where the file has none. As of `task_vector`, float where the model has integers."""
     dtype = trees.dtype_of(leaf) if trees.is_float(leaf) else jnp.float32
-    if tensor is None:
-        return jnp.zeros(np.shape(leaf), dtype)
-    wide = np.asarray(tensor, jax.dtypes.canonicalize_dtype(jnp.promote_types(tensor.dtype, dtype)))
-    return jax.device_put(wide, may_alias=False)  # the file may change afterwards
+    wide = jax.dtypes.canonicalize_dtype(dtype if tensor is None else jnp.promote_types(tensor.dtype, dtype))
+    if tensor is None or not host.moves(tensor):
+        return host.zeros(np.shape(leaf), wide)
+    return np.array(tensor, wide)  # a copy: the file may change afterwards
 
 
 def _encoded(metadata: Mapping[str, object]) -> dict[str, str]:

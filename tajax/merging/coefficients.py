@@ -152,7 +152,7 @@ def learn(
             "and 0 or more"
         )
     coefs = start_at(pretrained, len(taus), initial, granularity=granularity, stacked=stacked)
-    vectors = list(taus.values())
+    vectors = jax.device_put(list(taus.values()))  # once, not at each step
 
     def clipped(coefs: Any) -> Any:
         return coefs if bounds is None else jax.tree.map(lambda c: jnp.clip(c, *bounds), coefs)

@@ -150,8 +150,7 @@ def _model_outputs(setup: Setup, images: Mapping[str, list[Batch]], taus: Mappin
     pretrained = placement.params(setup.pretrained)
     carried = dict(zip(taus, trees.moved_leaves(list(taus.values())), strict=True))
 
-    def encoder(task: str, other: str, batch: Batch, known: Mapping[tuple[float, float], Any]) -> Outputs:
-        vectors = placement.params((carried[task], carried[other]))
+    def encoder(vectors: tuple[Any, Any], batch: Batch, known: Mapping[tuple[float, float], Any]) -> Outputs:
         placed = placement.shares(batch)
         return lambda c: known[c] if c in known else step(pretrained, vectors, np.array(c, np.float32), placed)
 
@@ -159,12 +158,15 @@ def _model_outputs(setup: Setup, images: Mapping[str, list[Batch]], taus: Mappin
     def alone(task: str) -> list[dict[tuple[float, float], np.ndarray]]:
         """Of each batch the features without a second vector, by the same program as with one: for all pairs."""
         points = [(alpha, 0.0) for alpha in (0.0, *setup.config.disentanglement.coefs, 1.0)]
-        encoders = (encoder(task, task, batch, {}) for batch in images[task])
+        vectors = placement.params((carried[task], carried[task]))
+        encoders = (encoder(vectors, batch, {}) for batch in images[task])
         return [{point: np.asarray(outputs(point)) for point in points} for outputs in encoders]
 
     def outputs(task: str, other: str) -> Iterator[tuple[Outputs, ArrayLike]]:
-        for batch, known in zip(images[task], alone(task), strict=True):
-            yield encoder(task, other, batch, known), batch.mask
+        known_of = alone(task)
+        vectors = placement.params((carried[task], carried[other]))
+        for batch, known in zip(images[task], known_of, strict=True):
+            yield encoder(vectors, batch, known), batch.mask
 
     return outputs
 

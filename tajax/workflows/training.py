@@ -15,7 +15,19 @@ import optax
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import checkpoints, data, finetune, interrupts, optim, parallel, processes, progress, trees, vector_files
+from tajax import (
+    checkpoints,
+    data,
+    finetune,
+    host,
+    interrupts,
+    optim,
+    parallel,
+    processes,
+    progress,
+    trees,
+    vector_files,
+)
 from tajax.config import Regime, config_hash, warmup_steps
 from tajax.encoders.encoder import Encoder
 from tajax.layers import frozen_layers
@@ -33,7 +45,7 @@ LOGS = 40
 
 
 def finetune_all(setup: Setup, heads: Mapping[str, Head]) -> dict[str, Params]:
-    """The task vector of each task, trained under its head."""
+    """The task vector of each task, trained under its head; on the host, as of `tajax.host.fetch`."""
     make_training = _training_factory(setup)
     # All of them before the first is trained: a task without epochs is an error at once.
     trainings = {task.name: make_training(num_steps(setup, task)) for task in setup.tasks}
@@ -198,15 +210,18 @@ def _task_vector(setup: Setup, task: data.Task, head: Head, training: _Training)
     kept = setup.workdir / "checkpoints" / task.name
     if processes.broadcast_json(path.exists):
         base = setup.encoder.identity.sha256
-        blank = tajax.task_vector(setup.pretrained, setup.pretrained)
-        tau = read_by_first(lambda: vector_files.load_task_vector(path, setup.pretrained, base_sha256=base)[0], blank)
+        shapes = jax.eval_shape(tajax.task_vector, setup.pretrained, setup.pretrained)
+        blank = jax.tree.map(lambda leaf: host.zeros(leaf.shape, leaf.dtype), shapes)
+        read = read_by_first(lambda: vector_files.load_task_vector(path, setup.pretrained, base_sha256=base)[0], blank)
+        tau = host.fetch(read)
     else:
         with interrupts.deferred():  # what was trained is kept, whenever the process is asked to end
             context = _context(setup, task, head, kept / "method")
             parametrization = training.parametrization(context)
             state = _train(setup, context, training, parametrization, kept)
-            params = parametrization.finetuned(setup.pretrained, state.trained)
-            tau = tajax.task_vector(setup.pretrained, params)
+            finetuned = parametrization.finetuned(setup.pretrained, state.trained)
+            tau = host.fetch(tajax.task_vector(setup.pretrained, finetuned))
+            del finetuned  # a model on the devices
             expanded = setup.regime.train_linearized and setup.regime.evaluate_linearized  # delta's student is not
             metadata = vector_files.vector_metadata(
                 model=setup.config.model,

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import jax
-import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
 import tajax
-from tajax import data, processes, progress, trees, vector_files
+from tajax import data, host, processes, progress, trees, vector_files
 from tajax.config import REGIMES, config_hash
 from tajax.encoders.encoder import Encoder
 from tajax.models.hub import locate, split_choice
@@ -44,7 +43,10 @@ def source_of_vectors(config: ConfigDict) -> str:
 
 
 def task_vectors(setup: Setup, heads: Mapping[str, Head]) -> dict[str, Params]:
-    """The task vector of each task: of `config.checkpoints`, of the run `config.task_vectors`, or trained here."""
+    """The task vector of each task: of `config.checkpoints`, of the run `config.task_vectors`, or trained here.
+
+    They are on the host (`tajax.host`): a stage puts on the devices what it needs of them.
+    """
     match source_of_vectors(setup.config):
         case "imported":
             return dict(setup.imported)
@@ -92,6 +94,7 @@ class Imported(NamedTuple):
     """A task vector that was not trained here."""
 
     tau: Params
+    """On the host, as of `tajax.host.fetch`."""
     length: float
     """‖τ‖/‖θ₀‖."""
     about: JsonObject
@@ -156,8 +159,8 @@ def keep_vectors(setup: Setup, vectors: Mapping[str, Imported]) -> None:
 
 
 def moved_mask(vectors: Sequence[Params]) -> Mask:
-    """The leaves that any of the vectors moves."""
-    moves = [jax.tree.map(lambda leaf: bool(np.any(leaf)), tau) for tau in vectors]
+    """The leaves that any of the vectors, on the host, moves."""
+    moves = [jax.tree.map(host.moves, tau) for tau in vectors]
     return jax.tree.map(lambda *leaves: any(leaves), *moves)
 
 
@@ -247,7 +250,8 @@ def _read(place: str, encoder: Encoder, *, linearized: bool, through_norm: bool,
         about |= {"warning": str(rounding)} if rounding.matters else {}
     theta, linearized = trees.flatten_paths(finetuned.params), finetuned.linearized
     del finetuned  # so that each leaf is gone when it is subtracted from: two large models are in memory already
-    moved = [tajax.task_vector(leaf, theta.pop(path)) for path, leaf in trees.flatten_paths(pretrained).items()]
+    flat = trees.flatten_paths(pretrained)
+    moved = [host.fetch(tajax.task_vector(leaf, theta.pop(path))) for path, leaf in flat.items()]
     tau = jax.tree.unflatten(jax.tree.structure(pretrained), moved)
     return Imported(tau, float(_length(tau, pretrained)), about, linearized)
 

@@ -86,11 +86,12 @@ def fit_exact_coefficients(
     def rows_of(pretrained: Params, vectors: Sequence[Params], head: Head, inputs: Any) -> AffineLogits:
         return affine_logits(encode.apply_fn, pretrained, vectors, head, inputs, mask=encode.mask)
 
+    vectors = jax.device_put(list(taus.values()))  # once, not at each batch
     rows, labels, single = [], [], []
     for number, task in enumerate(taus):
         scores, grams, known = [], [], []
         for batch in batches[task]:
-            seen, real = rows_of(pretrained, list(taus.values()), heads[task], batch.inputs), np.asarray(batch.mask)
+            seen, real = rows_of(pretrained, vectors, heads[task], batch.inputs), np.asarray(batch.mask)
             scores.append(np.asarray(seen.scores)[real])
             grams.append(np.asarray(seen.gram)[real])
             known.append(np.asarray(batch.label)[real])

@@ -195,7 +195,8 @@ def learn_scores(
 
         return jax.tree.map(step, scores, parts)
 
-    for task, tau in taus.items():
+    for task in taus:
+        tau = jax.device_put(taus[task])  # once, not at each batch
         scores = start(tau)
         for _ in range(steps):
             total, count = None, 0
