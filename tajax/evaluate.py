@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from tajax import data, metrics, trees
 from tajax.affine import AffineLogits, affine_logits, tally_at
@@ -19,6 +19,7 @@ from tajax.linearization import linear_responses
 from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.parallel import Placement, Replicated
+from tajax.splits import AffineSplit, gathered
 from tajax.task_vectors import apply_task_vector, combine, task_vector
 from tajax.types import ApplyFn, Batch, Head, Mask, Moved, Params
 
@@ -32,14 +33,6 @@ ResponsesStep = Callable[[Params, Sequence[Moved], Batch], Array]
 _STEPS: weakref.WeakKeyDictionary[Encoder, dict[tuple[bool, Placement | None], SweepStep]] = (
     weakref.WeakKeyDictionary()  # of `accuracy`: they go with the encoder, whose parameters they hold
 )
-
-
-class AffineSplit(NamedTuple):
-    """A data set seen through a linearised model, on the host: enough to evaluate it at any coefficients."""
-
-    rows: AffineLogits
-    """Scores and inner products of each image, padding excluded."""
-    labels: Int[np.ndarray, " N"]
 
 
 def make_sweep_step(encode: ApplyFn, *, linearized: bool = False, placement: Placement | None = None) -> SweepStep:
@@ -268,8 +261,9 @@ def affine_split(
 ) -> AffineSplit:
     """A whole data set along each task vector, from one pass over its images.
 
-    What follows needs no image any more: `affine.tally_at` for tallies at any coefficients, `affine.correct_intervals`
-    and `scaling.exact_scaling_coef` for the best of them.
+    What follows needs no image any more: `splits.tally_at_coefs` for tallies at any coefficients, `splits.intervals`
+    and `scaling.exact_scaling_coef` for the best of them. Rows go to the host as they come: the devices hold those of
+    two batches, the host all of them once.
 
     Args:
         step: from `make_affine_step`.
@@ -287,16 +281,7 @@ def affine_split(
             anything is compiled.
     """
     pretrained, taus, head = _place(pretrained, taus, head, placement)
-    results = _paced(step(pretrained, taus, head, batch) for batch in batches)
-    parts = jax.device_get(list(results))  # fetched at the end: the devices do not wait for the host
-    kept = [np.flatnonzero(labels >= 0) for _, _, labels in parts]
-    if not sum(map(len, kept)):
-        raise ValueError("the data set is empty: no image to evaluate")
-    classes = int(head.num_classes)
-    rows = [(scores[k, :, :classes], gram[k], labels[k]) for (scores, gram, labels), k in zip(parts, kept, strict=True)]
-    scores, gram, labels = (np.concatenate(leaves) for leaves in zip(*rows, strict=True))
-    host: tuple[Any, ...] = (scores, gram, np.int32(classes))
-    return AffineSplit(AffineLogits(*host), labels)
+    return gathered(_paced(step(pretrained, taus, head, batch) for batch in batches), int(head.num_classes))
 
 
 def _place(

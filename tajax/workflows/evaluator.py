@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 
 from tajax import data, evaluate, metrics
 from tajax.encoders.encoder import Encoder
-from tajax.evaluate import AffineSplit
 from tajax.metrics import Means
 from tajax.parallel import Placement
+from tajax.splits import AffineSplit
 from tajax.types import Batch, Head, Params
 
 

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, merging, metrics, progress
-from tajax.affine import correct_intervals, tally_at
+from tajax import data, merging, metrics, progress, splits
 from tajax.config import REGIMES
-from tajax.evaluate import AffineSplit
 from tajax.metrics import Means
 from tajax.progress import Stage
 from tajax.records import ExactScalingCoef, Sweep, ZeroShot, stage_of
@@ -88,18 +86,17 @@ def best_of_all(setup: Setup, evaluator: Evaluator, tau: Params, single: Mapping
     grid = np.array(setup.config.evaluate.scaling_coefs)
 
     @functools.cache
-    def seen(task: data.Task) -> AffineSplit:
+    def seen(task: data.Task) -> splits.AffineSplit:
         return evaluator.affine_split(task, "val", [tau])
 
     def at(task: data.Task, coefs: Sequence[float]) -> list[Means]:
-        rows, labels = seen(task)
-        return metrics.compute_each(tally_at(rows, labels, np.ones(len(labels), bool), np.array(coefs)[:, None]))
+        return metrics.compute_each(splits.tally_at_coefs(seen(task), np.array(coefs)[:, None]))
 
     best_of_grid(setup, at, single)
     if recorded := setup.journal.find(ExactScalingCoef):
         return recorded[0]["scaling_coef"]
     best = exact_scaling_coef(
-        [correct_intervals(*seen(task), np.ones(1)) for task in setup.tasks],
+        [splits.intervals(seen(task), np.ones(1)) for task in setup.tasks],
         [single[task.name] for task in setup.tasks],
         bounds=(grid[0], grid[-1]),
     )

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tajax import data, merging, processes, progress, records
+from tajax import data, host, merging, processes, progress, records
 from tajax.metrics import Means, normalized_accuracy
 from tajax.progress import Stage
 from tajax.records import SingleTask, TaskAddition, stage_of
@@ -75,7 +75,8 @@ def merge(setup: Setup, taus: Mapping[str, Params], found: Mapping[str, Any] = M
 
     Returns:
         `coefficients α [G] -> pairs (τ, c), one a pass over images`: all c together are G long, and the models at α are
-        θ₀ + cτ. Vectors are float32 or wider, and made as they are asked for.
+        θ₀ + cτ. Vectors are float32 or wider, on the host, and made as they are asked for: those of all tasks are on
+        the device for as long as a merge takes.
     """
     settings = setup.config.merging
     method = merging.METHODS[settings.method]
@@ -90,14 +91,14 @@ def merge(setup: Setup, taus: Mapping[str, Params], found: Mapping[str, Any] = M
     compiled = merging.compiled(method, **options)
     vectors = [taus[task.name] for task in setup.tasks]
     if method.affine:
-        tau = compiled(jax.tree.map(jnp.zeros_like, vectors[0]), vectors, **given)
+        tau = host.fetch(compiled(jax.tree.map(jnp.zeros_like, vectors[0]), vectors, **given))
         return lambda coefs: iter([(tau, coefs)])
     pretrained = setup.pretrained
 
     @functools.lru_cache(maxsize=1)  # the one that is chosen serves all tasks
     def moved(coef: float) -> Params:
         scaled = {"scaling_coef": coef} if method.scaled else {}
-        return task_vector(pretrained, compiled(pretrained, vectors, **given, **scaled))
+        return host.fetch(task_vector(pretrained, compiled(pretrained, vectors, **given, **scaled)))
 
     return lambda coefs: ((moved(coef), (1.0,)) for coef in coefs)
 

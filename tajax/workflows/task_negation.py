@@ -11,9 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from tajax import data, metrics, processes
-from tajax.affine import correct_intervals, tally_at
-from tajax.evaluate import AffineSplit
+from tajax import data, metrics, processes, splits
 from tajax.metrics import Means
 from tajax.progress import Stage
 from tajax.records import Accuracy, Control, ExactNegationCoef, NegationSweep, TaskNegation, ZeroShot, stage_of
@@ -117,12 +115,11 @@ def _best_of_all(
     """Records the grid and the exact optima, all of them from one pass over each task's images."""
 
     @functools.cache
-    def seen(on: data.Task) -> AffineSplit:
+    def seen(on: data.Task) -> splits.AffineSplit:
         return evaluator.affine_split(on, "val", tuple(taus.values()) if on is control else (taus[on.name],))
 
     def at_grid(on: data.Task, _: Vectors, rows: Float[np.ndarray, "G T"]) -> Sequence[Means]:
-        images, labels = seen(on)
-        return metrics.compute_each(tally_at(images, labels, np.ones(len(labels), bool), rows))
+        return metrics.compute_each(splits.tally_at_coefs(seen(on), rows))
 
     _record_sweeps(setup, control, taus, at_grid)
     recorded = {r["task"]: r for r in setup.journal.find(ExactNegationCoef)}
@@ -133,7 +130,7 @@ def _best_of_all(
         }
     grid, chosen = setup.config.evaluate.scaling_coefs, {}
     for task, direction in zip(setup.tasks, -np.eye(len(taus)), strict=True):
-        intervals = correct_intervals(*seen(task), -np.ones(1)), correct_intervals(*seen(control), direction)
+        intervals = splits.intervals(seen(task), -np.ones(1)), splits.intervals(seen(control), direction)
         best = exact_negation_coef(*intervals, required=required, bounds=(grid[0], grid[-1]))
         if task.name not in recorded:
             setup.journal.record(ExactNegationCoef, task=task.name, split="val", **best._asdict())

@@ -1,11 +1,13 @@
 """Tallies that do not see the batching, and sweeps that equal the model at every coefficient."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tajax import affine, evaluate, scaling, task_vectors, trees
+from tajax import affine, evaluate, scaling, splits, task_vectors, trees
 from tajax.linearization import linearize
 from tajax.types import Batch, Head
 
@@ -209,3 +211,60 @@ def test_coefficient_is_chosen_by_the_mean_of_ratios():
     assert scaling.select_scaling_coef([0.5, 1.0], accuracies, single) == 1
     with pytest.raises(ValueError, match="0 or more, to normalise by"):
         scaling.select_scaling_coef([0.5, 1.0], accuracies, np.array([0.9, np.nan]))
+
+
+def held(step, live, image_rows):
+    """A step that notes how many arrays with rows of images are alive when it has been dispatched."""
+
+    def noting(*args):
+        result = step(*args)
+        live.append(sum(array.nbytes for array in jax.live_arrays() if array.shape[:1] == (image_rows,)))
+        return result
+
+    return noting
+
+
+def test_rows_wait_for_the_end_on_the_host(encode, params, taus, head, make_batch):
+    """The devices hold two batches of rows, however many there are; the host all of them once, the same to the bit."""
+    step, live, size = evaluate.make_affine_step(encode), [], 7
+    batches = [make_batch(size, number, masked=number % 3) for number in range(12)]
+    parts = [jax.device_get(step(params, tuple(taus), head, batch)) for batch in batches]
+    split = evaluate.affine_split(held(step, live, size), params, taus, head, batches)
+    real = [labels >= 0 for _, _, labels in parts]
+    want = [np.concatenate([part[leaf][kept] for part, kept in zip(parts, real, strict=True)]) for leaf in range(3)]
+    np.testing.assert_array_equal(split.rows.scores, want[0][..., : int(head.num_classes)])
+    np.testing.assert_array_equal(split.rows.gram, want[1])
+    np.testing.assert_array_equal(split.labels, want[2])
+    assert all(type(leaf) is np.ndarray and leaf.flags.owndata for leaf in (*split.rows[:2], split.labels))
+    one_batch = sum(leaf.nbytes for leaf in parts[0])
+    assert live[0] >= one_batch
+    assert max(live) <= 2 * one_batch
+
+
+def test_the_host_holds_rows_once():
+    """40 MB of rows in 80 batches: not a second copy to put them together."""
+    rows = np.ones((256, 10, 50), np.float32), np.ones((256, 10, 10), np.float32), np.zeros(256, np.int32)
+    head, batch = Head(jnp.ones((2, 50)), jnp.int32(50)), Batch(*(np.zeros((1, 1)),) * 3)
+    tau = {"w": np.ones(1, np.float32)}
+    tracemalloc.start()
+    try:
+        split = evaluate.affine_split(lambda *args: rows, tau, [tau], head, [batch] * 80)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    size = split.rows.scores.nbytes + split.rows.gram.nbytes
+    assert size == 80 * sum(leaf.nbytes for leaf in rows[:2])
+    assert peak < 1.3 * size
+
+
+def test_parts_of_a_split_give_what_all_of_it_gives(encode, params, taus, head, images, monkeypatch):
+    """Counts and ends of intervals to the bit; losses in another order of sums."""
+    split = evaluate.affine_split(evaluate.make_affine_step(encode), params, taus, head, [images])
+    direction = np.array([1.0, -0.5])
+    whole = affine.tally_at(*split, np.ones(ROWS, bool), COEFS), affine.correct_intervals(*split, direction)
+    assert np.isfinite(whole[1].lower).any()
+    for bytes_a_part in (splits._PART, 1, 5 * (split.rows.scores[0].nbytes + split.rows.gram[0].nbytes)):
+        monkeypatch.setattr(splits, "_PART", bytes_a_part)
+        assert_same(splits.tally_at_coefs(split, COEFS), whole[0])
+        for end, want in zip(splits.intervals(split, direction), whole[1], strict=True):
+            np.testing.assert_array_equal(end, want)
