@@ -19,8 +19,6 @@ def settle(
     setup: Setup,
     step_with: Callable[[Remat], Any],
     arguments: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]],
-    *,
-    vectors_to_come: int,
 ) -> Remat:
     """What `config.finetune.remat` comes to: "auto" is the first of none, dots, layers whose step fits, recorded once.
 
@@ -33,7 +31,6 @@ def settle(
         step_with: the compiled step by its `remat`, the same object for the same value if it was the last asked for.
         arguments: what the step will be called with, on the devices, with a batch as large as any; asked for at most
             once.
-        vectors_to_come: task vectors that the devices will hold beside those that they do hold.
 
     Raises:
         ValueError: no step fits. The message says what each needs, what there is, and which fields help.
@@ -48,9 +45,8 @@ def settle(
     if not processes.broadcast_json(lambda: all(map(device_memory.limit_bytes, own))):
         return "none"
     given, besides = arguments()
-    room = device_memory.free_bytes(own, (given, besides))
-    assert room is not None  # there are limits
-    free = room - vectors_to_come * sum(leaf.nbytes for leaf in jax.tree.leaves(setup.pretrained))
+    free = device_memory.free_bytes(own, (given, besides))
+    assert free is not None  # there are limits
 
     def program(remat: Remat) -> Callable[[], jax.stages.Compiled]:
         return lambda: step_with(remat).lower(*given, **besides).compile()
@@ -61,7 +57,7 @@ def settle(
         agreed=lambda fits: processes.broadcast_json(lambda: fits),
     )
     if choice.name is None:
-        raise ValueError(_nothing_fits(setup, choice, free, vectors_to_come, devices[0]))
+        raise ValueError(_nothing_fits(setup, choice, free, devices[0]))
     totals = {remat: need and need.total for remat, need in choice.needs.items()}
     setup.journal.record(Recomputation, remat=choice.name, needs=totals, free=free, **place)
     needed = "; ".join(f"{remat} needs {_said(total)}" for remat, total in totals.items())
@@ -83,7 +79,7 @@ def _in_parts(need: Need | None) -> str:
     return f"{in_words(need.total)} ({in_words(need.arguments)} arguments, {in_words(need.temporary)} temporary)"
 
 
-def _nothing_fits(setup: Setup, choice: Choice, free: int, vectors_to_come: int, device: jax.Device) -> str:
+def _nothing_fits(setup: Setup, choice: Choice, free: int, device: jax.Device) -> str:
     settings = setup.config.finetune
     needs = "\n".join(f"  {_in_parts(need)} with finetune.remat={remat}" for remat, need in choice.needs.items())
     ways = {
@@ -96,7 +92,6 @@ def _nothing_fits(setup: Setup, choice: Choice, free: int, vectors_to_come: int,
     return (
         f"no fine-tuning step of regime {setup.regime.name!r} with {settings.batch_size} examples in "
         f"{settings.accumulation_steps} {'part' if settings.accumulation_steps == 1 else 'parts'} fits into the memory "
-        f"of a {device.device_kind}. {in_words(free)} are free there, room for {vectors_to_come} task vectors to come "
-        f"left out, and a step needs\n{needs}\nWhat helps:"
-        + "".join(f"\n  --config.{field} {effect}" for field, effect in ways.items())
+        f"of a {device.device_kind}. {in_words(free)} are free there, and a step needs\n"
+        f"{needs}\nWhat helps:" + "".join(f"\n  --config.{field} {effect}" for field, effect in ways.items())
     )

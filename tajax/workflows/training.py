@@ -283,9 +283,8 @@ def _train(
             state, *constants, batch, data=penalized, others=others, placement=setup.placement
         )
 
-    names = [other.name for other in setup.tasks]
     step_with = functools.partial(training.make_step, parametrization)
-    remat = recomputation.settle(setup, step_with, arguments, vectors_to_come=len(names) - 1 - names.index(task.name))
+    remat = recomputation.settle(setup, step_with, arguments)
     writing = checkpoints.Writer(kept, config_hash=made_by) if processes.is_first() else contextlib.nullcontext()
     with processes.leaving_together(), writing as writer:
 

@@ -52,7 +52,7 @@ def setup():
     )
 
 
-def settle(setup, vectors_to_come=0):
+def settle(setup):
     """The choice, and what was compiled for it."""
     asked = []
 
@@ -60,7 +60,7 @@ def settle(setup, vectors_to_come=0):
         asked.append(remat)
         return jax.jit(lambda x: x + 1)
 
-    return recomputation.settle(setup, step_with, lambda: ((1.0,), {}), vectors_to_come=vectors_to_come), asked
+    return recomputation.settle(setup, step_with, lambda: ((1.0,), {})), asked
 
 
 @pytest.mark.parametrize(("free", "remat"), [(6 << 30, "none"), (4 << 30, "dots"), (5 << 29, "layers")])
@@ -71,14 +71,6 @@ def test_the_first_that_fits_is_taken_and_the_rest_is_not_compiled(setup, device
     (record,) = setup.journal
     assert record["needs"] == {name: NEEDS[name].total for name in tried}
     assert (record["remat"], record["free"], record["device_count"]) == (remat, free, len(jax.devices()))
-
-
-def test_room_is_kept_for_the_vectors_of_other_tasks(setup, devices_with):
-    devices_with(NEEDS["none"].total + (9 << 20))  # which does for two vectors, not for three
-    assert settle(setup, vectors_to_come=2)[0] == "none"
-    setup.journal.clear()
-    devices_with(NEEDS["none"].total + (9 << 20))
-    assert settle(setup, vectors_to_come=3)[0] == "dots"
 
 
 def test_what_is_taken_already_is_not_free(monkeypatch):
@@ -112,7 +104,7 @@ def test_a_program_that_cannot_be_compiled_for_want_of_memory_does_not_fit(setup
             raise jax.errors.JaxRuntimeError(said)
         return jax.jit(lambda x: x + 1)
 
-    assert recomputation.settle(setup, step_with, lambda: ((1.0,), {}), vectors_to_come=0) == "dots"
+    assert recomputation.settle(setup, step_with, lambda: ((1.0,), {})) == "dots"
     assert setup.journal[0]["needs"]["none"] is None
 
 
