@@ -10,6 +10,7 @@ size of the process while it runs, over that before. --growth takes 2 to 20 vect
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import os
 import threading
@@ -82,7 +83,7 @@ def some_layers(tree: Params, layers: int | None) -> Params:
 def merger(name: str, given: Mapping[str, object], pretrained: Params, taus: Sequence[Params]) -> Callable[[], Params]:
     """The compiled method on these vectors; each call merges."""
     method = METHODS[name]
-    merge = compiled(method, **given)
+    merge = functools.partial(method, **given) if method.eager else compiled(method, **given)
     drawn = {"key": jax.random.key(0)} if method.random else {}
     return lambda: jax.block_until_ready(merge(pretrained, taus, **drawn))
 

@@ -16,7 +16,7 @@ DEFAULT = "task_arithmetic"
 _EXAMPLES = """\
 Each FINE_TUNED is a directory or file in the formats of Hugging Face, open_clip or the papers' code, a LoRA adapter,
 a task vector of tajax, or a hub id; each is told by its content. Vectors are kept on disk beside DIR and read leaf by
-leaf, so that many large ones fit; lines, pcb and svc want all of them in memory.
+leaf, so that many large ones fit; core_space, lines, pcb and svc want all of them in memory.
 
 examples:
   python -m tajax.merge openai/clip-vit-base-patch32 tanganke/clip-vit-base-patch32_{mnist,dtd,gtsrb} --out=merged

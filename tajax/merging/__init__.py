@@ -8,6 +8,7 @@ from tajax.merging.methods.atlas import atlas, fit_atlas
 from tajax.merging.methods.breadcrumbs import breadcrumbs
 from tajax.merging.methods.cart import cart
 from tajax.merging.methods.consensus import consensus
+from tajax.merging.methods.core_space import core_space
 from tajax.merging.methods.dare import dare
 from tajax.merging.methods.della import della
 from tajax.merging.methods.exact_coefficients import exact_coefficients, fit_exact_coefficients
@@ -52,6 +53,7 @@ __all__ = [
     "compiled",
     "compose",
     "consensus",
+    "core_space",
     "dare",
     "della",
     "emr",

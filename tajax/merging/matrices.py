@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from tajax import trees
 from tajax.rules import STACKED
-from tajax.types import Params
+from tajax.types import Params, Tree
 
 FUSED = ("query", "key", "value")
 """Siblings that some libraries keep in one matrix, side by side in its outputs."""
@@ -75,19 +75,19 @@ def map_matrices(
                [0., 3.]], dtype=float32)}
     """
     trees.check_taus(taus)
-    excluded, each_layer = _pattern(exclude), _each_layer(matrix)
+    excluded, of_layers = _pattern(exclude), each_layer(matrix)
     flats = [trees.flatten_paths(tau) for tau in taus]
     merged: dict[str, Array] = {}
     for group in groups(list(flats[0]), fused):
-        leaves = [_stack([flat[path] for flat in flats]) for path in group]
+        leaves = [stack([flat[path] for flat in flats]) for path in group]
         path, axis = group[0], int(in_layers(group[0], stacked))
         if leaves[0].size == 0:
             merged[path] = leaves[0][0]
         elif all(is_matrix(p, flats[0][p], stacked=stacked) and not excluded.fullmatch(p) for p in group):
             ends = np.cumsum([leaf.shape[-1] for leaf in leaves])[:-1].tolist()
             with jax.default_matmul_precision("highest"):
-                stack = jnp.concatenate(leaves, axis=-1)
-                mapped = each_layer(stack) if axis else matrix(stack)
+                stacks = jnp.concatenate(leaves, axis=-1)
+                mapped = of_layers(stacks) if axis else matrix(stacks)
             parts = jnp.split(mapped, ends, axis=-1)
             merged.update(zip(group, parts, strict=True))
         else:
@@ -117,24 +117,32 @@ def map_tensors(tensor: Callable[[Array], Array], taus: Sequence[Params], *, sta
     flats = [trees.flatten_paths(tau) for tau in taus]
     merged = []
     for path in flats[0]:
-        leaves = _stack([flat[path] for flat in flats])
+        leaves = stack([flat[path] for flat in flats])
         mapped = jax.vmap(tensor, in_axes=1) if in_layers(path, stacked) else tensor
         merged.append(mapped(leaves) if leaves.size else leaves[0])
     return jax.tree.unflatten(jax.tree.structure(taus[0]), merged)
 
 
-def _stack(leaves: Sequence[ArrayLike]) -> Array:
+def stack(leaves: Sequence[ArrayLike]) -> Array:
+    """One leaf of T vectors as [T, ...], in float32 or wider."""
     arrays = [jnp.asarray(leaf) for leaf in leaves]
     return jnp.stack([array.astype(jnp.result_type(jnp.float32, *arrays)) for array in arrays])
 
 
-def _each_layer(matrix: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    @jax.jit  # leaves of one shape share a program
-    def of_stack(stack: Array) -> Array:
-        def of_layer(layer: Array) -> Array:
-            return matrix(jax.lax.dynamic_index_in_dim(stack, layer, axis=1, keepdims=False))
+def each_layer(matrix: Callable[[Array], Tree]) -> Callable[[Array], Tree]:
+    """`matrix` of [T, ...] as a function of [T, L, ...], which sees one layer after the other.
 
-        return jax.lax.map(of_layer, jnp.arange(stack.shape[1]))
+    Example:
+        >>> each_layer(lambda layer: layer[0] - layer[1])(jnp.array([[[3.0], [5.0]], [[1.0], [2.0]]])).tolist()
+        [[2.0], [3.0]]
+    """
+
+    @jax.jit  # leaves of one shape share a program
+    def of_stack(stacks: Array) -> Tree:
+        def of_layer(layer: Array) -> Tree:
+            return matrix(jax.lax.dynamic_index_in_dim(stacks, layer, axis=1, keepdims=False))
+
+        return jax.lax.map(of_layer, jnp.arange(stacks.shape[1]))
 
     return of_stack
 

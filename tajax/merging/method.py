@@ -72,6 +72,8 @@ class Method:
         alone: what it first does to each vector as a whole, `(tau, *, key of that vector if it draws, stacked if it is
             layered, **options) -> (tau, options that are left)`, where what follows is `by_leaf`: a rank over all
             entries, say.
+        eager: whether it looks at the vectors' values to find shapes. A run then calls it as it is, in place of what
+            `compiled` makes of it; it compiles its parts itself.
         usual_coef: λ where nothing is tuned, as its authors or fusion_bench have it where they name one.
         needs: what it needs of the tasks beside their vectors: nothing, images, or images with labels.
         fit: gets that; None where nothing is needed.
@@ -95,6 +97,7 @@ class Method:
     layered: bool = False
     by_leaf: bool = False
     alone: AloneFn | None = None
+    eager: bool = False
     usual_coef: float = 1.0
     needs: Literal["nothing", "inputs", "labels"] = "nothing"
     fit: FitFn | None = None

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from tajax.types import Tree
+
 Algorithm = Literal["exact", "randomized"]
 
 OVERSAMPLING = 16
@@ -41,6 +43,21 @@ def svd(matrices: Float[Array, "*batch m n"]) -> Svd:
         Array([2., 1.], dtype=float32)
     """
     return _one_by_one(_of_matrix, matrices)
+
+
+def singular_values(matrices: Float[Array, "*batch m n"]) -> Float[Array, "*batch r"]:
+    """All min(m, n) singular values of each matrix, the largest first, at a fraction of the cost of their vectors.
+
+    Example:
+        >>> singular_values(jnp.array([[0.0, 2.0, 0.0], [1.0, 0.0, 0.0]]))
+        Array([2., 1.], dtype=float32)
+    """
+
+    def of_matrix(matrix: Array) -> Array:
+        tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+        return jnp.linalg.svd(jnp.linalg.qr(tall, mode="r"), compute_uv=False)
+
+    return _one_by_one(of_matrix, matrices)
 
 
 def leading(matrices: Float[Array, "*batch m n"], rank: int, algorithm: Algorithm = "exact") -> Svd:
@@ -149,13 +166,13 @@ def _of_matrix(matrix: Float[Array, "m n"]) -> Svd:
     return Svd(basis @ left, values, right)
 
 
-def _one_by_one(decompose: Callable[[Array], Svd], matrices: Float[Array, "*batch m n"]) -> Svd:
+def _one_by_one(decompose: Callable[[Array], Tree], matrices: Float[Array, "*batch m n"]) -> Tree:
     """One matrix after the other, each with the memory that it needs."""
     if matrices.ndim == 2:
         return decompose(matrices)
     batch, shape = matrices.shape[:-2], matrices.shape[-2:]
     parts = jax.lax.map(decompose, matrices.reshape(-1, *shape))
-    return Svd(*(part.reshape(*batch, *part.shape[1:]) for part in parts))
+    return jax.tree.map(lambda part: part.reshape(*batch, *part.shape[1:]), parts)
 
 
 def _orthonormal(columns: Float[Array, "m r"]) -> Float[Array, "m r"]:

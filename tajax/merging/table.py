@@ -14,6 +14,7 @@ from tajax.merging.methods.atlas import atlas, fit_atlas
 from tajax.merging.methods.breadcrumbs import breadcrumbs, check_breadcrumbs
 from tajax.merging.methods.cart import cart
 from tajax.merging.methods.consensus import check_consensus, consensus
+from tajax.merging.methods.core_space import core_space
 from tajax.merging.methods.dare import dare, thin_first
 from tajax.merging.methods.della import check_della, della, prune_first
 from tajax.merging.methods.exact_coefficients import exact_coefficients, fit_exact_coefficients
@@ -31,13 +32,14 @@ from tajax.merging.methods.regmean import fit_regmean, regmean
 from tajax.merging.methods.regmean_plusplus import fit_regmean_plusplus, regmean_plusplus
 from tajax.merging.methods.slerp import check_slerp, slerp
 from tajax.merging.methods.star import star
-from tajax.merging.methods.svc import Calibrated, svc
+from tajax.merging.methods.svc import svc
 from tajax.merging.methods.task_arithmetic import task_arithmetic
 from tajax.merging.methods.ties import Agreement, ties, trim_first
 from tajax.merging.methods.tsv_m import tsv_m
 from tajax.merging.methods.weight_average import weight_average
 from tajax.merging.methods.wudi import Weights, wudi
 from tajax.merging.svd import Algorithm
+from tajax.merging.wrapped import Wrapped
 from tajax.options import Option
 
 _OFF_DIAGONAL = Option(
@@ -121,6 +123,16 @@ METHODS: Mapping[str, Method] = {
         by_leaf=True,
         usual_coef=0.3,
         check=check_consensus,
+    ),
+    "core_space": Method(
+        core_space,
+        options={
+            "merge": Option("ties", "the method that merges cores", choices=get_args(Wrapped)),
+            "rank": Option(0, "r of the tasks' matrices; 0: what they have", lambda v: v >= 0, "0 or more"),
+        },
+        affine=True,
+        layered=True,
+        eager=True,
     ),
     "dare": Method(
         dare,
@@ -316,7 +328,7 @@ METHODS: Mapping[str, Method] = {
     "svc": Method(
         svc,
         options={
-            "merge": Option("task_arithmetic", "the method that SVC calibrates", choices=get_args(Calibrated)),
+            "merge": Option("task_arithmetic", "the method that SVC calibrates", choices=get_args(Wrapped)),
             "floor": Option(
                 0.0,
                 "the least that a task counts, α; 0: 1/T, and 1 for tsv_m",

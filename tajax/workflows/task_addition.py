@@ -25,7 +25,7 @@ from tajax.records import SingleTask, TaskAddition, stage_of
 from tajax.report.accuracy import without_ratio
 from tajax.results import Record
 from tajax.task_vectors import task_vector
-from tajax.types import Params
+from tajax.types import MergeFn, Params
 from tajax.workflows import fitting, playground, single_task, sweep
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.fitting import fit_method
@@ -88,17 +88,19 @@ def merge(setup: Setup, taus: Mapping[str, Params], found: Mapping[str, Any] = M
         chosen = {keyword: settings[name][keyword] for keyword in preparation.options}
         method = merging.compose(preparation, method, **chosen)
     given = {**found, **({"key": jax.random.key(setup.config.seed)} if method.random else {})}
-    compiled = merging.compiled(method, **options)
+    program: MergeFn = merging.compiled(method, **options)
+    if method.eager:
+        program = functools.partial(method.merge, **options)
     vectors = [taus[task.name] for task in setup.tasks]
     if method.affine:
-        tau = host.fetch(compiled(jax.tree.map(jnp.zeros_like, vectors[0]), vectors, **given))
+        tau = host.fetch(program(jax.tree.map(jnp.zeros_like, vectors[0]), vectors, **given))
         return lambda coefs: iter([(tau, coefs)])
     pretrained = setup.pretrained
 
     @functools.lru_cache(maxsize=1)  # the one that is chosen serves all tasks
     def moved(coef: float) -> Params:
         scaled = {"scaling_coef": coef} if method.scaled else {}
-        return host.fetch(task_vector(pretrained, compiled(pretrained, vectors, **given, **scaled)))
+        return host.fetch(task_vector(pretrained, program(pretrained, vectors, **given, **scaled)))
 
     return lambda coefs: ((moved(coef), (1.0,)) for coef in coefs)
 

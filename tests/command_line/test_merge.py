@@ -39,10 +39,14 @@ def places(encoder, tmp_path_factory):
     return (str(home / "whole"), str(home / "b.safetensors")), (tajax.task_vector(encoder.params, whole), tau)
 
 
+OPTIONS = {"core_space": {"merge": "task_arithmetic"}}  # noise determines no basis, and the default sees entries
+
+
 @pytest.mark.parametrize("method", [name for name, row in merging.METHODS.items() if row.needs == "nothing"])
 def test_what_is_written_is_the_model_of_the_method(method, places, encoder, tmp_path):
     (names, taus), row = places, merging.METHODS[method]
-    record = merge.merge_checkpoints("tiny", names, tmp_path / "merged", method=method)
+    options = OPTIONS.get(method, {})
+    record = merge.merge_checkpoints("tiny", names, tmp_path / "merged", method=method, **options)
     found = encoders.load(str(tmp_path / "merged"))
     scaled = {"scaling_coef": row.usual_coef} if row.scaled else {}
     assert record["scaling_coef"] == scaled.get("scaling_coef")
@@ -55,7 +59,7 @@ def test_what_is_written_is_the_model_of_the_method(method, places, encoder, tmp
         total = trees.flatten_paths(tajax.combine(taus))
         assert all(np.any(moved[path]) == np.any(total[path]) for path in total)
         return
-    want = trees.flatten_paths(row(encoder.params, taus, **scaled))
+    want = trees.flatten_paths(row(encoder.params, taus, **options, **scaled))
     for path, leaf in trees.flatten_paths(found.params).items():
         np.testing.assert_allclose(leaf, want[path], rtol=0, atol=2e-5, err_msg=path)
 

@@ -71,6 +71,10 @@ def vector_of(tree: Tree) -> np.ndarray:
     return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in tree.values()])
 
 
+def zeros_like(tree: Tree) -> Tree:
+    return {path: np.zeros_like(leaf) for path, leaf in tree.items()}
+
+
 def slow_ties(theta, taus, density, scaling_coef, merge="mean"):
     """TIES entry by entry, as a person would do it on paper: the mean of who agrees, or with fusion_bench the sum."""
     merged = theta.copy()
@@ -112,6 +116,15 @@ ORACLES = {
     "consensus": Case(
         {"tasks": 2, "threshold": 0.37, "scaling_coef": 0.5},
         entrywise(lambda theta, taus: slow_consensus(theta, taus, 2, 0.37, 0.5)),
+    ),
+    "core_space": Case(
+        {"merge": "ties", "rank": 3, "density": 0.4, "scaling_coef": 0.5},
+        spectral.in_core_space(
+            lambda taus: entrywise(lambda zero, rows: slow_ties(zero, rows, 0.4, 1.0))(zeros_like(taus[0]), taus),
+            rank=3,
+            scaling_coef=0.5,
+        ),
+        exact=False,
     ),
     "dare": Case({"drop_rate": 0.0, "key": jax.random.key(0)}, entrywise(lambda theta, taus: theta + taus.sum(0))),
     "della": Case(

@@ -108,3 +108,41 @@ def calibrated(merged, tasks, floor):
         shares = [(ours @ (u @ task)) / ((u @ task) @ (u @ task)) for task in tasks]
         total = total + len(tasks) / sum(max(floor, share) for share in shares) * value * np.outer(u, v)
     return total
+
+
+def root_of_square(matrix):
+    """(D Dᵀ)^½."""
+    left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+    return (left * values) @ left.T
+
+
+def common_basis(matrices, rank):
+    """[side, K]: the leading eigenvectors of Σ (D Dᵀ)^½, of as many as T matrices of that rank can reach."""
+    vectors = np.linalg.eigh(sum(map(root_of_square, matrices)))[1]
+    return vectors[:, ::-1][:, : min(len(matrices) * rank, len(vectors))]
+
+
+def in_core_space(merge, rank, scaling_coef=1.0):
+    """From `merge(trees of T) -> tree`, which sees Uᵀ D V in place of matrices, to θ₀ + λ U (…) Vᵀ."""
+
+    def of_trees(theta, taus):
+        bases, small = {}, [dict(tau) for tau in taus]
+        for path in theta:
+            if path.endswith("kernel") and not path.startswith("patch_embedding"):
+                layers = [np.reshape(tau[path], (-1, *np.shape(tau[path])[-2:])) for tau in taus]
+                each = [[matrices[layer] for matrices in layers] for layer in range(len(layers[0]))]
+                depth = min(rank, *np.shape(theta[path])[-2:])
+                bases[path] = [
+                    (common_basis(of_layer, depth), common_basis([d.T for d in of_layer], depth)) for of_layer in each
+                ]
+                for tau, matrices in zip(small, layers, strict=True):
+                    cores = np.stack([u.T @ d @ v for (u, v), d in zip(bases[path], matrices, strict=True)])
+                    tau[path] = cores if path.startswith("blocks") else cores[0]
+        merged = merge(small)
+        for path, pairs in bases.items():
+            cores = merged[path] if path.startswith("blocks") else [merged[path]]
+            whole = [u @ core @ v.T for (u, v), core in zip(pairs, cores, strict=True)]
+            merged[path] = np.reshape(whole, np.shape(theta[path]))
+        return {path: before + scaling_coef * merged[path] for path, before in theta.items()}
+
+    return of_trees

@@ -12,7 +12,7 @@ import pytest
 from tajax import merging, trees
 from tajax.merging import METHODS, svd
 from tajax.merging.matrices import map_matrices
-from tajax.merging.methods.svc import Calibrated
+from tajax.merging.wrapped import Wrapped
 from tests.merging import spectral
 
 SPECTRAL = ("cart", "iso_c", "iso_cts", "star", "svc", "tsv_m", "wudi")
@@ -276,7 +276,7 @@ def test_wudi_stays_near_the_sum_where_equations_are_as_many_as_unknowns(key):
     np.testing.assert_allclose(merged("wudi", kernels, ridge=1e6), kernels.sum(0), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", get_args(Calibrated))
+@pytest.mark.parametrize("name", get_args(Wrapped))
 def test_svc_calibrates_what_any_method_makes(key, name):
     kernels = draw(key, 3, 6, 5)
     theta, taus = {"kernel": draw(key, 6, 5), "bias": jnp.ones(5)}, [{"kernel": k, "bias": k[0]} for k in kernels]
@@ -306,7 +306,7 @@ def test_svc_takes_functions_with_keys_and_hands_on_options(key):
 
 
 def test_svc_by_name_takes_methods_that_need_nothing_and_move_along_one_vector():
-    for name in get_args(Calibrated):
+    for name in get_args(Wrapped):
         assert METHODS[name].affine and not METHODS[name].random and METHODS[name].needs == "nothing"
 
 

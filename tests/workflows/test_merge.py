@@ -55,6 +55,7 @@ OPTIONS = {  # other than the defaults
     "localize_and_stitch": {"density": 0.3},
     "ties": {"density": 0.4, "merge": "sum"},
     "cart": {"rank": 0.3, "fused": True},
+    "core_space": {"merge": "iso_cts", "rank": 8},
     "dare": {"drop_rate": 0.3},
     "iso_c": {"exclude": ".*attn.*"},
     "iso_cts": {"common": 0.5, "svd": "randomized"},

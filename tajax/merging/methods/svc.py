@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,41 +12,18 @@ from jax.typing import ArrayLike
 
 from tajax import trees
 from tajax.merging.matrices import map_matrices
-from tajax.merging.methods.iso_c import iso_c
-from tajax.merging.methods.iso_cts import iso_cts
-from tajax.merging.methods.star import star
-from tajax.merging.methods.task_arithmetic import task_arithmetic
-from tajax.merging.methods.ties import ties
-from tajax.merging.methods.tsv_m import tsv_m
-from tajax.merging.methods.weight_average import weight_average
-from tajax.merging.methods.wudi import wudi
 from tajax.merging.svd import compose, svd
+from tajax.merging.wrapped import Wrapped, around_zero, check_wrapped
 from tajax.rules import STACKED
 from tajax.task_vectors import apply_task_vector, check_scalar, task_vector
 from tajax.types import MergeFn, Params
-
-Calibrated = Literal["iso_c", "iso_cts", "star", "task_arithmetic", "ties", "tsv_m", "weight_average", "wudi"]
-
-_METHODS: Mapping[str, MergeFn] = MappingProxyType(
-    {
-        "iso_c": iso_c,
-        "iso_cts": iso_cts,
-        "star": star,
-        "task_arithmetic": task_arithmetic,
-        "ties": ties,
-        "tsv_m": tsv_m,
-        "weight_average": weight_average,
-        "wudi": wudi,
-    }
-)
-"""Methods that need no data, do not draw, and move θ₀ along one vector."""
 
 
 def svc(
     pretrained: Params,
     taus: Sequence[Params],
     *,
-    merge: Calibrated | MergeFn = "task_arithmetic",
+    merge: Wrapped | MergeFn = "task_arithmetic",
     floor: float = 0.0,
     fused: bool = False,
     stacked: str | None = STACKED,
@@ -102,8 +77,7 @@ def svc(
         >>> svc({"kernel": jnp.zeros((2, 2))}, taus)["kernel"].diagonal().round(4)
         Array([3.    , 1.3333], dtype=float32)
     """
-    if isinstance(merge, str) and merge not in _METHODS:
-        raise ValueError(f"merge is {merge!r}, want a function or one of {', '.join(map(repr, get_args(Calibrated)))}")
+    check_wrapped(merge)
     if not floor >= 0:
         raise ValueError(f"floor is the least that a task counts, α, not negative, 0 for 1/T; got {floor}")
     trees.check_taus(taus, pretrained)
@@ -120,31 +94,14 @@ def svc(
         shares = jnp.where(there, jnp.sum(ours[None] * theirs, axis=1) / jnp.where(there, square, 1), 0)
         return compose(left, values * len(taus) / jnp.sum(jnp.maximum(shares, least), axis=0), right)
 
-    merged = _vector(merge, pretrained, taus, {"stacked": stacked, "fused": fused}, options)
+    if isinstance(merge, str):
+        merged = around_zero(merge, taus, {"stacked": stacked, "fused": fused}, options)
+    else:
+        wide = jax.tree.map(_widen, pretrained)
+        merged = task_vector(wide, merge(wide, taus, **options))
     calibrated = map_matrices(matrix, lambda leaf: leaf[0], [merged, *taus], stacked=stacked, fused=fused)
     return apply_task_vector(pretrained, calibrated, scaling_coef)
 
 
-def _vector(
-    merge: str | MergeFn,
-    pretrained: Params,
-    taus: Sequence[Params],
-    shared: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> Params:
-    """What a method changes: of those with a name their model around zero, because θ₀ would round it."""
-    if not isinstance(merge, str):
-        wide = jax.tree.map(_widen, pretrained)
-        return task_vector(wide, merge(wide, taus, **options))
-    method = _METHODS[merge]
-    taken = inspect.signature(method).parameters
-    named = {keyword: value for keyword, value in shared.items() if keyword in taken}
-    return method(jax.tree.map(_zeros, taus[0]), taus, **named, **options)
-
-
 def _widen(leaf: ArrayLike) -> ArrayLike:
     return jnp.asarray(leaf, jnp.result_type(leaf, jnp.float32)) if trees.is_float(leaf) else leaf
-
-
-def _zeros(leaf: ArrayLike) -> Array:
-    return jnp.zeros(jnp.shape(leaf), jnp.result_type(leaf, jnp.float32))
