@@ -8,35 +8,17 @@ import numpy as np
 import pytest
 
 import tajax
-from tajax import merging, trees
+from tajax import merging
 from tajax.merging import METHODS
 from tajax.merging.methods.ties import keep_largest
-from tests.merging.oracles import ORACLES, SHAPES, slow_ties
-
-
-def tree_of(vector, dtype=np.float32):
-    """The numbers of a vector as a tree of the paths and shapes of the oracles."""
-    ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])[:-1]
-    parts = np.split(np.asarray(vector, dtype), ends)
-    return trees.unflatten_paths({p: part.reshape(s) for (p, s), part in zip(SHAPES.items(), parts, strict=True)})
-
-
-def vector_of(tree):
-    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
-
-
-def float64_of(tree):
-    return {path: np.asarray(leaf, np.float64) for path, leaf in trees.flatten_paths(tree).items()}
-
-
-N = sum(int(np.prod(shape)) for shape in SHAPES.values())
+from tests.merging.agreement import N, both, draws, fitted, tree_of, vector_of, vectors_for
+from tests.merging.oracles import ORACLES, slow_ties
 
 
 @pytest.fixture
 def setting(key):
-    """θ₀ and three task vectors of small integers: their sums are exact in any order."""
-    draws = np.asarray(jax.random.randint(key, (4, N), -9, 10), np.float64)
-    return draws[0], draws[1:]
+    """θ₀ and three task vectors of small integers."""
+    return draws(key)
 
 
 @pytest.mark.parametrize("density", [0.3, 0.7, 1.0])
@@ -57,22 +39,10 @@ def test_ties_names_its_choices():
         merging.ties({"w": 1.0}, [{"w": 1.0}], merge="average")
 
 
-def vectors_for(name, setting):
-    """As many task vectors [N] as the method is tried with, in its unit."""
-    return ORACLES[name].unit * setting[1][: ORACLES[name].tasks]
-
-
 @functools.cache
 def compiled(name):
     """The method with its options, under `jit`; the same program for every test. What it was fitted to is left out."""
     return jax.jit(functools.partial(METHODS[name], **ORACLES[name].options))
-
-
-def fitted(name, like, order=None):
-    """What a method that needs data found for trees like this one, the tasks in their order or in another."""
-    flat = trees.flatten_paths(like)
-    found = ORACLES[name].fitted(flat, ORACLES[name].tasks)
-    return found if order is None else jax.tree.map(lambda leaf: leaf[np.array(order)], found)
 
 
 def test_every_method_has_an_oracle_and_the_one_signature():
@@ -99,13 +69,9 @@ def test_a_row_says_what_the_function_takes(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_agree_with_a_slow_oracle(setting, name):
-    case, pretrained = ORACLES[name], tree_of(setting[0])
-    taus = list(map(tree_of, vectors_for(name, setting)))
-    want = case.oracle(float64_of(pretrained), [float64_of(tau) for tau in taus])
-    merged = compiled(name)(pretrained, taus, **fitted(name, pretrained))
-    assert jax.tree.structure(merged) == jax.tree.structure(pretrained)
-    for path, leaf in trees.flatten_paths(merged).items():
-        np.testing.assert_allclose(leaf, want[path], rtol=1e-4, atol=1e-4 if not case.exact else 2e-6, err_msg=path)
+    theta, taus = setting[0].astype(np.float32), vectors_for(name, setting[1]).astype(np.float32)
+    for path, (leaf, want) in both(name, theta, taus, compiled(name)).items():
+        np.testing.assert_allclose(leaf, want, rtol=1e-4, atol=2e-6 if ORACLES[name].exact else 1e-4, err_msg=path)
 
 
 def equations(jaxpr):
@@ -117,10 +83,13 @@ def equations(jaxpr):
                 yield from equations(inner)
 
 
-@pytest.mark.parametrize("name", ["regmean", "regmean_plusplus", "tsv_m", "iso_c", "iso_cts", "wudi", "cart", "star"])
+DECOMPOSING = ("cart", "core_space", "iso_c", "iso_cts", "regmean", "regmean_plusplus", "star", "svc", "tsv_m", "wudi")
+
+
+@pytest.mark.parametrize("name", DECOMPOSING)
 def test_matrices_are_decomposed_one_by_one(setting, name):
     """Two cores that each begin with a batch of them wait for each other for ever (jaxlib 0.10.2, on CPUs)."""
-    pretrained, taus = tree_of(setting[0]), list(map(tree_of, vectors_for(name, setting)))
+    pretrained, taus = tree_of(setting[0]), list(map(tree_of, vectors_for(name, setting[1])))
     merge = functools.partial(METHODS[name], **ORACLES[name].options, **fitted(name, pretrained))
     found = [
         equation.invars[0].aval.ndim
@@ -133,19 +102,14 @@ def test_matrices_are_decomposed_one_by_one(setting, name):
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_agree_with_it_in_double_precision(setting, name, x64):
     """And without `jit`, operation by operation."""
-    case, pretrained = ORACLES[name], tree_of(setting[0], np.float64)
-    taus = [tree_of(tau / 7, np.float64) for tau in vectors_for(name, setting)]
-    want = case.oracle(float64_of(pretrained), [float64_of(tau) for tau in taus])
-    options = {**case.options, **fitted(name, pretrained)}
-    options |= {"key": jax.random.key(0)} if METHODS[name].random else {}
-    for path, leaf in trees.flatten_paths(METHODS[name](pretrained, taus, **options)).items():
+    for path, (leaf, want) in both(name, setting[0], vectors_for(name, setting[1]) / 7).items():
         assert leaf.dtype == np.float64
-        np.testing.assert_allclose(leaf, want[path], rtol=1e-9, atol=1e-9, err_msg=path)
+        np.testing.assert_allclose(leaf, want, rtol=1e-9, atol=1e-9, err_msg=path)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_do_not_see_the_order_of_tasks(setting, name):
-    theta, taus, merge, case = setting[0], vectors_for(name, setting), compiled(name), ORACLES[name]
+    theta, taus, merge, case = setting[0], vectors_for(name, setting[1]), compiled(name), ORACLES[name]
     want = vector_of(merge(tree_of(theta), [tree_of(tau) for tau in taus], **fitted(name, tree_of(theta))))
     for order in itertools.permutations(range(case.tasks)):
         found = fitted(name, tree_of(theta), order)

@@ -8,8 +8,9 @@ import pytest
 import tajax
 from tajax import merging
 from tajax.merging import METHODS, emr, tall_masks
+from tests.merging.agreement import tree_of, vector_of
 from tests.merging.entrywise import slow_emr, slow_tall_masks
-from tests.merging.test_contract import setting, tree_of, vector_of
+from tests.merging.test_contract import setting
 
 __all__ = ["setting"]  # a fixture
 

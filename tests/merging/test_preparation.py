@@ -10,8 +10,9 @@ import pytest
 import tajax
 from tajax import merging
 from tajax.merging import METHODS, PREPARATIONS, compose
+from tests.merging.agreement import N, tree_of, vector_of
 from tests.merging.oracles import ORACLES, slow_ties
-from tests.merging.test_contract import N, moves_along_one_vector, setting, tree_of, vector_of
+from tests.merging.test_contract import moves_along_one_vector, setting
 
 __all__ = ["setting"]  # a fixture
 

@@ -7,8 +7,8 @@ import pytest
 from tajax import trees
 from tajax.merging import METHODS, PREPARATIONS
 from tajax.merging.streaming import merge_by_leaf, prepare_alone
+from tests.merging.agreement import N, tree_of
 from tests.merging.oracles import ORACLES
-from tests.merging.test_contract import N, tree_of
 
 BY_LEAF = [name for name, method in METHODS.items() if method.by_leaf]
 
