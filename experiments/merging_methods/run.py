@@ -22,6 +22,8 @@ GRID = tuple(round(0.1 * k, 1) for k in range(11)) + tuple(round(1.2 + 0.2 * k, 
 """Coefficients from 0 to 3: some methods are at their best far above the sum's."""
 CHOICES = tuple(name for name in METHODS if name != "slerp")
 """All but the one that takes two vectors, which these tasks are not."""
+USUAL = tuple(name for name in CHOICES if name != "core_space")
+"""Without the one that is for low-rank vectors, of `lora`."""
 
 Runs = Mapping[tuple[str, str], list[Run]]  # by method and regime, one a seed
 
@@ -29,7 +31,7 @@ Runs = Mapping[tuple[str, str], list[Run]]  # by method and regime, one a seed
 def main() -> None:
     parser = protocol.arguments(__doc__, regimes=REGIMES)
     parser.add_argument(
-        "--methods", nargs="+", choices=CHOICES, default=CHOICES, metavar="METHOD", help="merging methods"
+        "--methods", nargs="+", choices=CHOICES, default=USUAL, metavar="METHOD", help="merging methods"
     )
     options = parser.parse_args()
     runs: dict[tuple[str, str], list[Run]] = {}
