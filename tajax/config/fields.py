@@ -49,6 +49,7 @@ OPERATIONAL = (
     "evaluate.batch_size",
     "evaluate.search",  # a run can go on with the whole grid; should another α be best there, it says so and stops
     "ntk.batch_size",
+    "ntk.memory",
     "curvature.batch_size",
     "save.merged",
     "save.examples",
@@ -206,7 +207,8 @@ def default_config() -> ConfigDict:
     ntk.eigenfunctions = 16  # leading ones whose energy is measured, at most half of the images
     ntk.output = "trace"  # one of KERNEL_OUTPUTS: over the features, the mean over each on its own, or E×E matrices
     ntk.directions = config_dict.placeholder(int)  # random ones of the features that stand for all; None: all, exactly
-    ntk.batch_size = 128  # images a block: memory is twice as many gradients, in full as many activations
+    ntk.batch_size = 128  # examples: up to twice as many gradients are kept at once, in full as many activations
+    ntk.memory = config_dict.placeholder(int)  # MiB of a device for gradients; None: half of it, of a CPU 4096
 
     config.curvature = curvature = ConfigDict()  # read by workflows.curvature
     curvature.images = 256  # training examples of each task, drawn with the seed; a few hundred are enough

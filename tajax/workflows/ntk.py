@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from tajax import data, progress
+from tajax import data, parallel, progress
 from tajax.ntk import (
     Operator,
     cosine_kernel,
@@ -38,6 +38,7 @@ from tajax.workflows.start import on_tasks
 from tajax.workflows.workflow import Memory, Workflow
 
 STAGE = stage_of(Ntk)
+UNKNOWN = 4 * 2**30  # bytes for gradients where the device says nothing of its memory: the same on any CPU
 
 
 def answer(setup: Setup, evaluator: Evaluator) -> None:
@@ -115,10 +116,14 @@ def make_operators(setup: Setup, count: int) -> Callable[[np.ndarray], dict[str,
         half = max(1, count // 2)  # what is asked for comes in halves of the images, for even numbers of them
         matrices = make_ntk_operator(encode, theta0, mask=mask, batch_size=min(settings.batch_size, half))
         return lambda images: {"plain": [matrices(images)]}
-    kernel_of = make_ntk(encode, theta0, mask=mask, output=settings.output, batch_size=settings.batch_size)
+    options = {"output": settings.output, "batch_size": settings.batch_size, "memory": memory_for(setup)}
+    kernel_of = make_ntk(encode, theta0, mask=mask, **options)
 
     def operators(images: np.ndarray) -> dict[str, list[Operator]]:
-        kernel = np.asarray(kernel_of(images), np.float64)
+        try:
+            kernel = np.asarray(kernel_of(images), np.float64)
+        except ValueError as error:
+            raise ValueError(f"{error} In a run that is --config.ntk.memory=MiB.") from error
         parts = [kernel] if settings.output == "trace" else list(np.moveaxis(kernel, -1, 0))
         cosines = [cosine_kernel(part, np.diag(part), np.diag(part)) for part in parts]
         return {
@@ -127,6 +132,14 @@ def make_operators(setup: Setup, count: int) -> Callable[[np.ndarray], dict[str,
         }
 
     return operators
+
+
+def memory_for(setup: Setup) -> int:
+    """Bytes that gradients may take: as the config says, or half of what the device has for arrays."""
+    if (given := setup.config.ntk.memory) is not None:
+        return given * 2**20
+    limit = parallel.memory_limit()
+    return UNKNOWN if limit is None else limit // 2
 
 
 def _directed(encode: ApplyFn, setup: Setup) -> ApplyFn:
@@ -186,5 +199,11 @@ READINGS = {"nystrom": _nystrom_numbers, "mixture": _mixture_numbers}
 WORKFLOW = Workflow(
     on_tasks(answer),
     stages=lambda config: (*begin(config), Stage(STAGE, "local energy", each=True)),
-    memory=Memory("computing a kernel", {"ntk.batch_size": (" below {}", "computes smaller blocks of the kernel")}),
+    memory=Memory(
+        "computing a kernel",
+        {
+            "ntk.memory": ("=MiB", "keeps as many gradients as fit into so much"),
+            "ntk.batch_size": (" below {}", "keeps fewer gradients or, in full, activations"),
+        },
+    ),
 )

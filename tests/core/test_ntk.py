@@ -5,6 +5,7 @@ import pytest
 
 import tajax
 from tajax.ntk import make_ntk, project_outputs
+from tajax.ntk.kernel import _bytes, _sizes, _strip, gradient_bytes, trained_outputs
 
 from .conftest import mlp, mlp_params
 
@@ -56,6 +57,51 @@ def test_the_kernel_of_one_set_is_symmetric_positive_and_blind_to_batching(setti
         assert np.linalg.eigvalsh(matrix).min() > -1e-12 * np.trace(matrix)
 
 
+@pytest.mark.parametrize(("output", "fit"), [("trace", 2), ("diagonal", 5)])
+def test_the_kernel_is_blind_to_the_memory_for_gradients(setting, output, fit):
+    """With memory for two gradients, one row and one column at a time; and for five of six."""
+    params, x1, x2 = setting
+    each = gradient_bytes(*reversed(trained_outputs(mlp, params, None)), x1)
+    kept = {"trace": "mnee->mn", "diagonal": "mnee->mne"}[output]
+    for others in (None, x2):
+        inputs = x1.nbytes if others is None else x1.nbytes + x2.nbytes
+        kernel = tajax.empirical_ntk(mlp, params, x1, others, output=output, memory=inputs + fit * each)
+        want = np.einsum(kept, explicit_kernel(params, x1, x1 if others is None else x2))
+        np.testing.assert_allclose(kernel, want, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="6 inputs takes 1 MiB at least, .* memory is 0 MiB. Give more"):
+        tajax.empirical_ntk(mlp, params, x1, output=output, memory=inputs + each)
+
+
+def test_blocks_keep_as_many_gradients_as_they_may():
+    for most in range(2, 40):
+        for rows in range(1, 60):
+            size, part = _sizes(rows, None, most)
+            assert (size, part) == (rows, 1) if rows <= most else size + part <= most and size % part == 0
+            for columns in range(1, 60, 7):
+                size, part = _sizes(rows, columns, most)
+                assert 1 <= size <= rows and 1 <= part <= columns and size + part <= most
+                assert size + part == most or part == columns or size < rows or part < most // 8 + 1
+
+
+def test_a_block_takes_the_memory_that_it_is_sized_by(key):
+    """What XLA sets aside for a compiled strip, against the estimate: more by no more than a copy of two leaves."""
+    params = [jnp.zeros((128, 128))] * 8
+
+    def model(params, x):
+        for weights in params:
+            x = jnp.tanh(x @ weights)
+        return x
+
+    theta, outputs = trained_outputs(model, params, None)
+    each = gradient_bytes(outputs, theta, jnp.zeros((1, 128)))
+    assert _bytes(theta) < each < 1.1 * _bytes(theta)
+    for size, part in ((14, 2), (28, 4)):
+        strip = jax.jit(lambda theta, rows, parts: _strip(outputs, "trace", theta, rows, parts, 1, 3, symmetric=True))
+        lowered = strip.lower(theta, jnp.zeros((size, 128)), jnp.zeros((3, part, 128)))
+        taken = lowered.compile().memory_analysis().temp_size_in_bytes
+        assert 0.9 < taken / ((size + part) * each) < 1.25
+
+
 def test_the_product_with_a_vector_needs_no_kernel(setting):
     params, x1, x2 = setting
     mask = tajax.param_mask(params, ["query/.*", "scale"])
@@ -96,6 +142,10 @@ def test_low_precision_gradients_are_summed_in_float32(key):
     [
         ({"output": "sum"}, "output='sum' is unknown; choose one of trace, diagonal, full"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        (
+            {"memory": 2**20, "output": "full"},
+            "memory is for the trace and the diagonal; with",
+        ),
         ({"mask": {"w": False}}, "trains no leaf"),
         ({"mask": {"v": True}}, "'w' is in params but not in mask"),
         ({"x2": jnp.ones((0, 2))}, "got 1 and 0"),

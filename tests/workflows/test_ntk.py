@@ -1,12 +1,16 @@
 """The NTK workflow on a minute CLIP, against kernels worked out here from the whole Jacobian."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from tajax import data, models, results, trees
+from tajax import data, models, parallel, results, trees
 from tajax.data.preprocess import normalize
 from tajax.ntk import cosine_kernel, eigenfunctions, energies, extend
+from tajax.workflows import ntk
 from tests.workflows.conftest import TASKS, contents
 
 COUNT, LEADING = 8, 2
@@ -136,3 +140,9 @@ def test_too_few_images_are_known_before_anything_is_computed(world, run, locali
     *_, fields = localized()
     failed = run("attn", world / "few", **(fields | {"ntk.images": 64, "ntk.eigenfunctions": 11}))
     assert failed.code == 2 and "ntk.eigenfunctions=10 or fewer" in failed.err and "20 test images" in failed.err
+
+
+def test_gradients_have_half_of_what_the_device_says_unless_told_otherwise(monkeypatch):
+    for memory, limit, want in ((None, None, 4 * 2**30), (None, 80_000, 40_000), (3, 80_000, 3 * 2**20)):
+        monkeypatch.setattr(parallel, "memory_limit", lambda limit=limit: limit)
+        assert ntk.memory_for(SimpleNamespace(config=ConfigDict({"ntk": {"memory": memory}}))) == want
