@@ -317,7 +317,7 @@ def test_help_of_a_config_has_every_field_with_its_value_and_comment(runs, capsy
     changed = {name for name, line in rows.items() if line.startswith("* ")}
     assert {"regime", "variant", "model", "finetune.remat", "finetune.warmup_steps"} <= changed
     assert "seed" not in changed
-    assert re.search(r"finetune.remat +layers +one of REMATS: activations", rows["finetune.remat"])
+    assert re.search(r"finetune.remat +'layers' +one of auto, none, dots, layers", rows["finetune.remat"])
 
 
 def test_variants_of_a_config_with_what_each_holds(runs, tmp_path, capsys, monkeypatch):
