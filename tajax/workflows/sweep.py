@@ -64,14 +64,16 @@ def best_of_grid(setup: Setup, measure: MeasureAt, single: Mapping[str, float]) 
     with progress.stage(stage_of(Sweep), sizes | after, done=done) as running:
         for task in running.each(task for task in setup.tasks if task.name not in done):
             measure_missing(task, first)
-        while asked := coarse_to_fine(grid, _values(journal, single), always=(PLAIN_SUM,)):
-            for _ in running.each([_REFINED], name=str):
-                for task in setup.tasks:
-                    measure_missing(task, asked)
-    values = _values(journal, single)
-    measured = [coef for coef in grid if coef in values]
-    accuracies = [[_recorded(journal)[name, coef]["top1"] for coef in measured] for name in single]
-    return measured[select_scaling_coef(measured, np.array(accuracies), np.array([*single.values()]))]
+        considered = {*first}
+        while asked := coarse_to_fine(grid, _values(journal, single, considered), always=(PLAIN_SUM,)):
+            considered |= {*asked}
+            if any(missing(task, asked) for task in setup.tasks):
+                for _ in running.each([_REFINED], name=str):
+                    for task in setup.tasks:
+                        measure_missing(task, asked)
+    coefs, recorded = [coef for coef in grid if coef in considered], _recorded(journal)
+    accuracies = [[recorded[name, coef]["top1"] for coef in coefs] for name in single]
+    return coefs[select_scaling_coef(coefs, np.array(accuracies), np.array([*single.values()]))]
 
 
 def best_of_all(setup: Setup, evaluator: Evaluator, tau: Params, single: Mapping[str, float]) -> float:
@@ -123,8 +125,8 @@ def stage(config: ConfigDict) -> Stage:
 
 
 def _of_origin(setup: Setup) -> dict[str, Means]:
-    """What θ₀ has on validation, where the model of the run's method at α = 0 is θ₀, in every bit."""
-    if not merging.METHODS[setup.config.merging.method].affine:
+    """What θ₀ has on validation, where it is the run's model at α = 0 and another pass would show the same again."""
+    if _one_pass(setup.config) or not merging.METHODS[setup.config.merging.method].affine:
         return {}
     return {record["task"]: means_of(record) for record in setup.journal.find(ZeroShot, split="val")}
 
@@ -147,9 +149,8 @@ def _recorded(journal: Journal) -> dict[tuple[str, float], Sweep]:
     return {(r["task"], r["scaling_coef"]): r for r in journal.find(Sweep, split="val")}
 
 
-def _values(journal: Journal, single: Mapping[str, float]) -> dict[float, float]:
-    """The mean normalised accuracy at each α that is recorded of all tasks."""
-    recorded = _recorded(journal)
-    coefs = [coef for coef in dict.fromkeys(coef for _, coef in recorded) if all((n, coef) in recorded for n in single)]
+def _values(journal: Journal, single: Mapping[str, float], considered: Collection[float]) -> dict[float, float]:
+    """The mean normalised accuracy at each α that was asked for, which is recorded of all tasks."""
+    recorded, coefs = _recorded(journal), sorted(considered)
     accuracies = np.array([[recorded[name, coef]["top1"] for coef in coefs] for name in single])
     return dict(zip(coefs, deciding_mean(accuracies, np.array([*single.values()])).tolist(), strict=True))

@@ -88,9 +88,7 @@ def merge(setup: Setup, taus: Mapping[str, Params], found: Mapping[str, Any] = M
         chosen = {keyword: settings[name][keyword] for keyword in preparation.options}
         method = merging.compose(preparation, method, **chosen)
     given = {**found, **({"key": jax.random.key(setup.config.seed)} if method.random else {})}
-    program: MergeFn = merging.compiled(method, **options)
-    if method.eager:
-        program = functools.partial(method.merge, **options)
+    program: MergeFn = (functools.partial if method.eager else merging.compiled)(method, **options)
     vectors = [taus[task.name] for task in setup.tasks]
     if method.affine:
         tau = host.fetch(program(jax.tree.map(jnp.zeros_like, vectors[0]), vectors, **given))
@@ -120,7 +118,8 @@ def add_tasks(setup: Setup, evaluator: Evaluator, merged: Merged) -> float:
         grid is measured.
 
     Raises:
-        ValueError: the run was measured at another α by an earlier version, which tuned one for every method.
+        ValueError: the run was measured at another α: by an earlier version, which tuned one for every method, or
+            with another `config.evaluate.search`.
     """
     journal = setup.journal
     single = {split: _single_task(journal, split) for split in SPLITS}
@@ -142,11 +141,12 @@ def add_tasks(setup: Setup, evaluator: Evaluator, merged: Merged) -> float:
         scaling_coef = sweep.best_of_all(setup, evaluator, tau, single["val"])
     else:
         scaling_coef = sweep.best_of_grid(setup, lambda task, coefs: at(task, "val", coefs), single["val"])
+    searched = f" with evaluate.search={setup.config.evaluate.search}" if tuned else ""
     earlier = {r["scaling_coef"] for r in journal.find(TaskAddition)}
     if earlier - {scaling_coef}:
         raise ValueError(
             f"{setup.workdir} holds the accuracy of {method} at α = {earlier.pop():g}, and this version measures "
-            f"it at {scaling_coef:g}. Choose another --workdir, or pass --overwrite to replace that run."
+            f"it at {scaling_coef:g}{searched}. Choose another --workdir, or pass --overwrite to replace that run."
         )
 
     def measure(task: data.Task, split: str) -> Record:

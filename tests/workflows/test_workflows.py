@@ -172,6 +172,7 @@ def test_a_search_measures_a_part_of_the_grid_and_the_rest_can_follow(regime, fi
     best = {r["scaling_coef"] for r in measured(world / f"whole_{regime}")[1]}
     assert again.code == (0 if best == {r["scaling_coef"] for r in added} else 2), again.err
     assert later == added
+    assert run(regime, world / f"part_{regime}", **settings).code == 0  # what the search sees is what it was
 
 
 def test_exact_coefficient_is_at_least_as_good_as_any_of_the_grid(finished, run, world):
