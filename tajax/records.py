@@ -129,6 +129,7 @@ class Recomputation(Recorded):
     """Bytes that there were for it, on the device that has the least."""
     device_kind: str
     device_count: int
+    placement: str
 
 
 class Finetune(Training):

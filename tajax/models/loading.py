@@ -21,7 +21,7 @@ from tajax.models.geometry import LEGACY_EOS_TOKEN_ID, ClipConfig
 from tajax.models.hub import commit_of, locate, split_choice
 from tajax.models.preprocessor import OPENAI_MEAN, OPENAI_STD, default_preprocessing, read_preprocessing
 from tajax.models.tokenizer import ClipTokenizer, load_tokenizer
-from tajax.models.transformer import default_unroll, features_at
+from tajax.models.transformer import check_remat, default_unroll, features_at
 from tajax.trees import flatten_paths
 from tajax.types import Params, Preprocessing, Remat
 
@@ -145,6 +145,7 @@ def load(
         >>> jax.jit(clip.encode_image)(clip.params["image"], images).shape
         (2, 128)
     """
+    check_remat(remat)
     dtype = jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be a float, such as float32 or bfloat16, got {dtype}.")

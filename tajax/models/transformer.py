@@ -27,6 +27,7 @@ __all__ = [
     "MLP",
     "Attention",
     "Layers",
+    "check_remat",
     "default_unroll",
     "dense",
     "features_at",
@@ -190,9 +191,8 @@ class Layers(nn.Module):
 
 
 def _recomputed(kind: type[nn.Module], remat: Remat) -> type[nn.Module]:
-    """A kind of layer that the backward pass computes again; `ValueError` for a value that `Remat` lacks."""
-    if remat not in get_args(Remat):
-        raise ValueError(f"remat is {remat!r}; choose one of {', '.join(map(repr, get_args(Remat)))}.")
+    """A kind of layer that the backward pass computes again."""
+    check_remat(remat)
     if remat == "none":
         return kind
     # in Flax's types a layer that is transformed is a layer of the same kind
@@ -256,6 +256,12 @@ def transform(
 
     layers = nn.map_variables(Layers, "params", split)
     return layers(kind, settings, depth, tower.unroll, tower.remat, frozen, name="blocks")(x, mask, num_outputs)
+
+
+def check_remat(remat: object) -> None:
+    """Raises `ValueError` for a value that `Remat` lacks."""
+    if remat not in get_args(Remat):
+        raise ValueError(f"remat is {remat!r}; choose one of {', '.join(map(repr, get_args(Remat)))}.")
 
 
 def default_unroll(remat: Remat) -> int | bool:

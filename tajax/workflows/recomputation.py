@@ -38,15 +38,19 @@ def settle(
     if setup.config.finetune.remat != "auto":
         return _named(setup.config.finetune.remat)
     devices = parallel.devices_of_all(setup.config.devices)
-    place = {"device_kind": devices[0].device_kind, "device_count": len(devices)}
+    place = {
+        "device_kind": devices[0].device_kind,
+        "device_count": len(devices),
+        "placement": setup.config.placement,
+    }
     if found := setup.journal.find(Recomputation, **place):
         return _named(found[-1]["remat"])
     own = own_devices(devices)
-    if not processes.broadcast_json(lambda: all(map(device_memory.limit_bytes, own))):
+    if not any(processes.gather_json(lambda: all(map(device_memory.limit_bytes, own)))):
         return "none"
     given, besides = arguments()
-    free = device_memory.free_bytes(own, (given, besides))
-    assert free is not None  # there are limits
+    each = processes.gather_json(lambda: device_memory.free_bytes(own, (given, besides)))
+    free = min(count for count in each if count is not None)
 
     def program(remat: Remat) -> Callable[[], jax.stages.Compiled]:
         return lambda: step_with(remat).lower(*given, **besides).compile()
@@ -54,7 +58,7 @@ def settle(
     choice = device_memory.first_that_fits(
         {remat: program(remat) for remat in setup.encoder.remats},
         free,
-        agreed=lambda fits: processes.broadcast_json(lambda: fits),
+        agreed=lambda fits: all(processes.gather_json(lambda: fits)),
     )
     if choice.name is None:
         raise ValueError(_nothing_fits(setup, choice, free, devices[0]))

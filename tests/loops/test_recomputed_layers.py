@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tajax import finetune, optim
+from tajax import finetune, models, optim
 from tajax.models import ImageEncoder, VisionConfig
 from tajax.parametrization import masked
 from tajax.types import Batch, Head
@@ -47,3 +47,10 @@ def test_the_more_is_computed_again_the_less_memory_a_step_takes(key, linearized
     assert memory["layers"] < 0.8 * memory["dots"] < 0.7 * memory["none"]
     for remat in ("dots", "layers"):
         np.testing.assert_allclose(moved[remat], moved["none"], rtol=1e-5)  # the order of sums
+
+
+@pytest.mark.parametrize("remat", [True, False, "all"])
+def test_another_choice_is_refused_before_anything_is_read(remat):
+    """True and False were the choices of earlier versions."""
+    with pytest.raises(ValueError, match=f"remat is {remat!r}; choose one of 'none', 'dots', 'layers'"):
+        models.load("no/such/directory", remat=remat)

@@ -91,6 +91,9 @@ def test_what_was_chosen_on_such_devices_is_taken_again(setup, devices_with):
     settle(setup)
     devices_with(6 << 30)
     assert settle(setup) == ("dots", [])
+    setup.config.placement = "sharded"
+    assert settle(setup) == ("none", ["none"])
+    setup.config.placement = "replicated"
     setup.journal[0]["device_kind"] = "another"
     assert settle(setup) == ("none", ["none"])
 

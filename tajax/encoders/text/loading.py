@@ -23,7 +23,7 @@ from tajax.models.convert import few
 from tajax.models.hub import BUNDLED, commit_of, hub_name, locate, split_choice
 from tajax.models.layout import ADAPTER, is_there
 from tajax.models.loading import params_sha256, to_device
-from tajax.models.transformer import default_unroll, features_at
+from tajax.models.transformer import check_remat, default_unroll, features_at
 from tajax.trees import check_finite
 from tajax.types import Params, Remat
 
@@ -111,6 +111,7 @@ def load_text(
             configuration, or entries that are not finite; all named.
         TypeError: `dtype` is not a float.
     """
+    check_remat(remat)
     dtype = jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be a float, such as float32 or bfloat16, got {dtype}.")

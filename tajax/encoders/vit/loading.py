@@ -22,7 +22,7 @@ from tajax.models import files, hub
 from tajax.models.convert import few
 from tajax.models.layout import CONFIG, PREPROCESSOR
 from tajax.models.loading import params_sha256, to_device
-from tajax.models.transformer import default_unroll, features_at
+from tajax.models.transformer import check_remat, default_unroll, features_at
 from tajax.types import JsonObject, Params, Remat
 
 __all__ = ["LoadedVit", "check_name", "load_vit"]
@@ -122,6 +122,7 @@ def load_vit(
             prepared, which is not guessed; or a hub id without network.
         ValueError: a model of another kind, a damaged file, or tensors that do not fit the configuration.
     """
+    check_remat(remat)
     check_name(str(name))
     place, which = hub.split_choice(name)
     path = hub.locate(place)
