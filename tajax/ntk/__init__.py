@@ -1,6 +1,6 @@
 """The empirical neural tangent kernel: its blocks, its spectrum, and where its leading eigenfunctions live."""
 
-from tajax.ntk.kernel import empirical_ntk, make_ntk, ntk_vector_product, project_outputs
+from tajax.ntk.kernel import MemoryTooSmallError, empirical_ntk, make_ntk, ntk_vector_product, project_outputs
 from tajax.ntk.localization import (
     Mixture,
     Nystrom,
@@ -22,6 +22,7 @@ from tajax.ntk.spectrum import (
 )
 
 __all__ = [
+    "MemoryTooSmallError",
     "Mixture",
     "Nystrom",
     "Operator",

@@ -27,6 +27,10 @@ _CPU_TILE = 1280  # parameters; measured for 64 to 256 inputs and leaves of 25,0
 Outputs = Callable[[Trained, Array], Array]  # trained leaves and inputs [B, ...] to flat outputs [B, E]
 
 
+class MemoryTooSmallError(ValueError):
+    """Less memory is given than the inputs and two gradients take."""
+
+
 def empirical_ntk(
     apply_fn: ApplyFn,
     params: Params,
@@ -109,7 +113,7 @@ def make_ntk(
         others = x1 if x2 is None else x2
         if not len(x1) or not len(others):
             raise ValueError(f"the kernel needs at least one input on each side; got {len(x1)} and {len(others)}")
-        most = 2 * (batch_size or max(len(x1), len(others)))
+        most = max(2, (1 if output == "full" else 2) * (batch_size or max(len(x1), len(others))))
         if memory is not None:
             most = min(most, _within(memory, outputs, theta, x1, x2))
         size, part = _sizes(len(x1), None if x2 is None else len(x2), most)
@@ -333,7 +337,7 @@ def _within(
     inputs = sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in (x1, x2) if x is not None)
     one = gradient_bytes(outputs, theta, x1)
     if inputs + 2 * one > memory:
-        raise ValueError(
+        raise MemoryTooSmallError(
             f"a kernel of {len(x1)} inputs takes {-(-(inputs + 2 * one) // 2**20)} MiB at least, for them and two "
             f"gradients of {trees.count_params(theta)} parameters, and memory is {memory // 2**20} MiB. "
             "Give more, or a mask of fewer parameters."

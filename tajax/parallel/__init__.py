@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from tajax.parallel.devices import devices_of_all, local_devices, memory_limit
+from tajax.parallel.devices import devices_of_all, local_devices
 from tajax.parallel.hosts import from_first, rows_of_all
 from tajax.parallel.placement import Placement
 from tajax.parallel.replicated import Replicated, pad_batch
@@ -23,7 +23,6 @@ __all__ = [
     "devices_of_all",
     "from_first",
     "local_devices",
-    "memory_limit",
     "pad_batch",
     "rows_of_all",
 ]

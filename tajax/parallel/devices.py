@@ -55,12 +55,6 @@ def devices_of_all(count: int | None = None) -> list[jax.Device]:
     return [device for devices in chosen for device in devices]
 
 
-def memory_limit() -> int | None:
-    """Bytes that arrays may take on the first device of this process; None where it does not say, as of a CPU."""
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    return None if limit is None else int(limit)
-
-
 def own(devices: Sequence[jax.Device]) -> list[jax.Device]:
     """Those of this process."""
     return [device for device in devices if device.process_index == jax.process_index()]

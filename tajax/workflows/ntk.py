@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from tajax import data, parallel, progress
+from tajax import data, device_memory, progress
 from tajax.ntk import (
+    MemoryTooSmallError,
     Operator,
     cosine_kernel,
     energy_share,
@@ -122,8 +123,8 @@ def make_operators(setup: Setup, count: int) -> Callable[[np.ndarray], dict[str,
     def operators(images: np.ndarray) -> dict[str, list[Operator]]:
         try:
             kernel = np.asarray(kernel_of(images), np.float64)
-        except ValueError as error:
-            raise ValueError(f"{error} In a run that is --config.ntk.memory=MiB.") from error
+        except MemoryTooSmallError as error:
+            raise MemoryTooSmallError(f"{error} In a run that is --config.ntk.memory=MiB.") from error
         parts = [kernel] if settings.output == "trace" else list(np.moveaxis(kernel, -1, 0))
         cosines = [cosine_kernel(part, np.diag(part), np.diag(part)) for part in parts]
         return {
@@ -138,7 +139,7 @@ def memory_for(setup: Setup) -> int:
     """Bytes that gradients may take: as the config says, or half of what the device has for arrays."""
     if (given := setup.config.ntk.memory) is not None:
         return given * 2**20
-    limit = parallel.memory_limit()
+    limit = device_memory.limit_bytes(jax.local_devices()[0])
     return UNKNOWN if limit is None else limit // 2
 
 

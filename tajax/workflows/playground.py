@@ -7,6 +7,8 @@ scores are kept as whole numbers (`tajax.coded_scores`), so many classes of an e
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from tajax import coded_scores, processes, progress
+from tajax import coded_scores, data, processes, progress
 from tajax.affine import AffineLogits, correct_intervals
 from tajax.coded_scores import About, CodedScores
 from tajax.config import REGIMES
@@ -49,13 +51,14 @@ def record_playground(setup: Setup, evaluator: Evaluator, taus: Mapping[str, Par
         return
     names, every, journal = list(taus), (*setup.tasks, *setup.controls), setup.journal
     count, most = room(len(every), len(names), wanted)
+    if not count:
+        progress.say(
+            f"no playground: a page has no room for the scores of {len(every)} tasks along {len(names)} vectors"
+        )
+        return
     reach = max(1.0, *map(abs, setup.config.evaluate.scaling_coefs))
-    for task, (key,) in journal.each(
-        Playground,
-        every,
-        lambda task: {"task": task.name, "split": SPLIT},
-        units=lambda task: min(count, len(task.split(SPLIT))),
-    ):
+
+    def keep(task: data.Task) -> tuple[CodedScores, About]:
         some = drawn(task, SPLIT, count, seed=setup.config.seed)
         rows, labels = evaluator.affine_split(some, SPLIT, [taus[name] for name in names])
         scores, bounds = np.asarray(rows.scores), (-reach, reach)
@@ -64,16 +67,28 @@ def record_playground(setup: Setup, evaluator: Evaluator, taus: Mapping[str, Par
         about = About(task.name, tuple(names), bounds, scores.shape[-1], share)
         if processes.is_first():
             coded_scores.write(_path(setup, task.name), coded, about)
+        return coded, about
+
+    for task, (key,) in journal.each(
+        Playground,
+        every,
+        lambda task: {"task": task.name, "split": SPLIT},
+        units=lambda task: min(count, len(task.split(SPLIT))),
+    ):
+        coded, about = keep(task)
         journal.record(
             Playground,
             **key,
             directions=names,
-            bounds=list(bounds),
-            count=len(labels),
+            bounds=list(about.bounds),
+            count=len(coded.labels),
             complete=int(coded.complete.sum()),
-            changed=share,
+            changed=about.changed,
         )
-        progress.note({"changed": share})
+        progress.note({"changed": about.changed})
+    there = processes.broadcast_json(lambda: [_path(setup, task.name).exists() for task in every])
+    for task in itertools.compress(every, map(operator.not_, there)):  # of a run that was copied without its files
+        keep(task)
     if not journal.find(PlaygroundCoefs):
         paths = [_path(setup, name) for name in names]
         best = processes.broadcast_json(lambda: best_coefs(paths, bounds=(0.0, reach)))
@@ -93,12 +108,12 @@ def room(tasks: int, vectors: int, examples: int) -> tuple[int, int]:
         keep. An example takes 4 bytes, each of its classes 2 (T + 1), and base64 a third more.
 
     Example:
-        >>> room(8, 8, 256), room(9, 8, 256), room(20, 20, 256), room(8, 8, 100_000)
-        ((256, 40), (256, 35), (256, 6), (4687, 2))
+        >>> room(8, 8, 256), room(9, 8, 256), room(20, 20, 256), room(8, 8, 100_000), room(700, 700, 256)
+        ((256, 40), (256, 35), (256, 6), (4687, 2), (0, 0))
     """
     of_task, of_class = LARGEST_PAGE * 3 // 4 // tasks, 2 * (vectors + 1)
     examples = min(examples, of_task // (4 + 2 * of_class))
-    return examples, (of_task // examples - 4) // of_class
+    return examples, (of_task // examples - 4) // of_class if examples else 0
 
 
 def best_coefs(paths: list[Path], *, bounds: tuple[float, float]) -> Record:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tajax import data, models, parallel, results, trees
+from tajax import data, device_memory, models, results, trees
 from tajax.data.preprocess import normalize
 from tajax.ntk import cosine_kernel, eigenfunctions, energies, extend
 from tajax.workflows import ntk
@@ -144,5 +144,5 @@ def test_too_few_images_are_known_before_anything_is_computed(world, run, locali
 
 def test_gradients_have_half_of_what_the_device_says_unless_told_otherwise(monkeypatch):
     for memory, limit, want in ((None, None, 4 * 2**30), (None, 80_000, 40_000), (3, 80_000, 3 * 2**20)):
-        monkeypatch.setattr(parallel, "memory_limit", lambda limit=limit: limit)
+        monkeypatch.setattr(device_memory, "limit_bytes", lambda device, limit=limit: limit)
         assert ntk.memory_for(SimpleNamespace(config=ConfigDict({"ntk": {"memory": memory}}))) == want
