@@ -145,6 +145,7 @@ def run(world):
             "finetune.log_every": 1,
             "evaluate.batch_size": 8,
             "evaluate.scaling_coefs": GRID,
+            "save.playground": 0,  # a program more, for tests of its own
         } | {name.replace("__", "."): value for name, value in overrides.items()}
         given = [f"--config.{field}={value}" for field, value in fields.items() if value is not None]
         file = f"{CONFIGS / name}.py:{variant or 'tiny'}"

@@ -14,7 +14,14 @@ VAL = 12  # images
 def added(request, world, run):
     """Task addition, linearised before the norm or through it."""
     workdir = world / f"playground_{request.param}"
-    done = run("linear", workdir, save__merged=False, save__examples=False, linearize_through_norm=request.param)
+    done = run(
+        "linear",
+        workdir,
+        save__merged=False,
+        save__examples=False,
+        save__playground=256,
+        linearize_through_norm=request.param,
+    )
     assert done.code == 0, done.err
     return workdir
 
@@ -69,7 +76,12 @@ def test_the_best_coefficients_are_worth_what_is_recorded_and_no_less_than_other
 
 def test_a_run_that_goes_on_keeps_what_is_there_and_makes_what_is_not(added, run):
     through = added.name.endswith("True")
-    settings = {"save__merged": False, "save__examples": False, "linearize_through_norm": through}
+    settings = {
+        "save__merged": False,
+        "save__examples": False,
+        "save__playground": 256,
+        "linearize_through_norm": through,
+    }
     before = contents(added / "playground")
     records = results.read(added / "results.jsonl")
     (added / "playground" / "tools.safetensors").unlink()  # as where a run was copied in part
