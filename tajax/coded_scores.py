@@ -69,12 +69,12 @@ class About(NamedTuple):
 
 
 def encode(
-    scores: Float[np.ndarray, "N T+1 K"], labels: Int[np.ndarray, " N"], *, bounds: tuple[float, float], most: int
+    scores: Float[np.ndarray, "N D K"], labels: Int[np.ndarray, " N"], *, bounds: tuple[float, float], most: int
 ) -> CodedScores:
     """The codes of some images.
 
     Args:
-        scores: a, as in `AffineLogits.scores` without padded classes.
+        scores: a at θ₀ and along T vectors, D = T + 1: `AffineLogits.scores` without padded classes.
         labels: in [0, K).
         bounds: l ≤ h, finite: the box of coefficients.
         most: how many classes an image may keep, at least 2. Of more that can win its label and those that come nearest
@@ -180,8 +180,8 @@ def changed(scores: Float[np.ndarray, "N T+1 K"], coded: CodedScores, coefs: Flo
     return float((there != np.stack(whole, axis=1)).sum() / (len(coefs) * len(scores)))
 
 
-def dense(coded: CodedScores, num_classes: int) -> Float[np.ndarray, "N T+1 K"]:
-    """The codes as scores of all K classes, float32, in units of δ, for `affine.AffineLogits`.
+def dense(coded: CodedScores, num_classes: int) -> Float[np.ndarray, "N D K"]:
+    """The codes as scores of all K classes along D = T + 1 directions, float32, in units of δ.
 
     A class that is left out has the score `BEATEN` at θ₀ and 0 along the vectors; the label of an image without any
     class has less, so that it is never predicted.
@@ -232,7 +232,7 @@ def read(path: str | Path) -> tuple[CodedScores, About]:
     return coded, about
 
 
-_DTYPES = CodedScores(*map(np.dtype, ("int16", "uint16", "uint16", "uint16", "float32", "bool")))  # type: ignore[arg-type]  # of each field
+_DTYPES = tuple(map(np.dtype, ("int16", "uint16", "uint16", "uint16", "float32", "bool")))  # of each field
 
 
 def _inconsistent(coded: CodedScores, about: About) -> str:
@@ -265,7 +265,7 @@ def _check(scores: np.ndarray, labels: np.ndarray, bounds: Sequence[float], most
         raise ValueError(f"bounds is {bounds}, want two finite numbers in order; most is {most}, want 2 or more")
 
 
-def _can_win(image: Float[np.ndarray, "T+1 K"], bounds: tuple[float, float]) -> np.ndarray:
+def _can_win(image: Float[np.ndarray, "D K"], bounds: tuple[float, float]) -> np.ndarray:
     """The classes that no single other one beats everywhere in the box, ascending."""
     low, high = bounds
     lead = image[0, :, None] - image[0, None, :]  # of the class of the row over that of the column, at best

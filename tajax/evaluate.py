@@ -20,7 +20,7 @@ from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.parallel import Placement, Replicated
 from tajax.splits import AffineSplit, gathered
-from tajax.task_vectors import apply_task_vector, combine, task_vector
+from tajax.task_vectors import apply_task_vector, combine, moved_leaves, task_vector
 from tajax.types import ApplyFn, Batch, Head, Mask, Moved, Params
 
 Result = TypeVar("Result")
@@ -291,7 +291,7 @@ def _place(
     for index, tau in enumerate(taus):
         trees.check_same_tree(pretrained, tau, what=("pretrained", f"task vector {index}"))
         trees.check_finite(tau, f"task vector {index}")
-    moved: tuple[Any, ...] = tuple(trees.moved_leaves(taus))
+    moved: tuple[Any, ...] = tuple(moved_leaves(taus))
     return (placement or Replicated()).params((pretrained, moved, head))
 
 

@@ -19,7 +19,7 @@ from tajax import metrics
 from tajax.affine import AffineLogits, Interval, correct_intervals, tally_at
 from tajax.metrics import Tally
 
-__all__ = ["AffineSplit", "gathered", "intervals", "tally_at_coefs"]
+__all__ = ["AffineSplit", "gathered", "intervals", "on_host", "tally_at_coefs"]
 
 _PART = 2**27  # bytes of a split on the device at a time; what is computed of them takes a few times as many
 
@@ -67,8 +67,13 @@ def gathered(results: Iterable[tuple[Array, Array, Array]], classes: int) -> Aff
     for array in arrays:
         array.resize((count, *array.shape[1:]), refcheck=False)
     scores, gram, labels = arrays
-    host: tuple[Any, ...] = (scores, gram, np.int32(classes))
-    return AffineSplit(AffineLogits(*host), labels)
+    return AffineSplit(on_host(scores, gram, classes), labels)
+
+
+def on_host(scores: np.ndarray, gram: np.ndarray, classes: int) -> AffineLogits:
+    """`AffineLogits` in NumPy: scores [N, T+1, K], inner products [N, T+1, T+1], and K."""
+    host: tuple[Any, ...] = (scores, gram, np.int32(classes))  # of NumPy, where types say of JAX
+    return AffineLogits(*host)
 
 
 def _append(arrays: list[np.ndarray], count: int, result: tuple[Array, Array, Array], classes: int) -> int:

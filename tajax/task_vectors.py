@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Num
 
-from tajax import trees
+from tajax import host, trees
 from tajax.rules import STACKED
 from tajax.types import Params, Tree
 
@@ -285,3 +285,26 @@ def _check_constants(before: Params, after: Params) -> None:
                 f"{path!r} is {trees.dtype_of(leaf)} and differs between pretrained and finetuned: it has no"
                 " direction to move along. Leave it out of both trees"
             )
+
+
+def moved_leaves(taus: Sequence[Params]) -> list[dict[str, ArrayLike]]:
+    """The leaves, by path, in which any of the vectors is not zero: what there is to carry to a device.
+
+    Waits for the device; not for use under `jit`.
+
+    Example:
+        >>> moved_leaves([{"w": np.ones(1), "b": np.zeros(1)}, {"w": np.zeros(1), "b": np.zeros(1)}])
+        [{'w': array([1.])}, {'w': array([0.])}]
+    """
+    flats = [trees.flatten_paths(tau) for tau in taus]
+    moved = jax.device_get([{path: _any_nonzero(leaf) for path, leaf in flat.items()} for flat in flats])
+    return [{path: leaf for path, leaf in flat.items() if any(m[path] for m in moved)} for flat in flats]
+
+
+def _any_nonzero(leaf: ArrayLike) -> ArrayLike:
+    return host.moves(leaf) if isinstance(leaf, np.ndarray) else _device_moves(leaf)
+
+
+@jax.jit
+def _device_moves(leaf: ArrayLike) -> Array:
+    return jnp.any(jnp.asarray(leaf) != 0)

@@ -32,7 +32,6 @@ __all__ = [
     "flatten_paths",
     "is_float",
     "map_leaves",
-    "moved_leaves",
     "param_mask",
     "split",
     "trained_layers",
@@ -194,15 +193,6 @@ def _count_nonfinite(leaf: ArrayLike) -> Array:
     return jnp.sum(~jnp.isfinite(leaf))
 
 
-def _any_nonzero(leaf: ArrayLike) -> ArrayLike:
-    return host.moves(leaf) if isinstance(leaf, np.ndarray) else _device_moves(leaf)
-
-
-@jax.jit
-def _device_moves(leaf: ArrayLike) -> Array:
-    return jnp.any(jnp.asarray(leaf) != 0)
-
-
 def check_taus(taus: Sequence[Params], like: Params | None = None, *, what: str = "pretrained") -> None:
     """Raises unless `taus` is a sequence of at least one task vector, each with the paths and shapes of `like`.
 
@@ -223,20 +213,6 @@ def check_taus(taus: Sequence[Params], like: Params | None = None, *, what: str 
         like, what = taus[0], "task vector 0"
     for t, tau in enumerate(taus):
         check_same_tree(like, tau, what=(what, f"task vector {t}"))
-
-
-def moved_leaves(taus: Sequence[Params]) -> list[dict[str, ArrayLike]]:
-    """The leaves, by path, in which any of the vectors is not zero: what there is to carry to a device.
-
-    Waits for the device; not for use under `jit`.
-
-    Example:
-        >>> moved_leaves([{"w": np.ones(1), "b": np.zeros(1)}, {"w": np.zeros(1), "b": np.zeros(1)}])
-        [{'w': array([1.])}, {'w': array([0.])}]
-    """
-    flats = [flatten_paths(tau) for tau in taus]
-    moved = jax.device_get([{path: _any_nonzero(leaf) for path, leaf in flat.items()} for flat in flats])
-    return [{path: leaf for path, leaf in flat.items() if any(m[path] for m in moved)} for flat in flats]
 
 
 def is_float(leaf: ArrayLike) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from tajax import data, evaluate, progress, trees
+from tajax import data, evaluate, progress
 from tajax.config import one_of
 from tajax.data.sources import rows_of
 from tajax.disentanglement import (
@@ -32,6 +32,7 @@ from tajax.disentanglement import (
 from tajax.progress import Stage
 from tajax.records import Disentanglement, stage_of
 from tajax.results import Record
+from tajax.task_vectors import moved_leaves
 from tajax.types import Batch, Head, Params
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.setup import Setup
@@ -148,7 +149,7 @@ def _model_outputs(setup: Setup, images: Mapping[str, list[Batch]], taus: Mappin
     placement = setup.placement
     step = evaluate.make_features_step(setup.encoder.apply, placement=placement)
     pretrained = placement.params(setup.pretrained)
-    carried = dict(zip(taus, trees.moved_leaves(list(taus.values())), strict=True))
+    carried = dict(zip(taus, moved_leaves(list(taus.values())), strict=True))
 
     def encoder(vectors: tuple[Any, Any], batch: Batch, known: Mapping[tuple[float, float], Any]) -> Outputs:
         placed = placement.shares(batch)
@@ -175,7 +176,7 @@ def _tangent_outputs(setup: Setup, images: Mapping[str, list[Batch]], taus: Mapp
     """Of a linearised model: one pass over the images of a task serves all of its pairs and the whole grid."""
     placement, positions = setup.placement, {name: t for t, name in enumerate(taus, start=1)}
     step = evaluate.make_responses_step(setup.encoder.apply_for_responses, placement=placement)
-    carried = tuple(trees.moved_leaves(list(taus.values())))
+    carried = tuple(moved_leaves(list(taus.values())))
     pretrained, vectors = placement.params((setup.pretrained, carried))
 
     @functools.cache

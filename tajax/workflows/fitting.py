@@ -20,6 +20,7 @@ from tajax import data, merging, progress, trees
 from tajax.linearization import linearize
 from tajax.progress import Stage
 from tajax.records import MergingFit, stage_of
+from tajax.task_vectors import moved_leaves
 from tajax.types import ApplyFn, Batch, Head, Params
 from tajax.workflows.setup import Setup
 
@@ -115,7 +116,7 @@ def _encode(setup: Setup, taus: Mapping[str, Params]) -> ApplyFn:
     """The forward pass of the run's models: the encoder, or its expansion in what the vectors move."""
     if not setup.regime.evaluate_linearized:
         return setup.encoder.apply
-    (moved, *_) = trees.moved_leaves(list(taus.values()))
+    (moved, *_) = moved_leaves(list(taus.values()))
     mask = [path in moved for path in trees.flatten_paths(setup.pretrained)]
     structure = jax.tree.structure(setup.pretrained)
     return linearize(setup.encoder.apply_for_responses, setup.pretrained, mask=jax.tree.unflatten(structure, mask))

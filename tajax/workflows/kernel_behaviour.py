@@ -16,12 +16,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 import tajax
-from tajax import data, evaluate, metrics, progress, trees
+from tajax import data, evaluate, metrics, progress
 from tajax.gap import GapSums, gap_sums, relative_gap
 from tajax.losses import head_logits
 from tajax.metrics import Tally, tally
 from tajax.progress import Stage
 from tajax.records import KernelBehaviour, stage_of
+from tajax.task_vectors import moved_leaves
 from tajax.types import Batch, Head, Params
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.setup import Setup
@@ -95,7 +96,7 @@ def _measure(
     tau: Params,
 ) -> _Sums:
     grid, placement = np.array(setup.config.evaluate.scaling_coefs, np.float32), setup.placement
-    pretrained, taus = placement.params((setup.pretrained, tuple(trees.moved_leaves([tau]))))
+    pretrained, taus = placement.params((setup.pretrained, tuple(moved_leaves([tau]))))
 
     def of_batch(batch: Batch) -> _Sums:
         padded = placement.pad(batch)

@@ -25,6 +25,7 @@ from tajax.progress import Stage
 from tajax.records import Playground, PlaygroundCoefs, stage_of
 from tajax.results import Record
 from tajax.scaling import exact_coefs, exact_scaling_coef
+from tajax.splits import on_host
 from tajax.types import Params
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.setup import Setup
@@ -163,4 +164,4 @@ def _rows(coded: CodedScores, num_classes: int) -> AffineLogits:
     scores = coded_scores.dense(coded, num_classes)
     none = np.zeros((len(scores), *2 * (scores.shape[1],)), np.float32)
     none[:, 0, 0] = 1
-    return AffineLogits(scores, none, np.int32(num_classes))  # type: ignore[arg-type]  # on the host
+    return on_host(scores, none, num_classes)

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from tajax import atomic, data, evaluate, parallel, processes, progress, records, trees
+from tajax import atomic, data, evaluate, parallel, processes, progress, records
 from tajax.losses import head_logits
 from tajax.results import Record
-from tajax.task_vectors import apply_task_vector
+from tajax.task_vectors import apply_task_vector, moved_leaves
 from tajax.types import Batch, Params
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.setup import Setup
@@ -189,7 +189,7 @@ def _models(evaluator: Evaluator, tau: Params, scaling_coef: float) -> Callable[
         responses = evaluate.make_responses_step(evaluator.encoder.apply_for_responses, placement=placement)
 
         def tangent(own: Params) -> ThreeModels:
-            vectors = placement.params(tuple(trees.moved_leaves([own, tau])))
+            vectors = placement.params(tuple(moved_leaves([own, tau])))
 
             def features(batch: Batch) -> list[jax.Array]:
                 at, single, merged = responses(origin, vectors, batch).swapaxes(0, 1)

@@ -130,7 +130,7 @@ def test_all_that_is_as_good_as_the_best_has_its_neighbours_measured():
     assert {0.3, 0.25} <= {coef for asked in plateau for coef in asked}
     draw = np.random.default_rng([20230522, 79])
     for _ in range(50):
-        values = dict(zip(FINE, draw.integers(0, 6, len(FINE)), strict=True))
+        values = dict(zip(FINE, draw.integers(0, 6, len(FINE)).tolist(), strict=True))
         measured = {coef for asked in searched(FINE, values.get) for coef in asked}
         highest = max(values[coef] for coef in measured)
         for index, coef in enumerate(FINE):

@@ -175,7 +175,7 @@ def test_leaves_that_no_vector_moves_are_not_carried_along(linearized, encode, p
     vectors = [
         trees.unflatten_paths({p: leaf * mask[p] for p, leaf in trees.flatten_paths(tau).items()}) for tau in taus
     ]
-    moved = trees.moved_leaves(vectors)
+    moved = task_vectors.moved_leaves(vectors)
     assert [set(leaves) for leaves in moved] == [{path for path in mask if mask[path]}] * 2
     step = evaluate.make_sweep_step(encode, linearized=linearized)
     got = step(params, moved, COEFS, head, images)

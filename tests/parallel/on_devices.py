@@ -32,6 +32,7 @@ def measure():
         trees,
     )
     from tajax.parametrization import masked
+    from tajax.task_vectors import moved_leaves
     from tajax.types import Batch, Head
 
     rng = np.random.default_rng(20230522)
@@ -85,7 +86,7 @@ def measure():
         grid, found = np.array([-1.0, 0.0, 2.0]), np.zeros((2, 1, 3, 3))
         features = evaluate.make_features_step(encode, placement=placement)
         responses = evaluate.make_responses_step(encode, placement=placement)
-        constants = placement.params((params, tuple(trees.moved_leaves(taus))))
+        constants = placement.params((params, tuple(moved_leaves(taus))))
         for batch in cut(RAGGED):
             batch = placement.pad(batch)
             placed = placement.shares(batch)

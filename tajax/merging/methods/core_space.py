@@ -117,6 +117,7 @@ def core_space(
     with jax.default_matmul_precision("highest"):
         for path in paths:
             layered = in_layers(path, stacked)
+            # Vectors that are known are looked at now, even where a caller's λ is being traced: ranks are shapes.
             with contextlib.nullcontext() if traced else jax.ensure_compile_time_eval():
                 kernels = stack([flat[path] for flat in flats])
                 depth = _depth(kernels, rank or _rank_of(kernels, layered=layered))
