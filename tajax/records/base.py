@@ -8,6 +8,7 @@ def stage_of(kind: Any) -> str:
     """The stage of the records of a type.
 
     Example:
+        >>> from tajax.records import Ntk, SingleTask
         >>> stage_of(SingleTask), stage_of(Ntk)
         ('single_task', 'ntk')
     """
