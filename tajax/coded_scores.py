@@ -263,6 +263,8 @@ def _check(scores: np.ndarray, labels: np.ndarray, bounds: Sequence[float], most
         raise ValueError(f"labels from {labels.min()} to {labels.max()} of {classes} classes; at most {MOST_CLASSES}")
     if not bounds[0] <= bounds[1] or not np.isfinite(bounds).all() or most < 2:
         raise ValueError(f"bounds is {bounds}, want two finite numbers in order; most is {most}, want 2 or more")
+    if LARGEST * (1 + (scores.shape[1] - 1) * max(map(abs, bounds))) >= -BEATEN:  # of a class that is left out
+        raise ValueError(f"bounds is {bounds}: sums of codes of {scores.shape[1] - 1} vectors go beyond what they hold")
 
 
 def _can_win(image: Float[np.ndarray, "D K"], bounds: tuple[float, float]) -> np.ndarray:

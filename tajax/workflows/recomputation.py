@@ -14,6 +14,8 @@ from tajax.records import Recomputation
 from tajax.types import Remat
 from tajax.workflows.setup import Setup
 
+ATTENTION = {"regime=attention": "trains the attention alone: fewer moments and gradients"}
+
 
 def settle(
     setup: Setup,
@@ -89,7 +91,7 @@ def _nothing_fits(setup: Setup, choice: Choice, free: int, device: jax.Device) -
     ways = {
         f"finetune.accumulation_steps above {settings.accumulation_steps}": "computes a batch in as many parts",
         f"finetune.batch_size below {settings.batch_size}": "takes fewer examples a step",
-        "regime=attention": "trains the attention alone: fewer moments and gradients",
+        **({} if setup.regime.name.endswith("attention") else ATTENTION),
         'layers="(FIRST, END)"': "trains some layers alone",
         f"finetune.remat={setup.encoder.remats[-1]}": "trains all the same, with what needs the least",
     }

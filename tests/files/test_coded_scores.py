@@ -150,6 +150,7 @@ def test_a_file_comes_back_and_a_damaged_one_is_refused_by_name(scores, labels, 
         ({"labels": np.array([0, 1])}, r"want \[N, T\+1, K\] and \[N\]"),
         ({"bounds": (1.0, 0.0)}, "in order"),
         ({"bounds": (0.0, np.inf)}, "finite"),
+        ({"bounds": (0.0, 40_000.0)}, "of 1 vectors go beyond"),
         ({"most": 1}, "want 2 or more"),
     ],
 )
