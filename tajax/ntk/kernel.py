@@ -52,8 +52,8 @@ def empirical_ntk(
         mask: leaves of θ that J differentiates in, all by default.
         output: what is kept of the E×E matrix of each pair. `"trace"`: its trace, Σ_e Θ_ee (not divided by E).
             `"diagonal"`: Θ_ee, the kernel of each output on its own. `"full"`: all of it.
-        batch_size: half as many inputs as have their gradients kept at a time; all by default. Memory depends on it,
-            the result does not but for rounding.
+        batch_size: half as many inputs as have their gradients kept at a time, of the full matrix as many; all by
+            default. Memory depends on it, the result does not but for rounding.
         memory: bytes that gradients and inputs may take, for the trace and the diagonal: as many gradients are kept as
             fit, and at most 2 · `batch_size`.
 
