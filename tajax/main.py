@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ def run(config: ConfigDict, workdir: Path, overwrite: bool = False, quiet: bool 
     """Runs the workflow of a validated config in a directory that no other process uses meanwhile."""
     keep_memory()
     if config.keep_programs:
-        keep_programs(Path(config.data_dir).expanduser() / PROGRAMS)
+        keep_programs(Path(os.path.expanduser(config.data_dir)) / PROGRAMS)
     with progress.shown(quiet=quiet or not processes.is_first()), explained(config), hold(workdir):
         workflow(config.workflow)(config, workdir, overwrite=overwrite)
 

@@ -44,6 +44,7 @@ def said(function):
 def test_command_lines(fields, data, attempt, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(main, "workflow", lambda name: lambda config, workdir, *, overwrite: None)
+    monkeypatch.setattr(main, "keep_programs", lambda directory: False)  # in data_dir, and so in the user's home
     more = data.draw(st.lists(st.one_of(NAMES, st.tuples(FLAGS, NAMES).map("=".join)), max_size=1))
     line = [
         f"--config={CONFIGS / 'attn.py'}:tiny",

@@ -113,7 +113,7 @@ def test_a_negation_has_the_control_among_them(world, run):
     coded, about = coded_scores.read(workdir / "playground" / "pets.safetensors")
     assert about.directions == ("tools",) and len(coded.counts) == 8
     whole = world / "playground_whole"
-    assert run("negation", whole, regime="linear", task_vectors=workdir, **pair).code == 0
+    assert run("negation", whole, regime="linear", task_vectors=workdir, save__playground=256, **pair).code == 0
     for record in results.find(results.read(whole / "results.jsonl"), stage="negation_sweep", task="tools"):
         measured_on = record["measured_on"]
         assert top1(whole, measured_on, [-record["scaling_coef"]]) == [pytest.approx(record["top1"], abs=1e-9)]
