@@ -86,6 +86,12 @@ def init_state(trained: Any, tx: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, trained), tx.init(trained))
 
 
+def place_state(state: TrainState, placement: Placement) -> TrainState:
+    """A state on the devices of a placement, its moments where those go."""
+    step, trained = placement.params((state.step, state.trained))
+    return TrainState(step, trained, placement.params(state.opt_state, moments=True))
+
+
 def make_train_step(
     encode: ApplyFn,
     tx: optax.GradientTransformation,
@@ -95,6 +101,7 @@ def make_train_step(
     penalty: Penalty | None = None,
     perturb: Perturb | None = None,
     accumulation_steps: int = 1,
+    placement: Placement | None = None,
 ) -> TrainStep:
     """A compiled step of minimising the cross-entropy of the head's logits over what is trained.
 
@@ -112,6 +119,7 @@ def make_train_step(
             is not. A step then costs two gradients.
         accumulation_steps: the batch is cut into so many equal parts whose gradients are summed, which
             divides the memory of activations. Must divide the batch size. A penalty sees the whole batch.
+        placement: where arrays live, that of `finetune`; whole on every device of this process by default.
 
     Returns:
         `step(state, pretrained, head, batch, data=None, others=None) -> (state, metrics)` with the scalars `loss` (mean
@@ -119,6 +127,7 @@ def make_train_step(
         Loss and accuracy are those before the step, without perturbation. The state given is donated: do not use it
         again.
     """
+    place = placement or Replicated()
 
     def ordinary(pretrained: Params) -> ApplyFn:
         return lambda trained, inputs: encode(parametrization.restore(pretrained, trained), inputs)
@@ -162,7 +171,7 @@ def make_train_step(
         batch: Batch,
         data: Any = None,
         others: Batch | None = None,
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         (loss, hits), grads = summed_grads(state.trained, pretrained, head, batch)
         if perturb is not None:
             _, grads = summed_grads(perturb(state.trained, grads), pretrained, head, batch)
@@ -176,10 +185,11 @@ def make_train_step(
             metrics["penalty"], more = jax.value_and_grad(penalty)(state.trained, seen)
             grads = jax.tree.map(jnp.add, grads, more)
         updates, opt_state = tx.update(grads, state.opt_state, state.trained)
-        trained = optax.apply_updates(state.trained, updates)
-        return TrainState(state.step + 1, trained, opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
+        trained = place.keep(optax.apply_updates(state.trained, updates))
+        after = TrainState(state.step + 1, trained, place.keep(opt_state, moments=True))
+        return after, metrics | {"grad_norm": optax.tree.norm(grads)}
 
-    return jax.jit(step, donate_argnums=0)
+    return place.compiled(step)
 
 
 def train(
@@ -285,7 +295,7 @@ def finetune(
         batches: batches from the one that belongs to `state.step` onward.
         data: of the step's penalty, the same at every step.
         others: batches of the step's penalty, one a step, beginning where `batches` do.
-        placement: where arrays live; whole on every device of this process by default, which share each batch.
+        placement: that of the step; by default whole on every device of this process, which share each batch.
         **options: of `train`; `num_steps` is required.
 
     Returns:
@@ -295,7 +305,7 @@ def finetune(
         NonFiniteLossError, ValueError, Interrupted: as `train`.
     """
     placement = placement or Replicated()
-    state, *constants = placement.params((state, pretrained, head, data))
+    state, constants = place_state(state, placement), placement.params((pretrained, head, data))
 
     def step(state: TrainState, pair: tuple[Batch, Batch | None]) -> tuple[TrainState, Metrics]:
         given, besides = _arguments(state, constants, *pair, placement)
@@ -329,7 +339,7 @@ def step_arguments(
         placement: where arrays live.
     """
     placement = placement or Replicated()
-    state, *constants = placement.params((state, pretrained, head, data))
+    state, constants = place_state(state, placement), placement.params((pretrained, head, data))
     return _arguments(state, constants, batch, others, placement)
 
 

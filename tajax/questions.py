@@ -18,6 +18,7 @@ ON_TASKS += (
     "data_workers",
     "devices",
     "placement",
+    "fsdp",
     "evaluate.batch_size",
     "linearize_through_norm",
 )
@@ -103,7 +104,7 @@ QUESTIONS: Mapping[str, Question] = {
     ),
     "pretrain": Question(
         "makes the bundled small CLIP from scratch",
-        ("pretrain", "devices", "placement"),
+        ("pretrain", "devices", "placement", "fsdp"),
         processes=False,
         each="step",
         section="training",

@@ -31,6 +31,10 @@ STACKED = "blocks"
 """The node whose leaves stack layers along their leading axis, in the trees that `RULES` are patterns of."""
 
 
+DIVIDED = r"(kernel|embedding)$"
+"""Leaves that devices may divide among them (`tajax.parallel.Sharded`), of trees with such names: all but vectors."""
+
+
 def claim_paths(
     rule: str | Sequence[str] | Mapping[str, bool], paths: Sequence[str], rules: Mapping[str, str] = RULES
 ) -> dict[str, bool]:

@@ -89,6 +89,7 @@ def validate(config: ConfigDict) -> None:
     _check_through_norm(config)
     check_merging(config)
     _check_pairs(config)
+    _check_placement(config)
     _check_ntk(config)
     _check_finetune(config)
     _check_pretrain(config)
@@ -243,6 +244,15 @@ def _check_through_norm(config: ConfigDict) -> None:
         names = ", ".join(name for name, r in REGIMES.items() if r.evaluate_linearized)
         raise ValueError(
             f"linearize_through_norm is for regimes that are linearised ({names}), not {config.regime}. Leave it out."
+        )
+
+
+def _check_placement(config: ConfigDict) -> None:
+    if config.fsdp is not None and config.placement == "replicated":
+        others = " or ".join(f"--config.placement={name}" for name in PLACEMENTS if name != "replicated")
+        raise ValueError(
+            f"fsdp is {config.fsdp}, but placement 'replicated' divides nothing among the devices of a group. "
+            f"Add {others}, or leave it out."
         )
 
 

@@ -42,6 +42,7 @@ OPERATIONAL = (
     "keep_programs",
     "devices",
     "placement",
+    "fsdp",
     "finetune.checkpoint_every",
     "finetune.checkpoint_seconds",
     "finetune.log_every",
@@ -154,6 +155,7 @@ def default_config() -> ConfigDict:
     config.keep_programs = True  # compiled ones in data_dir/programs, for the next run to begin at once; compilation
     config.devices = config_dict.placeholder(int)  # local devices to use; None: all; parallel
     config.placement = "replicated"  # one of PLACEMENTS, where parameters and batches live on them; parallel
+    config.fsdp = config_dict.placeholder(int)  # devices that share a copy, None: those of a process; parallel
 
     config.finetune = finetune = ConfigDict()
     finetune.optimizer = "adamw"  # one of OPTIMIZERS; muon: of matrices, and AdamW for the rest; optim

@@ -13,6 +13,7 @@ from jax import Array
 from tajax.losses import unit_scale
 from tajax.models import Finetuned
 from tajax.models.adapters import Naming
+from tajax.rules import DIVIDED
 from tajax.types import ApplyFn, Head, InputSpec, JsonObject, Params, Remat, Tokenization
 
 
@@ -206,3 +207,5 @@ class Family(NamedTuple):
     """Whether its encoders make heads from class names."""
     formats: tuple[str, ...] = ("huggingface",)
     """What `Encoder.save` knows, of which a geometry may still be refused."""
+    divided: str = DIVIDED
+    """A pattern, searched for in the paths: leaves that devices divide among them where they share parameters."""

@@ -17,10 +17,27 @@ class Placement(Hashable, Protocol):
     Every method is to be called by all processes alike.
     """
 
-    def params(self, tree: Tree) -> Tree:
-        """A tree on the devices, once rather than at each call: θ₀, task vectors, a state, a head.
+    def shardings(self, tree: Tree, *, moments: bool = False) -> Tree:
+        """Where `params` puts each leaf of a tree of arrays, or of their shapes: a tree of shardings.
 
-        With several processes the tree has to be the same in all of them.
+        Raises:
+            ValueError: a leaf cannot be divided as asked; it is named.
+        """
+
+    def params(self, tree: Tree, *, moments: bool = False) -> Tree:
+        """A tree on the devices, once rather than at each call: θ₀, task vectors, what is trained, a head.
+
+        With several processes the tree has to be the same in all of them. `moments` are those of an optimiser, which
+        nothing but its update reads.
+        """
+
+    def keep(self, tree: Tree, *, moments: bool = False) -> Tree:
+        """In a step of `compiled`: the tree, each leaf where `params` puts it."""
+
+    def compiled(self, step: Step[Tree]) -> Step[Tree]:
+        """A pure `step(state, *constants, batch) -> …` compiled for `params` and `batch`, its first argument donated.
+
+        What it gives is each process's own; it can be lowered as a jitted function can.
         """
 
     def batch(self, batch: Tree) -> Tree:

@@ -19,14 +19,16 @@ from tajax.config import config_hash
 from tajax.data import captions, mixture
 from tajax.data.fingerprint import of_captions
 from tajax.data.preprocess import normalize
-from tajax.finetune import TrainState, Unlogged, init_state, train
+from tajax.finetune import TrainState, Unlogged, init_state, place_state, train
 from tajax.models import clip, save_pretrained, tokenizer
 from tajax.models.loading import OPENAI_MEAN, OPENAI_STD
 from tajax.progress import Stage
 from tajax.records import Pretrain, stage_of
+from tajax.rules import DIVIDED
 from tajax.types import Params, Preprocessing
 from tajax.workflows import inputs
 from tajax.workflows.journal import Journal, training_log
+from tajax.workflows.placing import placed
 from tajax.workflows.stages import announce, warn
 from tajax.workflows.workdir import claim, write_report
 from tajax.workflows.workflow import Memory, Workflow
@@ -109,9 +111,13 @@ def augment(
 
 
 def make_step(
-    model: clip.CLIP, tx: optax.GradientTransformation, preprocessing: Preprocessing
+    model: clip.CLIP,
+    tx: optax.GradientTransformation,
+    preprocessing: Preprocessing,
+    placement: parallel.Placement | None = None,
 ) -> Callable[..., tuple[TrainState, Array]]:
     """A compiled step `(state, key, images, mirrored, tokens, positives) -> (state, loss)`; the state is donated."""
+    place = placement or parallel.Replicated()
 
     def loss_fn(params: Params, images: Array, tokens: Array, positives: Array) -> Array:
         outputs = model.apply({"params": params}, images, tokens)
@@ -124,9 +130,10 @@ def make_step(
         pixels = normalize(augment(jax.random.fold_in(key, state.step), images, mirrored), preprocessing)
         loss, grads = jax.value_and_grad(loss_fn)(state.trained, pixels, tokens, positives)
         updates, opt_state = tx.update(grads, state.opt_state, state.trained)
-        return TrainState(state.step + 1, optax.apply_updates(state.trained, updates), opt_state), loss
+        trained = place.keep(optax.apply_updates(state.trained, updates))
+        return TrainState(state.step + 1, trained, place.keep(opt_state, moments=True)), loss
 
-    return jax.jit(step, donate_argnums=0)
+    return place.compiled(step)
 
 
 def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
@@ -184,10 +191,10 @@ def run(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> None:
     params = before.params if before else model.init(key, blank, jnp.asarray(tokens[:1, 0]))["params"]
     schedule = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, settings.warmup_steps, settings.steps)
     tx = optim.adamw(schedule, weight_decay=settings.weight_decay)
-    state = placement.params(init_state(params, tx))  # where a restored one goes, too
+    state = place_state(init_state(params, tx), placement)  # where a restored one goes, too
     made_by = config_hash(config)
     state, notes = checkpoints.restore_latest(workdir / "checkpoints", state, config_hash=made_by)
-    step_fn = make_step(model, tx, preprocessing)
+    step_fn = make_step(model, tx, preprocessing, placement)
     origin, facts = {"seed": config.seed, "config_hash": made_by}, {"data": made_from, "warnings": left_out}
     journal = Journal(workdir / "results.jsonl", origin, facts, started)
     journal.track(config)
@@ -247,7 +254,7 @@ def _placement(config: ConfigDict) -> parallel.Placement:
             f"pretrain.batch_size is {rows}, which {len(devices)} devices do not divide. Choose a multiple of "
             f"{len(devices)}, or --config.devices={fewer}."
         )
-    return parallel.PLACEMENTS[config.placement](devices)
+    return placed(config, rule=DIVIDED, local=True)
 
 
 def _sha256(model: models.LoadedClip) -> str:

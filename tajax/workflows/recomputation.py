@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import jax
@@ -15,6 +15,7 @@ from tajax.types import Remat
 from tajax.workflows.setup import Setup
 
 ATTENTION = {"regime=attention": "trains the attention alone: fewer moments and gradients"}
+SHARED = {"placement=fsdp": "divides parameters, moments and gradients among the devices"}
 
 
 def settle(
@@ -43,7 +44,7 @@ def settle(
     place = {
         "device_kind": devices[0].device_kind,
         "device_count": len(devices),
-        "placement": setup.config.placement,
+        "placement": str(setup.placement),
     }
     if found := setup.journal.find(Recomputation, **place):
         return _named(found[-1]["remat"])
@@ -63,7 +64,7 @@ def settle(
         agreed=lambda fits: all(processes.gather_json(lambda: fits)),
     )
     if choice.name is None:
-        raise ValueError(_nothing_fits(setup, choice, free, devices[0]))
+        raise ValueError(_nothing_fits(setup, choice, free, devices))
     totals = {remat: need and need.total for remat, need in choice.needs.items()}
     setup.journal.record(Recomputation, remat=choice.name, needs=totals, free=free, **place)
     needed = "; ".join(f"{remat} needs {_said(total)}" for remat, total in totals.items())
@@ -85,12 +86,13 @@ def _in_parts(need: Need | None) -> str:
     return f"{in_words(need.total)} ({in_words(need.arguments)} arguments, {in_words(need.temporary)} temporary)"
 
 
-def _nothing_fits(setup: Setup, choice: Choice, free: int, device: jax.Device) -> str:
+def _nothing_fits(setup: Setup, choice: Choice, free: int, devices: Sequence[jax.Device]) -> str:
     settings = setup.config.finetune
     needs = "\n".join(f"  {_in_parts(need)} with finetune.remat={remat}" for remat, need in choice.needs.items())
     ways = {
         f"finetune.accumulation_steps above {settings.accumulation_steps}": "computes a batch in as many parts",
         f"finetune.batch_size below {settings.batch_size}": "takes fewer examples a step",
+        **(SHARED if len(devices) > 1 and setup.config.placement != "fsdp" else {}),
         **({} if setup.regime.name.endswith("attention") else ATTENTION),
         'layers="(FIRST, END)"': "trains some layers alone",
         f"finetune.remat={setup.encoder.remats[-1]}": "trains all the same, with what needs the least",
@@ -98,6 +100,6 @@ def _nothing_fits(setup: Setup, choice: Choice, free: int, device: jax.Device) -
     return (
         f"no fine-tuning step of regime {setup.regime.name!r} with {settings.batch_size} examples in "
         f"{settings.accumulation_steps} {'part' if settings.accumulation_steps == 1 else 'parts'} fits into the memory "
-        f"of a {device.device_kind}. {in_words(free)} are free there, and a step needs\n"
+        f"of a {devices[0].device_kind}. {in_words(free)} are free there, and a step needs\n"
         f"{needs}\nWhat helps:" + "".join(f"\n  --config.{field} {effect}" for field, effect in ways.items())
     )

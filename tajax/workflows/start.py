@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from tajax import data, parallel, processes, progress, tracking, trees
+from tajax import data, processes, progress, tracking, trees
 from tajax.config import config_hash
 from tajax.config import regime as regime_of
 from tajax.data import fingerprint
@@ -23,6 +23,7 @@ from tajax.workflows import inputs
 from tajax.workflows.evaluator import Evaluator
 from tajax.workflows.heads import make_heads
 from tajax.workflows.journal import Journal
+from tajax.workflows.placing import placed
 from tajax.workflows.setup import Setup
 from tajax.workflows.stages import announce, expect, warn
 from tajax.workflows.training import check_training, count_entries, count_trained
@@ -52,14 +53,12 @@ def start(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tupl
     with progress.stage("setup"):
         names = (config.control,) if QUESTIONS[config.workflow].control else ()
         controls = tuple(data.open_task(name, data_dir=config.data_dir) for name in names)
-        try:
-            placement = parallel.PLACEMENTS[config.placement](parallel.devices_of_all(config.devices))
-        except ValueError as error:
-            raise ValueError(f"{error} That is --config.devices=NUMBER.") from error
+        family = family_named(config.family)
+        placement = placed(config, rule=family.divided)
         vectors = source_of_vectors(config)
         for section in ("finetune", "evaluate") if vectors == "trained" else ("evaluate",):
             placement.check_batch_size(config[section].batch_size, what=f"config.{section}.batch_size")
-        encoder = family_named(config.family).load(
+        encoder = family.load(
             config.model,
             random_seed=config.seed if config.initialization == "random" else None,
         )
@@ -67,6 +66,7 @@ def start(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tupl
             encoder = shortened(encoder, config.max_tokens)
         if config.linearize_through_norm:
             encoder = through_norm(encoder)
+        placement.shardings(encoder.params)  # or the leaf that cannot be divided
         regime = regime_of(config)
         mask = trees.param_mask(
             encoder.params, regime.trainable, layers=config.layers, rules=encoder.rules, stacked=encoder.stacked

@@ -107,6 +107,7 @@ def _training_factory(setup: Setup) -> Callable[[int], _Training]:
                 penalty=_scaled(method.penalty(chosen), strength) if method.penalty else None,
                 perturb=method.perturb(chosen) if method.perturb else None,
                 accumulation_steps=settings.accumulation_steps,
+                placement=setup.placement,
             )
 
         return _Training(num_steps, schedule, method, tx, parametrization, make_step)
@@ -289,8 +290,9 @@ def _train(
     with processes.leaving_together(), writing as writer:
 
         def on_checkpoint(state: finetune.TrainState, unlogged: finetune.Unlogged) -> None:
+            whole = setup.placement.host(state)  # of all processes, and so for any devices that go on
             if writer:
-                writer.save(state, step=int(state.step), notes={"unlogged": unlogged})
+                writer.save(whole, step=int(whole.step), notes={"unlogged": unlogged})
 
         return finetune.finetune(
             step_with(remat),

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COUNTS = ("1", "2", "4", "8")
+SHARDED = ("moments", "fsdp 4")
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +96,16 @@ def test_device_count_does_not_change_a_disentanglement_map(measured):
     """Predictions that change are counted exactly, whatever the padding of a ragged tail."""
     want = np.array(measured["disturbed"]["1"])
     assert (want.max(axis=(1, 2, 3)) >= 5).all()
-    for count in COUNTS:
+    for count in (*COUNTS, "fsdp"):
         np.testing.assert_array_equal(measured["disturbed"][count], want, err_msg=f"on {count} devices")
 
 
 def test_device_count_does_not_change_pretraining(measured):
     """The loss compares images with the texts of all devices: divided rows alone would be another one."""
-    one, four = (measured["pretrained"][count] for count in ("1", "4"))
-    assert one[0] > one[2]
-    np.testing.assert_allclose(four, one, rtol=1e-5)
+    one, *others = (measured["pretrained"][count] for count in ("1", "4", "fsdp"))
+    assert max(one) - min(one) > 0.005
+    for other in others:
+        np.testing.assert_allclose(other, one, rtol=1e-5)
 
 
 def test_device_count_does_not_change_training(measured):
@@ -123,6 +125,43 @@ def assert_same_training(got, want, what):
         np.testing.assert_allclose(values["loss"], expected["loss"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", SHARDED)
+def test_divided_parameters_change_no_count_and_no_training(kind, measured):
+    """XLA adds in another order, and nothing else: the tolerances are those between numbers of devices."""
+    got = measured["sharded"][kind]
+    for name in ("standard", "linear"):
+        correct, losses, counts = measured[name]["whole"]
+        assert (got[name][0], got[name][2]) == (correct, counts)
+        np.testing.assert_allclose(got[name][1], losses, rtol=1e-6)
+    assert got["rows"] == measured["rows"]["1"]
+    for parts, trained in got["finetune"].items():
+        assert_same_training(trained, measured["finetune"]["1"]["1"], f"in {parts} parts, {kind}")
+        assert trained["devices"] == 8
+        assert trained["moments"] < measured["finetune"]["8"]["1"]["moments"]
+
+
+def test_two_processes_that_share_parameters_are_as_one(measured, measured_by_two):
+    for kind, got in measured_by_two[0]["sharded"].items():
+        for name in ("standard", "linear"):
+            assert (got[name][0], got[name][2]) == (measured[name]["whole"][0], measured[name]["whole"][2]), kind
+        assert got["rows"] == measured["rows"]["1"]
+        for parts, trained in got["finetune"].items():
+            assert_same_training(trained, measured["finetune"]["1"]["1"], f"in {parts} parts, {kind}")
+
+
+def test_devices_that_share_parameters_gather_those_of_one_layer_and_never_activations(measured):
+    """A step that gathers rows would compute all of them on every device, and one of all layers would hold them."""
+    whole, moments, fsdp = (measured["tower"][kind] for kind in ("replicated", *SHARDED))
+    assert not whole["gathered"]
+    unstacked = {size for path, size in fsdp["leaves"].items() if not path.startswith("blocks/")}
+    assert set(fsdp["gathered"]) <= unstacked | set(fsdp["layers"].values())
+    assert set(moments["gathered"]) <= set(moments["leaves"].values())  # updates, once a step
+    entries = 4 * sum(whole["leaves"].values())  # bytes of one copy; θ₀, θ and two moments are arguments
+    assert moments["arguments"] - whole["arguments"] == pytest.approx(-2 * entries * 7 / 8, rel=0.03)
+    assert fsdp["arguments"] - whole["arguments"] == pytest.approx(-4 * entries * 3 / 4, rel=0.03)
+    assert fsdp["temporary"] < 0.7 * whole["temporary"]
+
+
 @pytest.mark.parametrize("parts", ["1", "2"])
 def test_devices_exchange_sums_alone(parts, measured):
     """Images stay where they are, in parts too."""
@@ -132,3 +171,10 @@ def test_devices_exchange_sums_alone(parts, measured):
 def test_more_devices_than_present_are_refused(measured):
     for count, message in measured["refusals"].items():
         assert f"{count} devices asked for, but this process has 8 (cpu). Ask for 1 to 8" in message
+
+
+def test_groups_and_leaves_that_cannot_be_divided_are_named(measured):
+    group, leaf = measured["indivisible"]
+    assert "fsdp is 3, which does not divide 8 devices into groups of that size. Choose 1 or 2 or 4 or 8." in group
+    assert "fsdp is 8, and leaf 'blocks/kernel' has shape (3, 8, 12), whose last axis" in leaf
+    assert leaf.endswith("Choose 1 or 2 or 4.")
