@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.survival.conftest import KILLED, assert_part, assert_same, measured
 
@@ -24,6 +25,7 @@ def at_rename(name, after=False):
 
 MOMENTS = np.random.default_rng(20230522).uniform(0, 0.08, size=16).round(4).tolist()  # seconds into a save and beyond
 VECTOR = "pets.safetensors"
+SHARED = "4, fsdp"  # devices that share one copy of the parameters
 CHAINS = {  # config, devices, workflow: how its processes end, one after the other, before one is left to finish
     ("standard", 1, "single_task"): [in_save(1), in_save(2, MOMENTS[0]), at_rename(VECTOR), at_record(2, torn=True)],
     ("attn", 1, "task_addition"): [
@@ -40,7 +42,7 @@ CHAINS = {  # config, devices, workflow: how its processes end, one after the ot
     ("lora", 1, "single_task"): [in_save(2, MOMENTS[7]), at_rename("pets", after=True), at_record(3)],
     ("linear_lora", 1, "single_task"): [in_save(1, MOMENTS[9]), in_save(3), at_rename(VECTOR)],
     ("linear_lora", 4, "single_task"): [in_save(3, MOMENTS[12])],
-    ("attn", 4, "single_task"): [in_save(3, MOMENTS[8])],
+    ("standard", SHARED, "single_task"): [in_save(3, MOMENTS[8])],
     ("linear_attn", 4, "single_task"): [in_save(3, MOMENTS[10])],
 }
 
@@ -67,11 +69,34 @@ def kill_again_and_again(start, command, chain, whole, workdir, **options):
 
 @pytest.mark.parametrize(("config", "devices", "workflow"), CHAINS, ids=lambda value: str(value))
 def test_killed_run_ends_with_the_same_bits(config, devices, workflow, start, command, tmp_path):
-    def line(workdir):
-        return command(config, workdir, workflow=workflow, **({"tasks": command.one_task} if devices > 1 else {}))
+    fields = {} if devices == 1 else {"tasks": command.one_task}
+    fields |= {"placement": "fsdp"} if devices == SHARED else {}
 
-    chain = CHAINS[config, devices, workflow]
-    kill_again_and_again(start, line, chain, tmp_path / "whole", tmp_path / "run", devices=devices)
+    def line(workdir):
+        return command(config, workdir, workflow=workflow, **fields)
+
+    chain, count = CHAINS[config, devices, workflow], 4 if devices == SHARED else devices
+    kill_again_and_again(start, line, chain, tmp_path / "whole", tmp_path / "run", devices=count)
+
+
+def test_a_run_goes_on_where_devices_share_in_another_way(start, command, tmp_path):
+    """Checkpoints hold whole leaves. The vector is that of a run on one device, but for the order of sums."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+
+    def line(workdir, **fields):
+        return command("standard", workdir, workflow="single_task", tasks=command.one_task, **fields)
+
+    for devices, step, fields in ((4, 1, {"placement": "fsdp"}), (2, 3, {"placement": "moments"})):
+        stop = {"signal_at_step": {"step": step, "number": signal.SIGTERM}}
+        code, messages = start(line(run, **fields), devices=devices, **stop).end()
+        assert code == 75, messages
+    assert start(line(run)).end()[0] == 0
+    assert start(line(whole)).end()[0] == 0
+    found, want = (
+        np.concatenate([leaf.ravel() for leaf in load_file(place / "task_vectors" / VECTOR).values()])
+        for place in (run, whole)
+    )
+    assert 0 < np.linalg.norm(found - want) < 0.05 * np.linalg.norm(want)
 
 
 def test_killed_run_trains_the_entries_that_it_has_chosen(start, command, tmp_path):

@@ -1,6 +1,7 @@
 """Two processes with four devices each: one run, the same as of one process with eight; and they end together."""
 
 import contextlib
+import functools
 import re
 import signal
 import socket
@@ -99,7 +100,11 @@ def test_two_processes_train_the_entries_that_the_first_has_chosen(both, start, 
 
 
 def test_one_stopped_or_killed_ends_both_and_the_last_two_finish_with_the_same_bits(both, lines, tmp_path):
-    """Asked to end, they stop after the same step; killed, the other says why it ends. Nothing kept is lost."""
+    """Asked to end, they stop after the same step; killed, the other says why it ends. Nothing kept is lost.
+
+    The two share one copy of the parameters, which neither could write alone.
+    """
+    lines = functools.partial(lines, regime="linear", placement="fsdp", fsdp=8)
     run, whole = tmp_path / "run", tmp_path / "whole"
     stop = {"signal_at_step": {"step": 2, "number": signal.SIGTERM}}
     ended = both(lines("run", finetune__checkpoint_every=100), {}, stop)
