@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from tajax import interrupts
-from tajax.linearization import linear_responses, linearize
+from tajax.linearization import linearize
 from tajax.losses import cross_entropy, head_logits
 from tajax.parallel import Placement, Replicated
 from tajax.parametrization import Parametrization
@@ -138,9 +138,10 @@ def make_train_step(
 
     def respond(pretrained: Params) -> ApplyFn:
         def response(trained: Trained, inputs: jax.Array) -> jax.Array:
-            start = parametrization.init(pretrained)
-            moved = jax.tree.map(jnp.subtract, trained, start)
-            return linear_responses(ordinary(pretrained), start, [moved], inputs)[1][0]
+            start, apply = parametrization.init(pretrained), ordinary(pretrained)
+            # Its gradient is taken: `linear_responses` is for forward mode alone.
+            _, push = jax.linearize(lambda at: apply(at, inputs), start)
+            return push(jax.tree.map(jnp.subtract, trained, start))
 
         return response
 

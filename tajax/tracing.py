@@ -19,6 +19,7 @@ from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
 from tajax import trees
+from tajax.operations import operate
 from tajax.types import ApplyFn, Params
 
 ADDITIVE = frozenset({"add", "concatenate", "gather", "select_n", "dynamic_update_slice", "pad", "sub"})
@@ -187,7 +188,7 @@ class _Walk:
                 return self.jaxpr(inner.jaxpr if closed else inner, consts, values)
             if name == "scan":
                 return self.scan(eqn, values)
-        arrays = _done(eqn, [value.array for value in values])
+        arrays = operate(eqn, [value.array for value in values])
         if not any(value.data for value in values):
             leaves = frozenset[str]().union(*(value.leaves for value in values))
             views = self.rearranged(eqn, values) or [None] * len(arrays)
@@ -308,15 +309,6 @@ class _Walk:
         if place is not None:
             self.biases.append((block, *place))
         return place is not None
-
-
-def _done(eqn: Any, arrays: Sequence[Any]) -> list[Any]:
-    """The outputs of one operation."""
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    subfuns, params = bound if isinstance(bound, tuple) else ((), bound)  # JAX 0.10.1 and before, and since
-    with eqn.ctx.manager:  # in what precision, for example
-        found = eqn.primitive.bind(*subfuns, *arrays, **params)
-    return list(found) if eqn.primitive.multiple_results else [found]
 
 
 def _address(array: np.ndarray) -> int:
