@@ -96,7 +96,8 @@ def linear_responses(
 
     Returns:
         f(θ₀) and the responses, stacked on a leading axis T. The cost is one linearisation and T tangent passes,
-        each of about two forward passes.
+        each of about two forward passes. A loop over layers (`jax.lax.scan`) carries all tangents, and keeps residuals
+        of one layer at a time. Gradients of the responses are better taken of `linearize`, which has its loops whole.
 
     Raises:
         ValueError: there are no vectors, or one differs from `params0` in a path or shape.
