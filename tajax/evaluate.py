@@ -43,8 +43,7 @@ def make_sweep_step(encode: ApplyFn, *, linearized: bool = False, placement: Pla
     Otherwise every coefficient costs a forward pass, in one program that takes it as an argument.
 
     Args:
-        encode: `(params, images) -> features [B, E]`. Linearised, its layers should be unrolled: the tangents of a
-            scan keep the residuals of all layers at once.
+        encode: `(params, images) -> features [B, E]`.
         linearized: evaluate the first-order expansion around the pre-trained parameters.
         placement: where arrays live; whole on every device of this process by default.
 
@@ -78,7 +77,7 @@ def make_affine_step(encode: ApplyFn, *, placement: Placement | None = None) -> 
     """A compiled step that gives the scores of a batch along each task vector, for `affine_split`.
 
     Args:
-        encode: `(params, images) -> features [B, E]`, its layers unrolled.
+        encode: `(params, images) -> features [B, E]`.
         placement: where arrays live; whole on every device of this process by default.
 
     Returns:
@@ -117,7 +116,7 @@ def make_responses_step(encode: ApplyFn, *, placement: Placement | None = None) 
     """A compiled step that gives the features of a batch at θ₀ and the first-order response to each task vector.
 
     Args:
-        encode: `(params, images) -> features [B, E]`, its layers unrolled.
+        encode: `(params, images) -> features [B, E]`.
         placement: where arrays live; whole on every device of this process by default.
 
     Returns:

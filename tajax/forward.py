@@ -160,8 +160,8 @@ def _loop(params: Any, values: list[_Value]) -> list[_Value]:
         return [_moving(value, count) if move else value for value, move in zip(carry, moves, strict=True)]
 
     given = jnp.arange(length), [value for value in rows if not value.is_cut]
-    options = {"length": length, "reverse": params["reverse"], "unroll": params["unroll"]}
-    end, each = jax.lax.scan(step, matched(start), given, **options)
+    # Not unrolled, whatever was asked for: XLA would keep what all steps have computed beside each other.
+    end, each = jax.lax.scan(step, matched(start), given, length=length, reverse=params["reverse"])
     return [*end, *each]
 
 

@@ -65,8 +65,9 @@ class Encoder:
         params: θ₀, the pre-trained parameters.
         apply: `(params, inputs) -> features [B, E]`, not normalised; takes inputs as `Batch` has them and prepares them
             itself.
-        apply_for_responses: the same function as linearised evaluation wants it: nothing is recomputed, and layers are
-            unrolled, because the tangents of a scan keep the residuals of all layers.
+        apply_for_responses: the same function as responses and gradients of many outputs want it: nothing is
+            recomputed, and layers are unrolled, because what goes backwards through a scan keeps the residuals of all
+            layers. (`linear_responses` goes forwards, and layer by layer in any case.)
         feature_dim: E.
         inputs: how an example becomes a row of a batch.
         rules: named rules of what is trained, by path patterns over `params`.
