@@ -19,7 +19,8 @@ APART = (
     "benchmarks",
     "pretraining_pilots",
     "pretraining",
-)  # not of the papers; the last needs a pre-training's checkpoints
+    "scale",
+)  # not of the papers; `pretraining` needs a pre-training's checkpoints, `scale` compilers for accelerators
 
 
 def main() -> None:

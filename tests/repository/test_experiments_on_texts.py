@@ -21,7 +21,7 @@ FEW = protocol.FEW_TASKS["text"]
 ON_TEXTS = sorted(
     path.parent.name
     for path in ROOT.glob("*/run.py")
-    if path.parent.name not in ("benchmarks", "pretraining", "pretraining_pilots", "training_cost")
+    if path.parent.name not in ("benchmarks", "pretraining", "pretraining_pilots", "scale", "training_cost")
 )
 
 
