@@ -68,7 +68,8 @@ def largest(records: Records) -> Table:
         )
     columns = ("device", "model", "regime", "remat", "GB a chip", "largest batch", "its GB", "does not fit", "settled")
     notes = (
-        "Batches are of all chips together. GB are 10⁹ bytes; what a driver or another program takes is not counted.",
+        "Batches are of all chips together. GB are 10⁹ bytes; what a driver or another program takes is not counted. "
+        "Memory that is smaller than the device's own stands for a smaller device, of which no program was compiled.",
         "The largest batch was compiled and needs what stands beside it; the next column is the smallest compiled one "
         "that does not fit.",
         "Settled: the batch lies where a line through two compiled sizes meets the memory, or the two columns are "
