@@ -13,7 +13,7 @@ from experiments.scale import placements
 from experiments.scale.subjects import SUBJECTS, Subject
 from tajax import evaluate, finetune, optim, trees
 from tajax.finetune import TrainState
-from tajax.parallel.devices import AXIS, mesh
+from tajax.parallel.devices import AXIS
 from tajax.parametrization import masked
 from tajax.regimes import REGIMES
 from tajax.types import Batch, Head, Remat
@@ -57,7 +57,8 @@ class Traced(NamedTuple):
     """A program before XLA sees it."""
 
     jaxpr: Any
-    """Its operations as JAX has them, with the shapes of all devices together."""
+    """Its operations as JAX has them, with the shapes of all devices together; of a training step those of the
+    replicated one, which other placements divide in other ways."""
     lower: Callable[[], jax.stages.Lowered]
 
 
@@ -72,21 +73,33 @@ def traced(job: Job, devices: Sequence[jax.Device]) -> Traced:
         ValueError: an evaluation that is not replicated, or a program of another name.
     """
     subject = SUBJECTS[job.model]()
-    with jax.default_matmul_precision(None if job.precision == "default" else job.precision):
-        if job.program == "train":
-            return _training(job, subject, devices)
-        return _evaluation(job, subject, devices)
+    asked = None if job.precision == "default" else job.precision
+    with jax.default_matmul_precision(asked):
+        program = (_training if job.program == "train" else _evaluation)(job, subject, devices)
+
+    def lower() -> jax.stages.Lowered:
+        with jax.default_matmul_precision(asked):  # what was traced under another is traced again
+            return program.lower()
+
+    return program._replace(lower=lower)
 
 
 def _training(job: Job, subject: Subject, devices: Sequence[jax.Device]) -> Traced:
     regime, params = REGIMES[job.regime], subject.params
     trained = masked(trees.param_mask(params, regime.trainable))
     tx = optim.adamw(optim.make_schedule(learning_rate=1e-5, num_steps=STEPS, warmup_steps=WARMUP))
-    step = finetune.make_train_step(subject.for_training(job.remat), tx, trained, linearized=regime.train_linearized)
+    encode = subject.for_training(job.remat)
     state: TrainState = jax.eval_shape(lambda params: finetune.init_state(trained.init(params), tx), params)
     shapes = placements.Arguments(state, params, head(subject), batch(subject, job.batch))
-    program = step.trace(*placements.PLACEMENTS[job.placement](mesh(devices), shapes))
-    return Traced(program.jaxpr, program.lower)
+
+    def step(placement: str) -> tuple[finetune.TrainStep, placements.Arguments]:
+        arguments, options = placements.PLACEMENTS[placement](devices, shapes)
+        made = finetune.make_train_step(encode, tx, trained, linearized=regime.train_linearized, **options)
+        return made, arguments
+
+    program, arguments = step(job.placement)
+    plain, plainly = (program, arguments) if job.placement == "replicated" else step("replicated")
+    return Traced(jax.make_jaxpr(plain)(*plainly), lambda: program.lower(*arguments))
 
 
 def _evaluation(job: Job, subject: Subject, devices: Sequence[jax.Device]) -> Traced:
@@ -154,10 +167,10 @@ class _Recorded:
             return jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype)
 
         if len(self._devices) == 1:
-            program, only = jax.jit(step), mesh(self._devices)
+            program = jax.jit(step)
 
             def call(*args: Any) -> Any:
-                self.called = program, placements.whole(only, jax.tree.map(shapes, args))
+                self.called = program, placements.whole(self._devices, jax.tree.map(shapes, args))
                 return zeros(program, *args)
 
             return call

@@ -84,6 +84,18 @@ def test_other_programs_and_placements_of_evaluations_are_refused():
         programs.traced(Job("", "tiny", "sweep", placement="fsdp"), devices)
 
 
+@pytest.mark.parametrize("program", ["train", "sweep"])
+def test_the_precision_that_is_asked_for_is_in_the_program(program):
+    asked = {
+        precision: programs.traced(Job("", "tiny", program, batch=8, precision=precision), jax.devices()[:1])
+        .lower()
+        .as_text()
+        .count("HIGHEST")
+        for precision in ("default", "highest")
+    }
+    assert asked["highest"] > asked["default"] + 10  # heads ask for it themselves
+
+
 def test_a_device_without_a_compiler_says_what_to_install(monkeypatch):
     monkeypatch.setattr(targets, "missing", lambda target: "libtpu is not installed")
     with pytest.raises(RuntimeError, match="libtpu is not installed. pip install -e '.\\[tpu\\]'"):
