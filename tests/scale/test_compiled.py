@@ -32,7 +32,7 @@ def test_the_training_step_compiles_for_a_device_that_is_not_here(device):
         pytest.skip(why)
     found = run(CODE, device)
     parameters = 1_845_120 * 4  # θ₀, θ, and two moments
-    assert found["fits"] and 4 * parameters < found["arguments"] < 4.2 * parameters
+    assert found["fits"] and 4 * parameters < found["arguments"] < 5 * parameters  # a TPU pads its layouts
     assert found["temporary"] > 0 and found["versions"]["jax"]
     reduced = {each["kind"]: each["bytes"] for each in found["collectives"]}
     if targets.TARGETS[device].chips == 1:
