@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n".join(map(str, planned)))
         return
     found, until = Records(options.results, report=_say), _deadline(options.minutes)
-    compile_all(found, planned if "jobs" in options.what else [], until)
+    if "jobs" in options.what:
+        compile_all(found, planned, until)
     if "largest" in options.what:
         searches = [(job, size) for job, size in plan.searches() if records.select([job], wanted)]
         search_all(found, searches, until)
@@ -108,7 +109,8 @@ def search_all(found: Records, searches: Sequence[tuple[Job, int]], until: float
 
 def write_tables(found: Records, readme: Path, folder: Path) -> None:
     """Prints the tables and puts them into the README."""
-    models = [model for model in plan.MODELS if model != "minilm"]  # the protocol is of images
+    compiled = {record["model"] for record in found.all()}
+    models = [model for model in plan.MODELS if model in compiled - {"minilm"}]  # the protocol is of images
     kept = folder / "passes.json"
     evaluations = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     for model in models:
