@@ -1,8 +1,8 @@
 """A batch through an encoder and along T task vectors, in each way to tell JAX: time, memory, compiling.
 
 `unrolled` is what tajax did before: `jax.linearize` of a program that has all layers, and one tangent after the other.
-`vmap` is `jax.vmap` of `jax.jvp`, `carried` is `tajax.linear_responses`; both of layers in a loop. `--compile-only` runs
-nothing and draws no weights.
+`vmap` is `jax.vmap` of `jax.jvp`, `carried` is `tajax.linear_responses`; both of layers in a loop. `--compile-only`
+runs nothing and draws no weights.
 """
 
 from __future__ import annotations

@@ -5,14 +5,18 @@ A new way of placing arrays is one function and one row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tajax.finetune import TrainState
+from tajax.mesh import ROWS, make_mesh
+from tajax.parallel import Sharded
 from tajax.parallel.devices import AXIS, mesh
+from tajax.rules import DIVIDED
 from tajax.types import Batch, Head, Params
 
 Tree = TypeVar("Tree")
@@ -42,7 +46,25 @@ def replicated(devices: Sequence[jax.Device], given: Arguments) -> Placed:
     return Placed(Arguments(*whole(devices, given[:3]), placed(given.batch, rows)), {})
 
 
-PLACEMENTS: Mapping[str, Callable[[Sequence[jax.Device], Arguments], Placed]] = {"replicated": replicated}
+def shared(what: Literal["moments", "everything"], devices: Sequence[jax.Device], given: Arguments) -> Placed:
+    """As `tajax.parallel.Sharded`, all devices one group."""
+    placement = Sharded(devices, rule=DIVIDED, fsdp=len(devices), what=what)
+    rows = NamedSharding(make_mesh(devices, len(devices)), PartitionSpec(ROWS))
+
+    def divided(tree: Tree, *, moments: bool = False) -> Tree:
+        return jax.tree.map(placed, tree, placement.shardings(tree, moments=moments))
+
+    moments = divided(given.state.opt_state, moments=True)
+    state = TrainState(divided(given.state.step), divided(given.state.trained), moments)
+    arguments = Arguments(state, divided(given.pretrained), divided(given.head), placed(given.batch, rows))
+    return Placed(arguments, {"placement": placement})
+
+
+PLACEMENTS: Mapping[str, Callable[[Sequence[jax.Device], Arguments], Placed]] = {
+    "replicated": replicated,
+    "moments": functools.partial(shared, "moments"),
+    "fsdp": functools.partial(shared, "everything"),
+}
 """Ways of placing arrays by name, the names of `tajax.parallel.PLACEMENTS`."""
 
 

@@ -15,9 +15,9 @@ REGIMES = ("standard", "attention", "linear", "linear_attention")
 FIRST = ("v5e_2x4", "h100_x1")
 REMATS: tuple[Remat, ...] = get_args(Remat)
 MODELS = ("b32", "l14", "minilm", "l14_336", "b16")
-EVALUATED = "b32"
-"""Evaluations unroll the layers, and those of the larger models take minutes to compile."""
 EVALUATION_BATCH = 256
+SHARING = ("v5e_2x4", "h100_x8")
+"""Devices that have several, and so may share one copy of a model."""
 
 
 def jobs() -> list[Job]:
@@ -50,6 +50,11 @@ def searches() -> list[tuple[Job, int]]:
 def _jobs() -> Iterator[Job]:
     for remat in REMATS:
         yield from (Job(device, "l14", regime="linear", remat=remat) for device in FIRST)
+    for placement in ("fsdp", "moments", "replicated"):
+        yield from (Job(device, "l14", regime="linear", placement=placement, remat="layers") for device in SHARING)
+    yield Job("v5e_2x4", "l14", regime="linear", placement="fsdp")
+    for model in ("b32", "l14"):
+        yield from (Job(device, model, "affine_8", "linear", EVALUATION_BATCH) for device in FIRST)
     for model in ("b32", "l14"):
         yield from (Job(device, model, regime=regime) for regime in REGIMES for device in FIRST)
     for device in FIRST:
@@ -57,8 +62,7 @@ def _jobs() -> Iterator[Job]:
         yield from (Job(device, "l14_336", regime="linear", remat=remat) for remat in ("none", "layers"))
         yield Job(device, "l14", regime="standard", remat="layers")
     for device in FIRST:
-        yield from (Job(device, EVALUATED, name, "linear", EVALUATION_BATCH) for name in ("affine", "affine_scanned"))
-        yield Job(device, EVALUATED, "sweep", "standard", EVALUATION_BATCH)
+        yield Job(device, "b32", "sweep", "standard", EVALUATION_BATCH)
     for device in FIRST:
         yield from (
             Job(device, model, regime=regime) for model in ("b16", "l14_336") for regime in ("standard", "linear")

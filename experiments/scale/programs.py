@@ -20,7 +20,8 @@ from tajax.types import Batch, Head, Remat
 
 CLASSES = 397  # of SUN397, the most of the papers' eight tasks: heads of a run are padded to one width
 STEPS, WARMUP = 2000, 500  # of a task, in the papers' protocol
-PROGRAMS = ("train", "affine", "affine_scanned", "sweep")
+PROGRAMS = ("train", "affine", "affine_8", "sweep")
+VECTORS = {"affine": 1, "affine_8": 8}
 COEFS = np.linspace(0, 1, 21, dtype=np.float32)[:, None]  # its grid of α
 
 
@@ -30,8 +31,8 @@ class Job(NamedTuple):
     Attributes:
         device: A row of `targets.TARGETS`.
         model: A row of `subjects.SUBJECTS`.
-        program: "train", a training step; "affine", the scores of a linearised model along one task vector;
-            "affine_scanned", the same with layers under a scan; or "sweep", a batch at one point of a sweep.
+        program: "train", a training step; "affine" and "affine_8", the scores of a linearised model along
+            one task vector and along eight; or "sweep", a batch at one point of a sweep.
         regime: A row of `tajax.regimes.REGIMES` without a method of its own.
         batch: Images or texts, on all devices together.
         placement: A row of `placements.PLACEMENTS`.
@@ -107,11 +108,9 @@ def _evaluation(job: Job, subject: Subject, devices: Sequence[jax.Device]) -> Tr
         raise ValueError(f"evaluations are compiled replicated alone, not with the placement {job.placement!r}")
     placement, params, taus = _Recorded(devices), subject.params, [trees.flatten_paths(subject.params)]
     examples = batch(subject, job.batch)
-    if job.program in ("affine", "affine_scanned"):
-        scanned = job.program == "affine_scanned"
-        encode = subject.for_training("none") if scanned else subject.apply_for_responses
-        affine = evaluate.make_affine_step(encode, placement=placement)
-        affine(params, taus, head(subject), examples)
+    if job.program in VECTORS:
+        affine = evaluate.make_affine_step(subject.apply_for_responses, placement=placement)
+        affine(params, taus * VECTORS[job.program], head(subject), examples)
     elif job.program == "sweep":
         linearized = REGIMES[job.regime].evaluate_linearized
         encode = subject.apply_for_responses if linearized else subject.for_training("none")
