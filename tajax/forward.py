@@ -139,7 +139,7 @@ def _equation(eqn: Any, values: list[_Value]) -> list[_Value]:
 def _split(value: _Value, sizes: Sequence[int]) -> list[_Value]:
     """The parts along the leading axis, nothing copied."""
     ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
-    return [value.map(lambda x, s=end - size, e=end: _Cut(x, s, e)) for size, end in zip(sizes, ends, strict=True)]
+    return [value.map(partial(_Cut, start=end - size, end=end)) for size, end in zip(sizes, ends, strict=True)]
 
 
 def _loop(params: Any, values: list[_Value]) -> list[_Value]:
