@@ -115,10 +115,10 @@ def map_tensors(tensor: Callable[[Array], Array], taus: Sequence[Params], *, sta
     """
     trees.check_taus(taus)
     flats = [trees.flatten_paths(tau) for tau in taus]
-    merged = []
+    merged, whole = [], jax.jit(tensor)  # leaves of one shape, and calls with one `tensor`, share a program
     for path in flats[0]:
         leaves = stack([flat[path] for flat in flats])
-        mapped = jax.vmap(tensor, in_axes=1) if in_layers(path, stacked) else tensor
+        mapped = jax.vmap(whole, in_axes=1) if in_layers(path, stacked) else whole
         merged.append(mapped(leaves) if leaves.size else leaves[0])
     return jax.tree.unflatten(jax.tree.structure(taus[0]), merged)
 
