@@ -43,10 +43,13 @@ def collectives(text: str) -> tuple[Collective, ...]:
         ValueError: the text is not understood.
     """
     found: dict[str, list[tuple[str, int | None, int]]] = {kind: [] for kind in KINDS}
-    for line, times in hlo.parse(text).executed():
+    program = hlo.parse(text)
+    lines = {name: line for computation in program.computations.values() for name, line in computation.items()}
+    for line, times in program.executed():
         kind = line.operation.removesuffix("-done")
         if kind in found:
-            size = shape_bytes(line.shape) * (_group(line.attributes) if kind == "reduce-scatter" else 1)
+            begun = lines[line.operands[0]] if line.operation != kind else line  # which names the groups
+            size = shape_bytes(line.shape) * (_group(begun.attributes) if kind == "reduce-scatter" else 1)
             found[kind].append((line.name, times, size))
     return tuple(_together(kind, seen) for kind, seen in found.items() if seen)
 
