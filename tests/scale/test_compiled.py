@@ -76,6 +76,26 @@ def test_operations_are_those_of_the_whole_batch_on_any_number_of_devices():
     assert 2.7 * forward < found["train standard 1"] < 3.1 * forward
 
 
+SHARED = """
+import json
+import jax
+from experiments.scale import programs
+from experiments.scale.programs import Job
+found = {}
+for placement in ("replicated", "moments", "fsdp"):
+    job = Job("", "tiny", "train", "linear", 64, placement, "layers")
+    found[placement] = programs.traced(job, jax.devices()).lower().compile().memory_analysis().argument_size_in_bytes
+print(json.dumps(found))
+"""
+
+
+def test_arguments_of_a_step_are_divided_as_its_placement_says():
+    found = run(SHARED, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    parameters = 1_845_120 * 4
+    assert found["replicated"] - found["moments"] == pytest.approx(2 * parameters * 7 / 8, rel=0.03)
+    assert found["replicated"] - found["fsdp"] == pytest.approx(4 * parameters * 7 / 8, rel=0.03)
+
+
 def test_other_programs_and_placements_of_evaluations_are_refused():
     devices = jax.devices()[:1]
     with pytest.raises(ValueError, match="no program 'ntk'"):
