@@ -49,15 +49,17 @@ def push_all(fn: Callable[[Tree], Any], primals: Tree, tangents: Sequence[Tree])
         (Array(8., dtype=float32), [Array(12., dtype=float32), Array(-12., dtype=float32)])
     """
     closed, shapes = jax.make_jaxpr(fn, return_shape=True)(primals)
-    if not _has_loop(closed.jaxpr):
-        outputs, push = jax.linearize(fn, primals)
-        return outputs, [push(tangent) for tangent in tangents]
-    columns = zip(*map(jax.tree.leaves, tangents), strict=True)
-    given = [_Value(leaf, column) for leaf, column in zip(jax.tree.leaves(primals), columns, strict=True)]
-    found = [_moving(_whole(value), len(tangents)) for value in _run(closed.jaxpr, closed.consts, given)]
+    leaves, rows = jax.tree.leaves(primals), list(map(jax.tree.leaves, tangents))
+    if _has_loop(closed.jaxpr):
+        given = [_Value(leaf, column) for leaf, column in zip(leaves, zip(*rows, strict=True), strict=True)]
+        found = [_moving(_whole(value), len(tangents)) for value in _run(closed.jaxpr, closed.consts, given)]
+        outputs = [value.primal for value in found]
+        pushed = list(zip(*(value.tangents for value in found), strict=True))
+    else:
+        outputs, push = jax.linearize(jex.jaxpr_as_fun(closed), *leaves)
+        pushed = [push(*row) for row in rows]
     structure = jax.tree.structure(shapes)
-    pushed = [jax.tree.unflatten(structure, row) for row in zip(*(value.tangents for value in found), strict=True)]
-    return jax.tree.unflatten(structure, [value.primal for value in found]), pushed
+    return jax.tree.unflatten(structure, outputs), [jax.tree.unflatten(structure, row) for row in pushed]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=["start", "end"])

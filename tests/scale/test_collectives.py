@@ -123,7 +123,7 @@ ENTRY %main (x: f32[4,8], y: bf16[6], z: f32[16]) -> f32[] {
   %g = f32[128]{0} async-done(%begun), calls=%wrapped
   %rs = f32[4,2]{1,0} reduce-scatter(%x), channel_id=4, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
   %m = f32[4,2]{1,0} reduce-scatter(%x), channel_id=5, replica_groups=mesh['a'=4,'b'=2] {'a'}, to_apply=%add
-  %half = ((f32[4,8]{1,0}), f32[2,8]{1,0}) reduce-scatter-start(%x), channel_id=6, replica_groups=[4,2]<=[8], to_apply=%add
+  %half = ((f32[4,8]{1,0}), f32[2,8]{1,0}) reduce-scatter-start(%x), channel_id=6, replica_groups=[4,2]<=[8]
   %end = f32[2,8]{1,0} reduce-scatter-done(%half)
   ROOT %c = f32[] constant(0)
 }
