@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tajax import config as configuration
-from tajax import device_memory, finetune, results
+from tajax import device_memory, finetune, parallel, results
 from tajax.device_memory import Need
 from tajax.workflows import recomputation
 
@@ -49,6 +49,7 @@ def setup():
         encoder=SimpleNamespace(remats=tuple(NEEDS)),
         pretrained={"w": jnp.zeros(1 << 20)},
         journal=Journal(),
+        placement="1 × cpu",  # of a placement its words alone
     )
 
 
@@ -91,9 +92,9 @@ def test_what_was_chosen_on_such_devices_is_taken_again(setup, devices_with):
     settle(setup)
     devices_with(6 << 30)
     assert settle(setup) == ("dots", [])
-    setup.config.placement = "sharded"
+    setup.placement = "1 × cpu, parameters divided by 1"
     assert settle(setup) == ("none", ["none"])
-    setup.config.placement = "replicated"
+    setup.placement = "1 × cpu"
     setup.journal[0]["device_kind"] = "another"
     assert settle(setup) == ("none", ["none"])
 
@@ -111,7 +112,7 @@ def test_a_program_that_cannot_be_compiled_for_want_of_memory_does_not_fit(setup
     assert setup.journal[0]["needs"]["none"] is None
 
 
-def test_nothing_fits(setup, devices_with):
+def test_nothing_fits(setup, devices_with, monkeypatch):
     devices_with(1 << 30)
     with pytest.raises(ValueError) as error:
         settle(setup)
@@ -127,6 +128,11 @@ def test_nothing_fits(setup, devices_with):
         "--config.finetune.remat=layers",
     ):
         assert said in str(error.value)
+    assert "placement" not in str(error.value)  # one device shares with nobody
+    monkeypatch.setattr(parallel, "devices_of_all", lambda count: [*jax.devices()[:1]] * 2)
+    devices_with(1 << 30)
+    with pytest.raises(ValueError, match="--config.placement=fsdp divides parameters, moments and gradients"):
+        settle(setup)
 
 
 @pytest.mark.parametrize("remat", NEEDS)
