@@ -160,6 +160,9 @@ BAD = {
     "merging.method=slerp": "merging.method 'slerp' cannot merge these tasks: slerp goes from one",
     "evaluate.exact=True": "evaluate.exact is for regimes that are evaluated linearised (linear, ",
     "devices=0": "devices is 0, want 1 or more",
+    "fsdp=4": "fsdp is 4, but placement 'replicated' divides nothing among the devices of a group. Add "
+    "--config.placement=moments or --config.placement=fsdp, or leave it out.",
+    "fsdp=0": "fsdp",
     "placement=replicate": "unknown placement 'replicate'. Did you mean 'replicated'?",
     "pretrain.warmup_steps=99999": "is not below pretrain.steps",
     "pretrain.patch_size=7": "pretrain.patch_size (7) does not divide pretrain.image_size (32)",
