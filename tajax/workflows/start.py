@@ -66,7 +66,7 @@ def start(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tupl
             encoder = shortened(encoder, config.max_tokens)
         if config.linearize_through_norm:
             encoder = through_norm(encoder)
-        placement.shardings(encoder.params)  # or the leaf that cannot be divided
+        placement.shardings(encoder.params, moments=True)  # or the leaf that cannot be divided
         regime = regime_of(config)
         mask = trees.param_mask(
             encoder.params, regime.trainable, layers=config.layers, rules=encoder.rules, stacked=encoder.stacked
