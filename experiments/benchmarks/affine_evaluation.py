@@ -8,7 +8,6 @@ runs nothing and draws no weights.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import record
 import workload
-from jax.extend import core as jex
 from steps import GEOMETRIES, load_clip
 from timing import Contender, alternate
 
@@ -111,8 +109,6 @@ def compiled(form: Form, config: models.VisionConfig, given: tuple) -> tuple[jax
     program = lowered.compile()
     end = time.perf_counter()
     facts = {
-        "operations": operations(jax.make_jaxpr(function)(*given).jaxpr),
-        "forward": operations(jax.make_jaxpr(apply)(given[0], given[2]).jaxpr),
         "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
         "trace_seconds": between - start,
         "compile_seconds": end - between,
@@ -133,27 +129,6 @@ def timed(what: str, programs: dict, given: tuple, options: argparse.Namespace) 
     scale = float(jnp.max(jnp.abs(ours.result[1])))
     apart = {name: float(jnp.max(jnp.abs(ours.result[1] - other.result[1]))) / scale for name, other in others}
     return rows, apart
-
-
-def operations(jaxpr) -> int:
-    """Multiplications and additions of products and convolutions, those in a loop once for each step."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        inner = [one for one in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program) if is_program(one)]
-        steps = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-        total += steps * sum(operations(getattr(one, "jaxpr", one)) for one in inner)
-        sizes = math.prod(eqn.outvars[0].aval.shape) if eqn.outvars else 0
-        if eqn.primitive.name == "dot_general":
-            ((contracted, _), _) = eqn.params["dimension_numbers"]
-            total += 2 * sizes * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
-        if eqn.primitive.name == "conv_general_dilated":
-            kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"]
-            total += 2 * sizes * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
-    return total
-
-
-def is_program(value) -> bool:
-    return isinstance(value, jex.Jaxpr | jex.ClosedJaxpr)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def compiled(job: Job) -> JsonObject:
     Returns:
         `operations` of one run on all devices; `fits`, false where the compiler refuses for want of memory and says so
         in `refusal`; else bytes on each device of `arguments`, `results` (beside donated arguments) and what is
-        `temporary`, and `collectives`. `trace_seconds`, `compile_seconds` and `versions` in each case.
+        `temporary`, and `collectives`. `trace_seconds`, `compile_seconds`, `versions`, `time` and, in a checkout,
+        `git_revision` in each case.
     """
     target, devices = targets.TARGETS[job.device], targets.devices(job.device)
     begun = time.perf_counter()
@@ -94,8 +95,9 @@ def compiled(job: Job) -> JsonObject:
         told = [each._asdict() for each in collectives(executable.as_text())]
         found |= {"fits": True, **need._asdict(), "collectives": told}
     found["compile_seconds"] = round(time.perf_counter() - begun, 2)
-    versions = results.provenance()["versions"]
-    found["versions"] = {name: versions[name] for name in VERSIONS} | targets.version(target)
+    origin = results.provenance()
+    found["versions"] = {name: origin["versions"][name] for name in VERSIONS} | targets.version(target)
+    found |= {name: origin[name] for name in ("time", "git_revision") if name in origin}
     jax.clear_caches()
     return found
 
