@@ -113,8 +113,8 @@ def predicted(records: Sequence[Record], evaluations: Mapping[str, Evaluation]) 
         "Decoding images, compiling, communication that is not hidden, and operations that are no matrix products are "
         "left out. With several chips each has few images of a batch of 128, and may reach less of its peak.",
         "Remat: the least with which the step fits, of those that were compiled.",
-        "Evaluation: the 21-point sweep of the merged model on validation; zero-shot, single-task and merged on test; of "
-        "linearised models all points are one pass.",
+        "Evaluation: the 21-point sweep of the merged model on validation; zero-shot, single-task and merged on test. "
+        "All points of linearised models are one pass.",
     )
     return Table(
         "Predicted time of the papers' eight tasks, 2,000 steps of 128 images each", columns, tuple(rows), notes
