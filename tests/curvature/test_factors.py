@@ -21,11 +21,8 @@ EXAMPLES, DEPTH = 3, 2
 
 @pytest.fixture(autouse=True)
 def float64():
-    """Whole runs of the compiler for a few numbers each: without costly optimisation."""
     with jax.enable_x64(True):
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def clip():

@@ -82,7 +82,8 @@ print(json.dumps(found))
 
 
 def test_counts_are_those_of_one_device_on_several(home):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", CODE, str(home / "bert"), str(home / "tasks" / "animals.npz")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -16,13 +16,6 @@ from tests.towers import DEPTH, TOWERS, products
 ROWS = 2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(params=TOWERS, scope="module")
 def family(request):
     return request.param

@@ -256,7 +256,7 @@ if __name__ == "__main__":
     alone = len(sys.argv) == 1
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 if alone else 4}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={8 if alone else 4}",
     }
     if not alone:
         from absl import flags

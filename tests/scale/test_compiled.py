@@ -58,6 +58,7 @@ print(json.dumps(found))
 def run(code, *arguments, **environment):
     """The JSON that a program prints last, in a process of its own."""
     given = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | environment
+    given["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"  # what the compiler makes of a program is asked here
     command = [sys.executable, "-c", code, *arguments]
     ended = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]

@@ -67,7 +67,9 @@ def begin(server, arguments, log, cache, devices, prepare):
     """A process of the server, to be ended before the next one."""
     job = {
         "arguments": [str(argument) for argument in arguments],
-        "environment": {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+        "environment": {
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        },
         "log": str(log),
         "cache": str(cache),
         "prepare": prepare,

@@ -140,7 +140,6 @@ def child(job):
 
     jax.config.update("jax_compilation_cache_dir", job["cache"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_disable_most_optimizations", True)
     for name, options in job["prepare"].items():
         PREPARATIONS[name](**options)
     sys.argv = ["tajax", *job["arguments"]]

@@ -27,12 +27,11 @@ TASKS = {"pets": ("ox", "zebra", "hummingbird"), "tools": ("saw", "pickaxe")}
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """Whole runs spend their time in the compiler: a cache on disk that they share, and no costly optimisation."""
+    """Whole runs spend their time in the compiler: a cache on disk that they share."""
     cache = str(tmp_path_factory.mktemp("programs"))
     options = {  # for these tests, and JAX's defaults after them
         "jax_compilation_cache_dir": (cache, None),
         "jax_persistent_cache_min_compile_time_secs": (0.3, 1.0),
-        "jax_disable_most_optimizations": (True, False),
     }
     for name, (value, _) in options.items():
         jax.config.update(name, value)

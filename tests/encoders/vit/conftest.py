@@ -152,11 +152,10 @@ def reference_features(config, tensors, pixels, positions):
 
 @pytest.fixture(scope="module")
 def quick_programs(tmp_path_factory):
-    """Tests of small models spend their time in the compiler: a cache that they share, and no costly optimisation."""
+    """Tests of small models spend their time in the compiler: a cache that they share."""
     options = {  # for these tests, and JAX's defaults after them
         "jax_compilation_cache_dir": (str(tmp_path_factory.mktemp("programs")), None),
         "jax_persistent_cache_min_compile_time_secs": (0.3, 1.0),
-        "jax_disable_most_optimizations": (True, False),
     }
     for name, (value, _) in options.items():
         jax.config.update(name, value)
