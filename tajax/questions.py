@@ -18,6 +18,7 @@ ON_TASKS += (
     "data_workers",
     "devices",
     "placement",
+    "precision",
     "fsdp",
     "evaluate.batch_size",
     "linearize_through_norm",

@@ -33,6 +33,10 @@ activations with kernels, the dense layers; or everything but what a layer is gi
 Moved: TypeAlias = Mapping[str, ArrayLike]
 """The leaves of a task vector, by path, without those that are zero in all vectors it is used with."""
 
+Precision: TypeAlias = Literal["highest", "default", "bf16"]
+"""How exactly an encoder computes: with float32 products, with those that the device makes of float32 unless it is told
+otherwise, or in bfloat16."""
+
 JsonObject: TypeAlias = dict[str, Any]
 """What JSON calls an object. Any, because what a name stands for is known to whoever wrote it alone."""
 

@@ -30,5 +30,15 @@ def products(jaxpr):
     return count
 
 
+def dots(jaxpr):
+    """Every product of matrices that stands in a program, those in its loops and inner programs, too."""
+    for eqn in jaxpr.eqns:
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program):
+            if is_program(value):
+                yield from dots(getattr(value, "jaxpr", value))
+        if eqn.primitive.name == "dot_general":
+            yield eqn
+
+
 def is_program(value):
     return isinstance(value, (jex.Jaxpr, jex.ClosedJaxpr))

@@ -13,7 +13,7 @@ from tajax.merging import METHODS, PREPARATIONS
 from tajax.options import Option
 from tajax.questions import ON_VECTORS, QUESTIONS
 from tajax.regimes import regime_options
-from tajax.types import Remat
+from tajax.types import Precision, Remat
 
 WORKFLOWS: Mapping[str, str] = {name: question.text for name, question in QUESTIONS.items()}
 INITIALIZATIONS = ("pretrained", "random")
@@ -24,6 +24,7 @@ KERNEL_OUTPUTS = ("trace", "diagonal", "full")
 SCENES = ("small", "large")
 ON_BAD_IMAGE = ("error", "skip")
 REMATS = ("auto", *get_args(Remat))
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 TEXT_TASKS = task_names.TEXT_TASKS  # by their files in the data directory
 BUNDLED_TASKS = ("shapes", "colors", "digits", "letters", "textures", "counting", "signs", "arrows")
@@ -154,6 +155,7 @@ def default_config() -> ConfigDict:
     config.data_workers = 0  # processes that decode images, 0: in the main process; data.load
     config.keep_programs = True  # compiled ones in data_dir/programs, for the next run to begin at once; compilation
     config.devices = config_dict.placeholder(int)  # local devices to use; None: all; parallel
+    config.precision = "default"  # one of PRECISIONS: of the encoder's products, or all of it in bfloat16; precision
     config.placement = "replicated"  # one of PLACEMENTS, where parameters and batches live on them; parallel
     config.fsdp = config_dict.placeholder(int)  # devices that share a copy, None: those of a process; parallel
 

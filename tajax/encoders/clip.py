@@ -8,6 +8,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
 from tajax import models
 from tajax.data.preprocess import normalize
 from tajax.encoders.encoder import Encoder, Family, Identity, ZeroShot
@@ -20,9 +23,9 @@ from tajax.rules import RULES, STACKED
 from tajax.types import ApplyFn, JsonObject, Params, Remat
 
 
-def load(name: str, /, *, random_seed: int | None = None) -> Encoder:
+def load(name: str, /, *, random_seed: int | None = None, dtype: DTypeLike = jnp.float32) -> Encoder:
     """The image tower of `tajax.models.load(name)`, which has arguments and errors."""
-    clip = models.load(name)
+    clip = models.load(name, dtype=dtype)
     return of_clip(clip if random_seed is None else clip.with_random_image_tower(random_seed))
 
 

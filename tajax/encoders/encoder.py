@@ -9,10 +9,12 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from tajax.losses import unit_scale
 from tajax.models import Finetuned
 from tajax.models.adapters import Naming
+from tajax.precision import in_float32
 from tajax.rules import DIVIDED
 from tajax.types import ApplyFn, Head, InputSpec, JsonObject, Params, Remat, Tokenization
 
@@ -151,13 +153,34 @@ def through_norm(encoder: Encoder) -> Encoder:
 
         return normalized
 
-    made, whole = encoder.zero_shot, encoder.with_layers
+    made = encoder.zero_shot
+    return dataclasses.replace(
+        _changed(encoder, unit),
+        zero_shot=made and made._replace(head=lambda *texts: made.head(*texts)._replace(normalizes=False)),
+    )
+
+
+def exact(encoder: Encoder) -> Encoder:
+    """The same encoder with float32 in its products on every device, `tajax.precision.in_float32`.
+
+    Example:
+        >>> import jax
+        >>> from tajax import encoders
+        >>> encoder = exact(encoders.load("tiny"))
+        >>> images = jnp.zeros((1, encoder.inputs.size, encoder.inputs.size, 3), jnp.uint8)
+        >>> "HIGHEST" in str(jax.make_jaxpr(encoder.apply)(encoder.params, images))
+        True
+    """
+    return _changed(encoder, in_float32)
+
+
+def _changed(encoder: Encoder, change: Callable[[ApplyFn], ApplyFn]) -> Encoder:
+    whole = encoder.with_layers
     return dataclasses.replace(
         encoder,
-        apply=unit(encoder.apply),
-        apply_for_responses=unit(encoder.apply_for_responses),
-        with_layers=whole and (lambda **layers: unit(whole(**layers))),
-        zero_shot=made and made._replace(head=lambda *texts: made.head(*texts)._replace(normalizes=False)),
+        apply=change(encoder.apply),
+        apply_for_responses=change(encoder.apply_for_responses),
+        with_layers=whole and (lambda **layers: change(whole(**layers))),
     )
 
 
@@ -180,12 +203,13 @@ def shortened(encoder: Encoder, max_tokens: int) -> Encoder:
 class LoadEncoder(Protocol):
     """How a family loads one of its models."""
 
-    def __call__(self, name: str, /, *, random_seed: int | None = None) -> Encoder:
+    def __call__(self, name: str, /, *, random_seed: int | None = None, dtype: DTypeLike = jnp.float32) -> Encoder:
         """The encoder of a name or path.
 
         Args:
             name: of the model, or where it lies.
             random_seed: draw its parameters from this seed, as before any pre-training.
+            dtype: what it computes in. Its parameters and features, and heads that it makes, are float32 all the same.
 
         Raises:
             FileNotFoundError, ValueError: as `tajax.models.load`.

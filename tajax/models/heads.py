@@ -87,11 +87,12 @@ def _encode(clip: LoadedClip, tokens: Int[np.ndarray, "M C"]) -> Float[np.ndarra
     longest = int(pooled_position(clip.config.text, tokens).max()) + 1
     tokens = tokens[:, : -(-longest // _COLUMNS) * _COLUMNS]
     padded = np.pad(tokens, ((0, -len(tokens) % _ROWS), (0, 0)), mode="edge")
-    encoder = TextEncoder(clip.config.text, clip.dtype, clip.unroll)
+    encoder = TextEncoder(clip.config.text, jnp.promote_types(clip.dtype, jnp.float32), clip.unroll)
     chunks = [_features(encoder, clip.params["text"], rows) for rows in padded.reshape(-1, _ROWS, tokens.shape[1])]
     return np.concatenate([np.asarray(chunk, np.float64) for chunk in chunks])[: len(tokens)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _features(encoder: TextEncoder, params: Params, tokens: Int[Array, "B C"]) -> Float[Array, "B E"]:
-    return features_at(encoder, params, tokens)
+    with jax.default_matmul_precision("highest"):  # a head serves every image: it is computed once, and exactly
+        return features_at(encoder, params, tokens)

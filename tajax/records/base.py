@@ -48,6 +48,10 @@ class Run(Recorded, total=False):
     """How many numbers are trained in place of these, where a regime trains factors of them."""
     total_parameters: int
     heads: str
+    precision: NotRequired[str]
+    """How exactly the encoder computes, as asked for; of earlier versions default, always."""
+    products: NotRequired[str]
+    """What the factors of its products are rounded to on these devices."""
     manifests: dict[str, Any]
     cuts: dict[str, Any]
     """Of each task whose validation or test images were cut from another split: seed and count."""

@@ -25,6 +25,7 @@ def of_run(run: Run) -> tuple[tuple[str, str], ...]:
         ("seed", str(run.field("seed"))),
         ("heads", str(run.field("heads", "")).replace("_", "-")),
         ("initialisation", str(run.field("initialization", ""))),
+        ("precision", _precision(about)),
         ("task vectors of", str(run.field("task_vectors", None) or "")),
     ]
     if addition := results.find(records, TaskAddition):
@@ -38,6 +39,11 @@ def of_run(run: Run) -> tuple[tuple[str, str], ...]:
     facts += [("base sha256", str(about.get("base_sha256", ""))), ("config", str(records[0]["config_hash"]))]
     facts.append(("directory", str(run.workdir)))
     return tuple((name, value) for name, value in facts if value)
+
+
+def _precision(about: RunRecord) -> str:
+    """Nothing of runs that were made before they recorded it."""
+    return f"{about['precision']}: products of {about['products']}" if "products" in about else ""
 
 
 def warnings(records: Iterable[Record]) -> list[str]:

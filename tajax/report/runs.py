@@ -145,7 +145,10 @@ def series(runs: Iterable[Run]) -> Series:
     for run, place in zip(runs, places, strict=True):
         if places.count(place) > 1:
             raise ValueError(f"{run.workdir} is given twice. Name every run once.")
-    settings = [{name: str(run.field(name, "")) for name in SETTINGS} | {"method": run.method} for run in runs]
+    settings = [
+        {name: str(run.field(name, before)) for name, before in SETTINGS.items()} | {"method": run.method}
+        for run in runs
+    ]
     differing = [name for name in settings[0] if len({values[name] for values in settings}) > 1] if runs else []
     together: Series = {}
     for run, values, tasks in zip(runs, settings, _of_tasks(runs), strict=True):
@@ -179,7 +182,8 @@ def deviations(of: str, together: Series) -> str:
     return f" {of}: one sample standard deviation over seeds." if any(map(several_seeds, together.values())) else ""
 
 
-SETTINGS = ("regime", "model", "heads", "initialization", "layers")
+SETTINGS = {"regime": "", "model": "", "heads": "", "initialization": "", "layers": "", "precision": "default"}
+"""Fields that set runs apart, each with what runs of versions without it did."""
 
 
 def _identity(run: Run) -> tuple[object, ...]:

@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
-from tajax import data, processes, progress, tracking, trees
+from tajax import data, encoders, processes, progress, tracking, trees
 from tajax.config import config_hash
 from tajax.config import regime as regime_of
 from tajax.data import fingerprint
 from tajax.data.sources import TextSource
 from tajax.encoders import family_named
 from tajax.encoders.encoder import Encoder, shortened, through_norm
+from tajax.precision import products
 from tajax.questions import QUESTIONS
 from tajax.records import Run
 from tajax.report import runs
@@ -58,9 +60,11 @@ def start(config: ConfigDict, workdir: Path, *, overwrite: bool = False) -> tupl
         vectors = source_of_vectors(config)
         for section in ("finetune", "evaluate") if vectors == "trained" else ("evaluate",):
             placement.check_batch_size(config[section].batch_size, what=f"config.{section}.batch_size")
-        encoder = family.load(
+        encoder = encoders.load(
             config.model,
+            family=config.family,
             random_seed=config.seed if config.initialization == "random" else None,
+            precision=config.precision,
         )
         if config.max_tokens is not None:
             encoder = shortened(encoder, config.max_tokens)
@@ -158,6 +162,8 @@ def _journal(
         "trained_parameters": counted,
         "total_parameters": trees.count_params(encoder.params),
         "heads": config.heads,
+        "precision": config.precision,
+        "products": products(config.precision, jax.default_backend()),
         "manifests": {task.name: task.manifest for task in tasks if task.manifest},
         "cuts": {task.name: cuts for task in tasks if (cuts := _cuts(task))},
         "warnings": [line for task in tasks for line in task.warnings],
@@ -218,4 +224,6 @@ def _check_base(setup: Setup) -> None:
 def _announce(setup: Setup) -> None:
     facts = setup.journal.facts
     of_processes = f" of {facts['processes']} processes" if processes.joined() else ""
-    progress.say(f"{': '.join(runs.parameters(facts))}, on {setup.placement}{of_processes}")
+    asked, rounded = setup.config.precision, facts["products"]
+    exactly = "" if rounded == "float32" else f", precision {asked}: products of {rounded}"
+    progress.say(f"{': '.join(runs.parameters(facts))}, on {setup.placement}{of_processes}{exactly}")

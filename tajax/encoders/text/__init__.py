@@ -6,6 +6,9 @@ import dataclasses
 import functools
 from pathlib import Path
 
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
 from tajax.encoders.encoder import Encoder, Family, Identity, ZeroShot
 from tajax.encoders.text import heads
 from tajax.encoders.text.bert import Tokens, abstract_params
@@ -21,9 +24,9 @@ from tajax.types import ApplyFn, Params, Remat
 __all__ = ["FAMILY", "load", "of_text"]
 
 
-def load(name: str, /, *, random_seed: int | None = None) -> Encoder:
+def load(name: str, /, *, random_seed: int | None = None, dtype: DTypeLike = jnp.float32) -> Encoder:
     """The sentence encoder of a directory or hub id, see `load_text`."""
-    text = load_text(name)
+    text = load_text(name, dtype=dtype)
     return of_text(text if random_seed is None else text.with_random_params(random_seed))
 
 

@@ -73,7 +73,8 @@ def _encode(text: LoadedText, tokens: Tokens) -> Float[np.ndarray, "M E"]:
     """Features float64 `[M, E]`, computed a fixed number of rows at a time."""
     count, length = tokens.ids.shape
     ids, mask = (np.pad(leaf, ((0, -count % _ROWS), (0, 0)), mode="edge") for leaf in tokens)
-    encoder = Bert(text.described.config, text.described.pooling, text.dtype, text.unroll)
+    dtype = jnp.promote_types(text.dtype, jnp.float32)
+    encoder = Bert(text.described.config, text.described.pooling, dtype, text.unroll)
     features = [
         _features(encoder, text.params, Tokens(jnp.asarray(ids[i : i + _ROWS]), jnp.asarray(mask[i : i + _ROWS])))
         for i in range(0, len(ids), _ROWS)
@@ -83,4 +84,5 @@ def _encode(text: LoadedText, tokens: Tokens) -> Float[np.ndarray, "M E"]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _features(encoder: Bert, params: Params, tokens: Tokens) -> Float[Array, "B E"]:
-    return features_at(encoder, params, tokens)
+    with jax.default_matmul_precision("highest"):  # a head serves every text: it is computed once, and exactly
+        return features_at(encoder, params, tokens)

@@ -6,6 +6,9 @@ import dataclasses
 import functools
 from pathlib import Path
 
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
 from tajax.data.preprocess import normalize
 from tajax.encoders.encoder import Encoder, Family, Identity
 from tajax.encoders.vit.finetuned import load_finetuned
@@ -21,9 +24,9 @@ from tajax.types import ApplyFn, Params, Remat
 __all__ = ["FAMILY", "load", "of_vit", "outline"]
 
 
-def load(name: str, /, *, random_seed: int | None = None) -> Encoder:
+def load(name: str, /, *, random_seed: int | None = None, dtype: DTypeLike = jnp.float32) -> Encoder:
     """The encoder of `load_vit(name)`, which has arguments and errors; with `random_seed` before any pre-training."""
-    vit = load_vit(name)
+    vit = load_vit(name, dtype=dtype)
     return of_vit(vit if random_seed is None else vit.with_random_params(random_seed))
 
 
