@@ -53,6 +53,9 @@ def _jobs() -> Iterator[Job]:
     for placement in ("fsdp", "moments", "replicated"):
         yield from (Job(device, "l14", regime="linear", placement=placement, remat="layers") for device in SHARING)
     yield Job("v5e_2x4", "l14", regime="linear", placement="fsdp")
+    for device in ("h100_x1", "v5e_2x4"):
+        yield from (Job(device, "l14", regime="linear", remat=remat, precision="bf16") for remat in REMATS)
+    yield Job("h100_x1", "l14", regime="linear", remat="layers", precision="highest")
     for model in ("b32", "l14"):
         yield from (Job(device, model, "affine_8", "linear", EVALUATION_BATCH) for device in FIRST)
     for model in ("b32", "l14"):

@@ -16,7 +16,7 @@ from tajax.finetune import TrainState
 from tajax.parallel.devices import AXIS
 from tajax.parametrization import masked
 from tajax.regimes import REGIMES
-from tajax.types import Batch, Head, Remat
+from tajax.types import Batch, Head, Precision, Remat
 
 CLASSES = 397  # of SUN397, the most of the papers' eight tasks: heads of a run are padded to one width
 STEPS, WARMUP = 2000, 500  # of a task, in the papers' protocol
@@ -37,7 +37,7 @@ class Job(NamedTuple):
         batch: Images or texts, on all devices together.
         placement: A row of `placements.PLACEMENTS`.
         remat: How much of each layer a training step computes again.
-        precision: Of matrix products, "default" or as of `jax.default_matmul_precision`.
+        precision: Of the encoder, as of `tajax.encoders.load`.
     """
 
     device: str
@@ -47,7 +47,7 @@ class Job(NamedTuple):
     batch: int = 128
     placement: str = "replicated"
     remat: Remat = "none"
-    precision: str = "default"
+    precision: Precision = "default"
 
     def __str__(self) -> str:
         settings = (self.placement, f"remat {self.remat}", f"precision {self.precision}")
@@ -73,16 +73,8 @@ def traced(job: Job, devices: Sequence[jax.Device]) -> Traced:
     Raises:
         ValueError: an evaluation that is not replicated, or a program of another name.
     """
-    subject = SUBJECTS[job.model]()
-    asked = None if job.precision == "default" else job.precision
-    with jax.default_matmul_precision(asked):
-        program = (_training if job.program == "train" else _evaluation)(job, subject, devices)
-
-    def lower() -> jax.stages.Lowered:
-        with jax.default_matmul_precision(asked):  # what was traced under another is traced again
-            return program.lower()
-
-    return program._replace(lower=lower)
+    subject = SUBJECTS[job.model]()._replace(precision=job.precision)
+    return (_training if job.program == "train" else _evaluation)(job, subject, devices)
 
 
 def _training(job: Job, subject: Subject, devices: Sequence[jax.Device]) -> Traced:

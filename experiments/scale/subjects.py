@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from experiments.benchmarks.steps import GEOMETRIES
 from tajax import models
@@ -17,7 +18,8 @@ from tajax.encoders.text.bert import abstract_params as text_params
 from tajax.encoders.text.geometry import BertConfig
 from tajax.models import ImageEncoder, VisionConfig
 from tajax.models.clip import abstract_params
-from tajax.types import ApplyFn, Params, Preprocessing, Remat
+from tajax.precision import DTYPES, in_float32
+from tajax.types import ApplyFn, Params, Precision, Preprocessing, Remat
 
 TOKENS = 128
 """Of a text; none is padding."""
@@ -32,24 +34,30 @@ class Subject(NamedTuple):
     Attributes:
         params: θ₀ in shapes.
         inputs: From a number of examples to the shape of their inputs.
-        encoder: `(remat, unroll) -> apply`, as `Encoder.for_training` and `Encoder.apply_for_responses` make it of a
-            model that is loaded; `unroll` is said, because those choose it by the machine that they run on.
+        encoder: `(remat, unroll, dtype) -> apply`, as `Encoder.for_training` and `Encoder.apply_for_responses` make it
+            of a model that is loaded; `unroll` is said, because those choose it by the machine that they run on.
         feature_dim: E.
+        precision: As of `tajax.encoders.load`.
     """
 
     params: Params
     inputs: Callable[[int], jax.ShapeDtypeStruct]
-    encoder: Callable[[Remat, bool], ApplyFn]
+    encoder: Callable[[Remat, bool, DTypeLike], ApplyFn]
     feature_dim: int
+    precision: Precision = "default"
 
     def for_training(self, remat: Remat) -> ApplyFn:
         """The function of a training step: layers under a scan, as on accelerators."""
-        return self.encoder(remat, False)
+        return self._made(remat, unroll=False)
 
     @property
     def apply_for_responses(self) -> ApplyFn:
         """The function of a linearised evaluation: layers unrolled."""
-        return self.encoder("none", True)
+        return self._made("none", unroll=True)
+
+    def _made(self, remat: Remat, *, unroll: bool) -> ApplyFn:
+        apply = self.encoder(remat, unroll, DTYPES[self.precision])
+        return in_float32(apply) if self.precision == "highest" else apply
 
 
 def image_tower(config: VisionConfig) -> Subject:
@@ -57,8 +65,8 @@ def image_tower(config: VisionConfig) -> Subject:
     size = config.image_size
     preprocessing = Preprocessing(size, models.OPENAI_MEAN, models.OPENAI_STD)
 
-    def encoder(remat: Remat, unroll: bool) -> ApplyFn:
-        tower = ImageEncoder(config, unroll=unroll or 1, remat=remat)
+    def encoder(remat: Remat, unroll: bool, dtype: DTypeLike) -> ApplyFn:
+        tower = ImageEncoder(config, dtype, unroll or 1, remat)
         return lambda params, images: tower.apply({"params": params}, normalize(images, preprocessing))
 
     clip = models.ClipConfig(vision=config, text=models.TextConfig(projection_dim=config.projection_dim))
@@ -70,8 +78,8 @@ def image_tower(config: VisionConfig) -> Subject:
 def sentence_encoder(config: BertConfig) -> Subject:
     """A BERT whose tokens are averaged."""
 
-    def encoder(remat: Remat, unroll: bool) -> ApplyFn:
-        bert = Bert(config, unroll=unroll or 1, remat=remat)
+    def encoder(remat: Remat, unroll: bool, dtype: DTypeLike) -> ApplyFn:
+        bert = Bert(config, dtype=dtype, unroll=unroll or 1, remat=remat)
         return lambda params, ids: bert.apply({"params": params}, Tokens(ids, ids >= 0))
 
     inputs = lambda count: jax.ShapeDtypeStruct((count, TOKENS), jnp.int32)  # noqa: E731
