@@ -11,6 +11,7 @@ from pathlib import Path
 
 from experiments import protocol
 from experiments.protocol import Run
+from experiments.readmes import fill
 from tajax import report, results
 from tajax.report import Table, words
 from tajax.results import Record
@@ -50,19 +51,6 @@ def write(folder: Path, benchmark: str, tables: Sequence[Table], records: Sequen
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     fill(folder / "README.md", benchmark, re.sub("^##", "###", report.markdown(tables), flags=re.MULTILINE))
-
-
-def fill(readme: Path, name: str, text: str) -> None:
-    """Replaces what stands between `<!-- NAME -->` and `<!-- /NAME -->`.
-
-    Raises:
-        ValueError: the file has no such lines.
-    """
-    old = readme.read_text(encoding="utf-8")
-    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
-    if not pattern.search(old):
-        raise ValueError(f"{readme} has no lines <!-- {name} --> and <!-- /{name} --> to put the tables between")
-    readme.write_text(pattern.sub(lambda found: f"{found[1]}\n{text.strip()}\n\n{found[2]}", old), encoding="utf-8")
 
 
 def kept(run: Run, *stages: str) -> list[Record]:

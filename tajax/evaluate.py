@@ -12,7 +12,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from tajax import data, metrics, trees
+import tajax  # its room `data` is imported on demand: sweeps need no data set's libraries
+from tajax import metrics, trees
 from tajax.affine import AffineLogits, affine_logits, tally_at
 from tajax.encoders.encoder import Encoder
 from tajax.linearization import linear_responses
@@ -206,7 +207,7 @@ def sweep(
 def accuracy(
     encoder: Encoder,
     params: Params,
-    task: data.Task,
+    task: tajax.data.Task,
     split: str = "test",
     *,
     head: Head | None = None,
@@ -237,7 +238,7 @@ def accuracy(
         if encoder.zero_shot is None:
             raise ValueError(f"encoders of the family {encoder.family!r} make no heads from class names: give a head")
         head = encoder.zero_shot.head(task.class_names, task.templates)
-    batches = data.load(task, split, batch_size=batch_size, preprocessing=encoder.inputs)
+    batches = tajax.data.load(task, split, batch_size=batch_size, preprocessing=encoder.inputs)
     taus: tuple[Params, ...] = (task_vector(encoder.params, params),) if linearized else ()
     coefs = np.ones((1, len(taus)), np.float32)
     steps = _STEPS.setdefault(encoder, {})

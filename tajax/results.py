@@ -147,26 +147,39 @@ def _cores() -> int | None:
 
 
 def provenance() -> Record:
-    """Command, versions, machine, devices and, in a git checkout of tajax, the revision: what a number depends on.
+    """What a number depends on: `origin`, and the devices.
 
     Returns:
         JSON values, to be merged into a record.
     """
     import jax  # not above: a report reads records and needs no devices
 
-    devices = jax.local_devices()
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return origin() | {"device_kind": jax.local_devices()[0].device_kind, "device_count": jax.device_count()}
+
+
+def origin() -> Record:
+    """Command, versions, machine and, in a git checkout of tajax, the revision; no device is touched.
+
+    Returns:
+        JSON values, to be merged into a record. Packages that are not installed have no version.
+    """
     record: Record = {
         "command": shlex.join(sys.argv),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {"tajax": tajax.__version__, "python": platform.python_version(), **versions},
+        "versions": {"tajax": tajax.__version__, "python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
-        "device_kind": devices[0].device_kind,
-        "device_count": jax.device_count(),
         "cpu_count": _cores(),
     }
     revision = _git_revision(Path(__file__).resolve().parents[1])
     return record | ({"git_revision": revision} if revision else {})
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # some rooms need few of them
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _whole_lines(descriptor: int) -> int:
