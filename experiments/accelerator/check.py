@@ -1,7 +1,7 @@
 """Proof on the machine: does tajax compute on this GPU or TPU what it computes on a CPU, how fast, in how much memory?
 
-Needs JAX, Flax (with which Optax and Orbax come), jaxtyping and safetensors: no data set, no download. Weights are drawn
-from a seed in the geometries of CLIP's B/32 and L/14, images are drawn, too.
+Needs JAX, Flax (with which Optax and Orbax come), jaxtyping and safetensors: no data set, no download. Weights are
+drawn from a seed in the geometries of CLIP's B/32 and L/14, images are drawn, too.
 """
 
 from __future__ import annotations
