@@ -32,7 +32,7 @@ example, on a machine with an accelerator, from the root of the repository:
       again: goes on with the parts that failed or were not run
   python -m experiments.accelerator.check --parts parity resume --again
   JAX_PLATFORMS=cpu python -m experiments.accelerator.check --sizes tiny --out /tmp/check
-      shows on any machine, in about a minute, that the command works
+      shows on any machine that the command works
 
 Each part runs in a process of its own. One that fails is recorded with its error, and the next begins.
 
