@@ -6,8 +6,6 @@ split, averaged over tasks after the division (papers: TTA §2).
 
 from __future__ import annotations
 
-import itertools
-import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -25,7 +23,7 @@ from tajax.records import (
 from tajax.records import (
     Run as RunRecord,
 )
-from tajax.report import charts
+from tajax.report import charts, counts, over_alpha
 from tajax.report.charts import PERCENT, Axis
 from tajax.report.runs import Run, Series, deviations, origin, parameters
 from tajax.report.style import Figure
@@ -52,8 +50,6 @@ MEASURES: Mapping[str, Measure] = {  # by title of the column
 }
 SPLITS = ("test", "val")
 CURVE_ROWS = 12
-FEW = 100
-"""Test examples below which a task's accuracy is too rough to compare: 5 points are one standard error."""
 MEANINGS = {
     stage_of(ZeroShot): "zero-shot: the pre-trained model",
     stage_of(SingleTask): "fine-tuned: on that task alone",
@@ -193,7 +189,7 @@ def by_task(series: Series) -> list[Table]:
 
 def figures(series: Series) -> list[Figure]:
     """Accuracy of each task, and over the grid of coefficients."""
-    return [*_of_every_task(series), *_over_alpha(series)]
+    return [*_of_every_task(series), *over_alpha.figures(series)]
 
 
 def _of_every_task(series: Series) -> Iterable[Figure]:
@@ -205,20 +201,36 @@ def _of_every_task(series: Series) -> Iterable[Figure]:
     panels = {label: found for label, found in measured.items() if len(found) > 1}
     if panels:
         every = {name for of_label in panels.values() for name in of_label}
-        few, means = (
-            len(panels) == 1,
-            [statistics.fmean(v) for found in panels.values() for m in found.values() for v in m.values()],
+        seeds = deviations("Whiskers", series)
+        within = {label: {} if seeds else counts.intervals(series[label], kinds) for label in panels}
+        ends = charts.ends(
+            [
+                *(values for found in panels.values() for tasks in found.values() for values in tasks.values()),
+                *(
+                    [end]
+                    for found in within.values()
+                    for tasks in found.values()
+                    for near in tasks.values()
+                    for end in near[:2]
+                ),
+            ]
         )
-        ends = 10 * math.floor(min(means) / 10), 10 * math.ceil(max(means) / 10)
         drawn = [
-            charts.dots(found, Axis("test accuracy, %", PERCENT), ends=ends, title="" if few else label)
+            charts.dots(
+                found,
+                Axis("test accuracy, %", PERCENT),
+                ends=ends,
+                intervals=within[label],
+                title="" if len(panels) == 1 else label,
+            )
             for label, found in panels.items()
         ]
+        known = any(tasks for found in within.values() for tasks in found.values())
         yield Figure(
             "accuracy_by_task",
             "Accuracy of every task",
             f"Test accuracy in %. {_meaning(stage_of(kind) for name, kind in kinds.items() if name in every)}."
-            + deviations("Whiskers", series),
+            + (f" {counts.WHISKERS}" if known else seeds),
             tuple(drawn),
         )
     normalized = {label: _of_tasks(runs, _normalized) for label, runs in series.items()}
@@ -231,66 +243,6 @@ def _of_every_task(series: Series) -> Iterable[Figure]:
             + deviations("Whiskers", series),
             (charts.dots(normalized, Axis("normalised test accuracy, %", PERCENT), series="regime", line=False),),
         )
-
-
-def _over_alpha(series: Series) -> Iterable[Figure]:
-    means: dict[str, dict[float, list[float]]] = {}
-    tasks: dict[str, dict[float, list[float]]] = {}
-    for label, runs in series.items():
-        swept = [curves for run in runs if (curves := _curves(run))]
-        common = set.intersection(*(set(points) for curves in swept for points in curves.values())) if swept else set()
-        for coef, curves in itertools.product(sorted(common), swept):
-            means.setdefault(label, {}).setdefault(coef, []).append(statistics.fmean(p[coef] for p in curves.values()))
-            for task, points in curves.items():
-                tasks.setdefault(task, {}).setdefault(coef, []).append(points[coef])
-    alpha, top1 = Axis("scaling coefficient α", zero=True), Axis("validation accuracy, %", PERCENT)
-    if means:
-        chosen = {
-            label: sorted({float(r["scaling_coef"]) for run in series[label] for r in find(run.records, TaskAddition)})
-            for label in means
-        }
-        rings = " Rings: the tuned coefficient." if any(chosen.values()) else ""
-        model, levels = _model_in_words(series), _levels(series) if len(means) == 1 else ()
-        dashed = f" Dashed: {' and '.join(text for _, text in levels)}." if levels else ""
-        yield Figure(
-            "accuracy_over_alpha",
-            "Accuracy against the scaling coefficient",
-            f"Validation accuracy in % of {model}, mean over tasks, by α.{rings}{dashed}" + deviations("Bands", series),
-            (charts.curves(means, alpha, top1, marks=chosen, rules=levels),),
-        )
-    if len(means) == 1 and 1 < len(tasks) <= 20:
-        (coefs,) = chosen.values()
-        yield Figure(
-            "accuracy_over_alpha_by_task",
-            "Accuracy against the scaling coefficient, each task",
-            f"Validation accuracy in % of {model} on each task, by α.{rings}" + deviations("Bands", series),
-            (charts.curves(tasks, alpha, top1, marks=dict.fromkeys(tasks, coefs)),),
-        )
-
-
-def _model_in_words(series: Series) -> str:
-    """The models of a sweep: of the sum of the vectors, or of what another method makes of them."""
-    additions = (find(run.records, TaskAddition) for runs in series.values() for run in runs)
-    methods = {_method(addition) for addition in additions if addition}
-    return "θ₀ + α Σ τ, of the vectors of all tasks" if methods == {""} else "θ₀ + ατ, of the merged vector τ"
-
-
-def _levels(series: Series) -> tuple[tuple[float, str], ...]:
-    """Between what a merged model lies: the mean validation accuracy of θ₀, and of each fine-tuned model alone."""
-    names = {ZeroShot: "the pre-trained model", SingleTask: "each fine-tuned model on its own task"}
-    measured = {
-        name: [r["top1"] for runs in series.values() for run in runs for r in find(run.records, kind, split="val")]
-        for kind, name in names.items()
-    }
-    return tuple((100 * statistics.fmean(values), name) for name, values in measured.items() if values)
-
-
-def _curves(run: Run) -> dict[str, dict[float, float]]:
-    """Validation accuracy in % of each task at each α that was measured; seeds may have measured others."""
-    curves: dict[str, dict[float, float]] = {}
-    for record in find(run.records, Sweep, split="val"):
-        curves.setdefault(str(record["task"]), {})[float(record["scaling_coef"])] = 100 * float(record["top1"])
-    return curves
 
 
 def _of_tasks(runs: Iterable[Run], measure: Measure) -> dict[str, list[float]]:
@@ -314,29 +266,9 @@ def _notes(records: Sequence[Record]) -> Iterable[str]:
         how = f"tuned on validation{coarse}, one for all tasks{among}" if _tuned(records) else "which has none to tune"
         yield f"α = {addition[0]['scaling_coef']:g}{by}, {how}."
         yield from map(_about_fit, find(records, MergingFit))
-    yield from _about_counts(records)
+    yield from counts.notes(records)
     if addition:
         yield from without_ratio(find(records, SingleTask), tuned=_tuned(records))
-
-
-def _about_counts(records: Sequence[Record]) -> Iterator[str]:
-    """How many examples the test accuracies are of, and how far they can be off for that alone."""
-    counts = {
-        r["task"]: r["count"]
-        for kind in (ZeroShot, SingleTask)
-        for r in find(records, kind, split="test")
-        if "count" in r
-    }
-    if not counts:
-        return
-    few, many = min(counts.values()), max(counts.values())
-    of = f"{few:,}" if few == many else f"{few:,} to {many:,}"
-    error = 50 / math.sqrt(few)  # √(p(1 − p)/n) in points, at p = 1/2
-    yield f"Test accuracies are of {of} examples a task: each has a standard error of up to {error:.1f} points."
-    small = [task for task, count in counts.items() if count < FEW]
-    if small:
-        more = "a normalised accuracy above 100 says nothing there."
-        yield f"Fewer than {FEW} test examples of {', '.join(small)}: differences of some points, or {more}"
 
 
 def _about_fit(fit: MergingFit) -> str:

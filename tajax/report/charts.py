@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Points = Mapping[str, Mapping[float, Sequence[float]]]
 """Of each series at each x the values of its runs."""
+Interval = tuple[float, float, int]
+"""Between what an accuracy lies, and of how many examples it is."""
 
 
 class Axis(NamedTuple):
@@ -29,7 +31,30 @@ class Axis(NamedTuple):
 
 PERCENT = ".1f"
 TICKS = 10  # at most about so many on a horizontal axis
+DASHED = [4, 4]  # strokes of levels
 WHOLE = ("d", ",d")  # formats of whole numbers
+
+
+def ends(groups: Iterable[Sequence[float]], *, step: float = 10) -> tuple[float, float]:
+    """The ends of one scale for several panels: the multiples of `step` around all means and their deviations.
+
+    Args:
+        groups: of each point the values of its runs.
+        step: 10, of accuracies in percent.
+
+    Example:
+        >>> ends([[43.0], [58.0, 58.0]]), ends([[60.0]])
+        ((40, 60), (60, 70))
+    """
+    spreads = [spread(runs) for runs in groups if runs]
+    low = step * math.floor(min(found["low"] for found in spreads) / step)
+    high = step * math.ceil(max(found["high"] for found in spreads) / step)
+    return low, max(high, low + step)
+
+
+def ends_of_curves(panels: Iterable[Points]) -> tuple[float, float]:
+    """The same of the lines of several panels."""
+    return ends(values for points in panels for line in points.values() for values in line.values())
 
 
 def curves(
@@ -38,7 +63,9 @@ def curves(
     y: Axis,
     *,
     rules: Iterable[tuple[float, str]] = (),
+    levels: Mapping[str, float] | None = None,
     marks: Mapping[str, Iterable[float]] | None = None,
+    ends: tuple[float, float] | None = None,
     title: str = "",
 ) -> altair.LayerChart:
     """A line for each series, the mean over its runs, in a band of one sample standard deviation.
@@ -47,8 +74,10 @@ def curves(
         points: `{series: {x: values of its runs}}`.
         x: the horizontal axis.
         y: the vertical axis.
-        rules: heights to mark, and what each is.
+        rules: heights to mark, and what each is; the figure says it above the line.
+        levels: of each series a height to mark in its colour.
         marks: of each series where on the horizontal axis rings are drawn around its line.
+        ends: of the vertical scale, where several panels have one.
         title: of the panel.
     """
     import altair as alt
@@ -61,12 +90,13 @@ def curves(
     legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1) if len(points) > 1 else None
     color = alt.Color("series:N", scale=colors(points), legend=legend)
     across = alt.X("x:Q", title=x.title, axis=_ticks(x), scale=alt.Scale(zero=x.zero, nice=False))
-    up = alt.Y("mean:Q", title=y.title, scale=alt.Scale(zero=y.zero))
+    scale = alt.Scale(domain=ends) if ends else alt.Scale(zero=y.zero)
+    up = alt.Y("mean:Q", title=y.title, scale=scale)
     base = alt.Chart(alt.Data(values=rows)).encode(across, color=color)
     tooltip = [
         alt.Tooltip("series:N", title="series"),
-        alt.Tooltip("x:Q", title=_short(x.title), format=x.format),
-        alt.Tooltip("mean:Q", title=_short(y.title), format=y.format),
+        alt.Tooltip("x:Q", title=x.title, format=x.format),
+        alt.Tooltip("mean:Q", title=y.title, format=y.format),
     ]
     layers = []
     if any(row["deviation"] for row in rows):
@@ -78,7 +108,15 @@ def curves(
     layers.append(base.mark_point(filled=True, size=28, opacity=1).encode(up, tooltip=tooltip))
     if heights := [{"height": height, "text": text} for height, text in rules]:
         line = alt.Chart(alt.Data(values=heights)).encode(alt.Y("height:Q", title=y.title))
-        layers.append(line.mark_rule(color=INK, strokeDash=[4, 4], opacity=0.6).encode(tooltip=["text:N"]))
+        said = [alt.Tooltip("text:N", title="level of"), alt.Tooltip("height:Q", title=y.title, format=y.format)]
+        layers.append(line.mark_rule(color=INK, strokeDash=DASHED, opacity=0.6).encode(tooltip=said))
+        # At the right end, for curves begin at the level of the pre-trained model.
+        written = line.mark_text(align="right", baseline="bottom", dy=-3, fontSize=11, opacity=0.8, aria=False)
+        layers.append(written.encode(alt.Text("text:N"), x=alt.XValue("width")))
+    if own := [{"series": name, "height": height} for name, height in (levels or {}).items()]:
+        line = alt.Chart(alt.Data(values=own)).encode(alt.Y("height:Q", title=y.title), color)
+        said = [alt.Tooltip("series:N", title="level of"), alt.Tooltip("height:Q", title=y.title, format=y.format)]
+        layers.append(line.mark_rule(strokeDash=DASHED, opacity=0.6).encode(tooltip=said))
     rings = [
         {"series": name, "x": at, "mean": _between(points[name], at)}
         for name, places in (marks or {}).items()
@@ -100,6 +138,7 @@ def dots(
     series: str = "",
     line: bool = True,
     ends: tuple[float, float] | None = None,
+    intervals: Mapping[str, Mapping[str, Interval]] | None = None,
     title: str = "",
 ) -> altair.LayerChart:
     """A row for each group with a dot for each series in it, and whiskers of one sample standard deviation.
@@ -110,12 +149,13 @@ def dots(
         series: what the series are; empty: no title above their names.
         ends: of the scale, where several panels have one.
         line: whether the dots of a group are joined, as before and after are.
+        intervals: `{series: {group: interval}}`, of a single run: what whiskers show instead.
         title: of the panel.
     """
     import altair as alt
 
     rows = [
-        {"series": name, "group": group, **spread(runs)}
+        {"series": name, "group": group, **spread(runs), **_within((intervals or {}).get(name, {}).get(group))}
         for name, groups in values.items()
         for group, runs in groups.items()
         if runs
@@ -131,14 +171,21 @@ def dots(
     tooltip = [
         alt.Tooltip("group:N", title="of"),
         alt.Tooltip("series:N", title=series or "what"),
-        alt.Tooltip("mean:Q", title=_short(y.title), format=y.format),
+        alt.Tooltip("mean:Q", title=y.title, format=y.format),
     ]
     layers = []
     if line and len(values) > 1:
         span = base.encode(alt.X("min(mean):Q", title=y.title, scale=scale), alt.X2("max(mean):Q"))
         layers.append(span.mark_rule(color=INK, opacity=0.25, aria=False))
-    if any(row["deviation"] for row in rows):
+    counted, spread_out = any("count" in row for row in rows), any(row["deviation"] for row in rows)
+    if counted:
+        tooltip += [
+            alt.Tooltip("within:N", title="95 % interval"),
+            alt.Tooltip("count:Q", title="examples", format=",d"),
+        ]
+    elif spread_out:
         tooltip.append(alt.Tooltip("deviation:Q", title="deviation over seeds", format=y.format))
+    if counted or spread_out:
         whisker = base.encode(alt.X("low:Q", title=y.title, scale=scale), alt.X2("high:Q"), color=color)
         layers.append(whisker.mark_rule(strokeWidth=1.5, aria=False))
     shape = alt.Shape("series:N", scale=alt.Scale(domain=list(values)), legend=legend)
@@ -192,11 +239,11 @@ def heat_map(
     across = alt.X("l:Q", title=axes[0], scale=domain, axis=alt.Axis(grid=False, tickCount=5))
     up = alt.Y("d:Q", title=axes[1], scale=domain, axis=alt.Axis(grid=False, tickCount=5))
     paint = alt.Scale(scheme="magma", domain=[0, largest], clamp=True)
-    legend = alt.Legend(title=None, orient="right", format=value.format, gradientLength=120, tickCount=4)
+    legend = alt.Legend(title=value.title, orient="right", format=value.format, gradientLength=120, tickCount=4)
     tooltip = [
         alt.Tooltip("a:Q", title="α →", format=".3~g"),
         alt.Tooltip("b:Q", title="α ↑", format=".3~g"),
-        alt.Tooltip("data:Q", title=_short(value.title), format=value.format),
+        alt.Tooltip("data:Q", title=value.title, format=value.format),
     ]
     cells = alt.Chart(alt.Data(values=flat)).mark_rect(aria=False, clip=True)
     cells = (
@@ -269,13 +316,13 @@ def matrix(
             axis=_labels(labels[1], angle=-60 if max(map(len, labels[1]), default=0) > 2 else 0),
         ),
     )
-    legend = alt.Legend(title=None, orient="right", format=value.format, gradientLength=120, tickCount=4)
+    legend = alt.Legend(title=value.title, orient="right", format=value.format, gradientLength=120, tickCount=4)
     painted = base.mark_rect(aria=False).encode(
         alt.Color("v:Q", scale=paint, legend=legend),
         tooltip=[
             alt.Tooltip("row:N", title=titles[0]),
             alt.Tooltip("column:N", title=titles[1]),
-            alt.Tooltip("v:Q", title=_short(value.title), format=value.format),
+            alt.Tooltip("v:Q", title=value.title, format=value.format),
         ],
     )
     layers = [painted]
@@ -291,6 +338,13 @@ def matrix(
 def _named(chart: altair.LayerChart, title: str, told: str) -> altair.LayerChart:
     """With its title, and with what it says to those who do not see it."""
     return chart.properties(description=told, **({"title": title} if title else {}))
+
+
+def _within(interval: Interval | None) -> dict[str, object]:
+    if interval is None:
+        return {}
+    low, high, count = interval
+    return {"low": low, "high": high, "count": count, "within": f"{low:.1f} to {high:.1f}"}
 
 
 def _between(line: Mapping[float, Sequence[float]], at: float) -> float:
@@ -322,7 +376,3 @@ def _labels(names: Sequence[str], *, angle: float | None = None) -> altair.Axis:
         grid=False,
         labelAngle=alt.Undefined if angle is None else angle,
     )
-
-
-def _short(title: str) -> str:
-    return title.split(",")[0]

@@ -65,7 +65,8 @@ def figures(series: Series) -> list[Figure]:
         lines = {name: next(iter(points.values())) for name, points in both.items()}
         drawn.append(charts.curves(lines, alpha, accuracy))
     else:
-        drawn += [charts.curves(points, alpha, accuracy, title=name) for name, points in both.items()]
+        ends = charts.ends_of_curves(both.values())
+        drawn += [charts.curves(points, alpha, accuracy, ends=ends, title=name) for name, points in both.items()]
     caption = (
         "First: distance of the encoder from its first-order expansion along θ₀ + ατ, by how far it moves. Then: "
         "accuracy in % of the encoder and of its expansion. Means over tasks." + deviations("Bands", series)

@@ -90,11 +90,15 @@ def figures(series: Series) -> list[Figure]:
 
 
 def _panels(kinds: dict[str, Curves]) -> tuple:
-    """One panel with a line of each kind for one regime; for several a panel of each kind with a line for each."""
+    """One panel with a line of each kind for one regime; for several a panel of each kind with a line for each.
+
+    These have one scale from 0 on.
+    """
     alpha, top1 = Axis("coefficient α", zero=True), Axis("validation accuracy, %", PERCENT, zero=True)
     if all(len(lines) == 1 for lines in kinds.values()):
         return (charts.curves({kind: next(iter(lines.values())) for kind, lines in kinds.items()}, alpha, top1),)
-    return tuple(charts.curves(lines, alpha, top1, title=kind) for kind, lines in kinds.items())
+    ends = (0, charts.ends_of_curves(kinds.values())[1])
+    return tuple(charts.curves(lines, alpha, top1, ends=ends, title=kind) for kind, lines in kinds.items())
 
 
 def _add_means(points: Curves, name: str, group: Sequence[Swept]) -> None:

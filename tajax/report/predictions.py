@@ -90,8 +90,8 @@ def figures(series: Series) -> list[Figure]:
     left += f" The first {most} of {len(found)}." if len(found) > most else ""
     caption = (
         "Of the test images that the fine-tuned model takes for the class of a row, the share in % that the "
-        f"merged model takes for that of a column; the diagonal is agreement. Of more classes the "
-        f"{MOST_CLASSES} confused most." + left
+        f"merged model takes for that of a column; the diagonal is agreement. All maps have one scale of "
+        f"colours, from 0 to 100 % of a row. Of more classes the {MOST_CLASSES} confused most." + left
     )
     columns = len(labels) if len(labels) > 1 else 0
     title = "Merged against fine-tuned predictions"
@@ -142,8 +142,10 @@ def _confusion(classes: Sequence[str], records: Sequence[Predictions], title: st
     names = [classes[one] for one in shown]
     labels, of = without_common_words(names)
     titles = (f"fine-tuned{of and f': {of}'}", f"merged{of and f': {of}'}")
-    share = Axis("share, %", ".0f")
-    return charts.matrix((names, names), kept, share, titles=titles, title=title, step=16, labels=(labels, labels))
+    share, shown_as = Axis("% of the row", ".0f"), (labels, labels)
+    return charts.matrix(
+        (names, names), kept, share, titles=titles, title=title, step=16, largest=100.0, labels=shown_as
+    )
 
 
 def without_common_words(names: Sequence[str]) -> tuple[list[str], str]:
