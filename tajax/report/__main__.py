@@ -105,7 +105,7 @@ def _print_at(workdirs: Sequence[Path], text: str) -> int:
             if play is None:
                 raise ValueError(
                     f"{workdirs[0]} has no playground: neither scores, which linearised runs keep "
-                    "(config.save.playground), nor a recorded grid of α."
+                    "(config.save.playground), nor a measured grid of α."
                 )
             made = playground.table(play, playground.parsed(play, text))
     except (ValueError, OSError) as error:

@@ -27,7 +27,7 @@ from tajax.report import charts, counts, over_alpha
 from tajax.report.charts import PERCENT, Axis
 from tajax.report.runs import Run, Series, deviations, origin, parameters
 from tajax.report.style import Figure
-from tajax.report.tables import MISSING, Number, Table, mean_of_all, number, percent, spread
+from tajax.report.tables import MISSING, Number, Table, mean_of_all, number, percent, spread, with_best
 from tajax.results import Record, by_config, find, seconds
 
 Measure = Callable[[Sequence[Record], str], dict[str, float | None]]
@@ -163,7 +163,7 @@ def _side_by_side(named: Sequence[tuple[str, Sequence[Sequence[Record]]]]) -> Ta
     untuned = "" if all(_tuned(group) for _, groups in named for group in groups) else ", and 1 where a method has none"
     notes = [f"{_meaning(MEANINGS)}; α is tuned on validation, one for all tasks{untuned}."]
     notes += ["± is one sample standard deviation over seeds."] if any(row[-1] != "1" for row in body) else []
-    return Table("Test accuracy, mean over tasks, %", titles, tuple(body), tuple(notes))
+    return with_best(Table("Test accuracy, mean over tasks, %", titles, tuple(body), tuple(notes)), "merged")
 
 
 def by_task(series: Series) -> list[Table]:
@@ -183,7 +183,7 @@ def by_task(series: Series) -> list[Table]:
             cells = (spread(tasks[name], 1) if name in tasks else MISSING for name in names)
             rows.append((label, *cells, spread(means, 1) if whole else MISSING))
         if len(rows) > 1:
-            made.append(Table(title, ("regime", *names, "mean"), tuple(rows)))
+            made.append(with_best(Table(title, ("regime", *names, "mean"), tuple(rows)), "mean"))
     return made
 
 

@@ -13,7 +13,7 @@ from tajax.report import charts
 from tajax.report.charts import Axis
 from tajax.report.runs import Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import MISSING, Table, mean_of_all, number, spread
+from tajax.report.tables import MISSING, Table, mean_of_all, number, spread, with_best
 from tajax.results import Record, find
 
 # Distance of the records, title of its table, and how its numbers are written: times what, digits.
@@ -58,7 +58,8 @@ def compared(series: Series) -> list[Table]:
         "Heads: test predictions that another task's vector changes; features: symmetric KL. Relative: by what the "
         "task's own vector does at α = 1. Smaller is better." + deviations("±", series),
     )
-    return [Table("Disentanglement error, mean over |α| ≤ 1 and all pairs of tasks", titles, tuple(body), notes)]
+    table = Table("Disentanglement error, mean over |α| ≤ 1 and all pairs of tasks", titles, tuple(body), notes)
+    return [with_best(table, "heads ξ/2, %", lowest=True)]
 
 
 def figures(series: Series) -> list[Figure]:

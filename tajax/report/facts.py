@@ -85,7 +85,7 @@ def _unfinished(run: Run) -> str:
         return ""
     stage, last = workflow.replace("_", " "), results.find(run.records, stage=workflow)
     if not last:
-        return f"no record of its last stage, {stage}, yet"
+        return f"there is no result of its last stage, {stage}, yet"
     done, wanted = len({str(r["task"]) for r in last if "task" in r}), len(tasks)
     if each == "run":
         return ""
@@ -94,7 +94,7 @@ def _unfinished(run: Run) -> str:
         done = len({tuple(map(str, r["tasks"])) for r in last})
         wanted = len(pairs) if isinstance(pairs, list) else len(tasks) * (len(tasks) - 1) // 2
     of = "pairs of tasks" if each == "pair" else "tasks"
-    return f"{stage} has been recorded for {done} of {wanted} {of}" if done < wanted else ""
+    return f"{stage} has been measured for {done} of {wanted} {of}" if done < wanted else ""
 
 
 def _machine(about: RunRecord) -> list[tuple[str, str]]:

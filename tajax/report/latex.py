@@ -90,7 +90,8 @@ def _table(table: Table) -> str:
     for index, row in enumerate(table.rows):
         if table.means and index == len(table.rows) - table.means and index:
             lines.append(r"    \midrule")
-        lines.append(_row(map(escape, row)))
+        cells = map(escape, row)
+        lines.append(_row(rf"\textbf{{{cell}}}" for cell in cells) if index in table.best else _row(cells))
     lines += [r"    \bottomrule", r"  \end{tabular}}"]
     if table.notes:
         lines.append(r"  \par\smallskip\parbox{\linewidth}{\footnotesize " + " ".join(map(escape, table.notes)) + "}")

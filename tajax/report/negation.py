@@ -20,7 +20,7 @@ from tajax.report import charts
 from tajax.report.charts import PERCENT, Axis
 from tajax.report.runs import Series, deviations, origin
 from tajax.report.style import Figure
-from tajax.report.tables import MISSING, Table, coefficient, mean_of_all, number, percent, spread
+from tajax.report.tables import MISSING, Table, coefficient, mean_of_all, number, percent, spread, with_best
 from tajax.results import Record, find
 
 SPLITS = ("test", "val")
@@ -192,7 +192,8 @@ def compared(series: Series) -> list[Table]:
             cells = (spread([100 * v for v in values], 1) if len(values) == len(seeds) else MISSING for values in top1)
             rows.append((label, str(len(seeds)), *cells))
         columns = ("regime", "seeds", "zero-shot", f"{c} alone", f"{c} + ({b} − {a})", f"fine-tuned on {d}")
-        made.append(Table(f"Test accuracy on {d} by analogy, %", columns, tuple(rows)))
+        table = Table(f"Test accuracy on {d} by analogy, %", columns, tuple(rows))
+        made.append(with_best(table, columns[4]))
     return made
 
 

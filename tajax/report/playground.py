@@ -156,7 +156,7 @@ def table(playground: Playground, coefs: Sequence[float]) -> Table:
             ratios += [] if ratio is None else [ratio]
     means = (mean(reached), mean([one.single for one in playground.measured if one.single is not None]), mean(ratios))
     rows.append(("mean", MISSING, *map(percent, means), MISSING))
-    kind = "" if playground.exact else ", interpolated between recorded α"
+    kind = "" if playground.exact else ", interpolated between measured α"
     columns = ("task", "coefficient", "merged", "fine-tuned", "normalised", playground.examples)
     return Table(f"Validation accuracy at these coefficients, %{kind}", columns, tuple(rows), playground.about, 1)
 

@@ -137,7 +137,7 @@ SUBJECTS = (
     ),
     _Subject("kernel", "Linearity", (kernel.tables,), (kernel.curves,), kernel.figures),
     _Subject("ntk", "Neural tangent kernel", (ntk.tables,), (), ntk.figures),
-    _Subject("plain", "Records", (plain.tables,), (), None),
+    _Subject("plain", "Other results", (plain.tables,), (), None),
     _Subject("heads", "Heads", (heads.tables,), (), None),
     _Subject("training", "Training and cost", (tuning.tables,), (_pretraining,), training.figures, training.compared),
 )

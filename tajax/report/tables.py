@@ -25,6 +25,7 @@ class Table(NamedTuple):
         notes: lines below.
         means: how many rows at the end summarise those above.
         of: the run that it is of, or the runs; left out where the page says it.
+        best: numbers of the rows that are best, where rows are what is compared.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Table(NamedTuple):
     notes: tuple[str, ...] = ()
     means: int = 0
     of: str = ""
+    best: tuple[int, ...] = ()
 
     @property
     def heading(self) -> str:
@@ -104,7 +106,8 @@ def _grid(table: Table, columns: Sequence[int], width: int) -> RichTable:
     for index, row in enumerate(table.rows):
         if index == len(table.rows) - table.means:
             grid.add_section()
-        grid.add_row(Text(row[0]), *(Text(row[column]) for column in columns))
+        style = "bold" if index in table.best else None
+        grid.add_row(Text(row[0]), *(Text(row[column]) for column in columns), style=style)
     return grid
 
 
@@ -114,8 +117,8 @@ def markdown(tables: Iterable[Table], *, notices: Sequence[str] = ()) -> str:
     for table in tables:
         lines = [f"## {_line(table.heading)}", "", _row(table.columns)]
         lines.append(_row(("---", *("---:" for _ in table.columns[1:]))))
-        bold = len(table.rows) - table.means
-        lines += [_row(r if i < bold else [f"**{cell}**" for cell in r]) for i, r in enumerate(table.rows)]
+        bold = {*range(len(table.rows) - table.means, len(table.rows)), *table.best}
+        lines += [_row([f"**{cell}**" for cell in r] if i in bold else r) for i, r in enumerate(table.rows)]
         lines += ["", *(f"- {note}" for note in table.notes), ""] if table.notes else [""]
         parts.append("\n".join(lines))
     return "\n".join(parts)
@@ -177,7 +180,7 @@ def _averaged(cells: Sequence[str], runs: int) -> str:
         return MISSING
     else:
         values = [number.value for number in numbers]
-        mean = Number(statistics.fmean(values), digits, written=spread(values, digits))
+        mean = spread(values, digits)
     return mean if len(cells) == runs else f"{mean} ({len(cells)})"
 
 
@@ -218,15 +221,44 @@ def percent(fraction: float | None) -> str:
     return MISSING if fraction is None else Number(100 * fraction, 1)
 
 
-def spread(values: Sequence[float], digits: int) -> str:
+def with_best(table: Table, column: str, *, lowest: bool = False) -> Table:
+    """A table whose best rows are marked, and a note that names them: those whose number in a column is the highest.
+
+    Rows that are equal as they are written are equally good; of all equal rows, and of one alone, none is the best.
+
+    Args:
+        table: a row for each of what is compared.
+        column: title of the column; cells that are no `Number` are out of the comparison.
+        lowest: whether the lowest is the best.
+
+    Example:
+        >>> rows = (("a", Number(0.21, 1)), ("b", Number(0.54, 1)), ("c", "–"))
+        >>> marked = with_best(Table("t", ("regime", "merged"), rows), "merged")
+        >>> marked.best, marked.notes
+        ((1,), ('Best row, by the highest merged: b.',))
+    """
+    place = table.columns.index(column)
+    cells = ((number, row[place]) for number, row in enumerate(table.rows))
+    written = {n: round(cell.value, cell.digits) for n, cell in cells if isinstance(cell, Number)}
+    if len(set(written.values())) < 2:
+        return table
+    end = (min if lowest else max)(written.values())
+    best = tuple(n for n, value in written.items() if value == end)
+    rows, end_in_words = "row" if len(best) == 1 else "rows", "lowest" if lowest else "highest"
+    note = f"Best {rows}, by the {end_in_words} {column}: {', '.join(table.rows[n][0] for n in best)}."
+    return table._replace(notes=(*table.notes, note), best=best)
+
+
+def spread(values: Sequence[float], digits: int) -> Number:
     """Mean ± sample standard deviation; of one value, the value.
 
     Example:
         >>> spread([1.0, 3.0], 1), spread([0.15], 2)
         ('2.0±1.4', '0.15')
     """
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean}±{statistics.stdev(values):.{digits}f}"
+    mean = statistics.fmean(values)
+    written = f"{mean:.{digits}f}" + (f"±{statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
+    return Number(mean, digits, written=written)
 
 
 def _row(cells: Iterable[str]) -> str:

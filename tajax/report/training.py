@@ -49,21 +49,17 @@ def figures(series: Series) -> list[Figure]:
 def cost(run: Run) -> list[Table]:
     """Where the time of a run went: seconds of each stage by the clocks of its records."""
     spent: dict[str, float] = {}
-    counts: dict[str, int] = {}
     clocked = [r for r in run.records if "elapsed_seconds" in r]
     for before, record in itertools.pairwise([{"elapsed_seconds": 0.0}, *clocked]):
         now, then = float(record["elapsed_seconds"]), float(before["elapsed_seconds"])
         stage = str(record["stage"])
         spent[stage] = spent.get(stage, 0.0) + (now - then if now >= then else now)  # a new process starts at 0
-        counts[stage] = counts.get(stage, 0) + 1
     total = run.seconds
     if not total:
         return []
-    rows = [
-        (_words(stage), str(counts[stage]), Number(took, 1), percent(took / total)) for stage, took in spent.items()
-    ]
-    all_of_it = (TOTAL, str(len(clocked)), Number(total, 1), percent(1.0))
-    return [Table("Where the time went", ("stage", "records", "seconds", "%"), (*rows, all_of_it), (NOTE,), means=1)]
+    rows = [(_words(stage), Number(took, 1), percent(took / total)) for stage, took in spent.items()]
+    all_of_it = (TOTAL, Number(total, 1), percent(1.0))
+    return [Table("Where the time went", ("stage", "seconds", "%"), (*rows, all_of_it), (NOTE,), means=1)]
 
 
 def compared(series: Series) -> list[Table]:
@@ -72,7 +68,7 @@ def compared(series: Series) -> list[Table]:
     for label, runs in series.items():
         for run in runs:
             for table in cost(run):
-                for stage, _, seconds, _ in table.rows:
+                for stage, seconds, _ in table.rows:
                     assert isinstance(seconds, Number)  # of `cost`
                     of_seed = spent.setdefault(label, {}).setdefault(stage, {})
                     seed = run.field("seed")
@@ -89,7 +85,10 @@ def compared(series: Series) -> list[Table]:
 
 
 TOTAL = "in all"
-NOTE = "Up to a stage's record since the record before; work that a killed process lost is not counted."
+NOTE = (
+    "Seconds from the result before to each result of a stage, by the clock of the run; work that a killed process "
+    "lost is not counted."
+)
 
 
 def _words(stage: str) -> str:

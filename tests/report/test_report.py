@@ -8,8 +8,9 @@ import pytest
 
 from tajax import report, results
 from tajax.questions import QUESTIONS, Question
-from tajax.report import accuracy, sections
+from tajax.report import accuracy, latex, sections
 from tajax.report.runs import Run
+from tajax.report.tables import Number, Table, with_best
 
 TASKS = ("shapes", "colors", "visual_domain_decathlon/gtsrb")
 
@@ -215,3 +216,22 @@ def test_seeds_that_searched_other_coefficients_are_averaged_where_all_have_one(
         "the pre-trained model": pytest.approx(40),
         "each fine-tuned model on its own task": pytest.approx(85),
     }
+
+
+def test_the_best_regime_is_marked_in_every_rendering_and_equal_ones_alike():
+    """What cannot be told apart as it is written, as 70.0 and 70.03, is equally good."""
+
+    def compared(*merged):
+        names = ("attention", "standard", "linear")
+        return report.comparison(
+            [r for n, m in zip(names, merged, strict=True) for r in records(regime=n, merged=m, config_hash=n)]
+        )
+
+    table = compared(0.5, 0.7, 0.6)
+    assert table.best == (1,) and table.notes[-1].startswith("Best row, by the highest merged: standard")
+    assert "| **standard on" in report.markdown([table]) and "| attention on" in report.markdown([table])
+    assert r"\textbf{standard on" in latex.latex([table]) and r"\textbf{attention" not in latex.latex([table])
+    assert compared(0.5, 0.7, 0.7003).best == (1, 2)
+    assert compared(0.6, 0.6, 0.6).best == () and "Best" not in " ".join(compared(0.6, 0.6, 0.6).notes)
+    errors = Table("t", ("regime", "error"), (("a", Number(0.2, 1)), ("b", "–"), ("c", Number(0.1, 1))))
+    assert with_best(errors, "error", lowest=True).best == (2,)

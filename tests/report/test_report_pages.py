@@ -123,7 +123,7 @@ def test_what_is_unfinished_or_of_other_tasks_is_said_first(places):
     assert sections.compose([run._replace(config=config)]).notices == ()
     part = [r for r in run.records if r["stage"] != "task_addition" or r["task"] == "shapes"]
     (notice,) = sections.compose([run._replace(config=config, records=part)]).notices
-    assert notice == "attention_0 is not finished: task addition has been recorded for 1 of 3 tasks."
+    assert notice == "attention_0 is not finished: task addition has been measured for 1 of 3 tasks."
     few = run._replace(config=config | {"tasks": ["shapes"]}, workdir=run.workdir.parent / "few")
     composed = sections.compose([run._replace(config=config), few])
     assert any("not comparable" in notice for notice in composed.notices)

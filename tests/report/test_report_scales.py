@@ -77,6 +77,12 @@ def test_panels_of_accuracies_beside_each_other_have_one_axis(tmp_path, name):
     assert all(domains(panel, "y") for panel in panels)
 
 
+def test_shares_of_the_kernel_are_on_a_scale_of_all_shares(tmp_path):
+    """Of equal values a scale without ends has a single tick, at a number that none of them has."""
+    dots, _ = figures(run_of(tmp_path))["ntk_plain"].panels
+    assert domains(dots, "x") == {(0, 1)}
+
+
 def test_levels_stand_in_the_curve_in_words_and_in_a_comparison_in_colours(tmp_path):
     alone = figures(run_of(tmp_path))["accuracy_over_alpha"]
     texts = [layer for layer in specification(alone.panels[0])["layer"] if layer["mark"]["type"] == "text"]
