@@ -86,7 +86,7 @@ def figures(series: Series) -> list[Figure]:
                     counted.setdefault(label, {}).setdefault(leading, []).append(statistics.fmean(values))
         if not shares:
             continue
-        drawn = [charts.dots(shares, Axis("share of the local energy on the task", ".2f"), line=False)]
+        drawn = [charts.dots(shares, Axis("share on the task", ".2f"), line=False, ends=(0, 1))]
         if counted:
             half = 0.5, "½: no locality"
             number, share = Axis("leading eigenfunctions counted", "d"), Axis("share, mean over tasks", ".3f")
