@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -89,7 +89,12 @@ def curves(
     ]
     legend = alt.Legend(title=None, symbolType="stroke", symbolOpacity=1) if len(points) > 1 else None
     color = alt.Color("series:N", scale=colors(points), legend=legend)
-    across = alt.X("x:Q", title=x.title, axis=_ticks(x), scale=alt.Scale(zero=x.zero, nice=False))
+    across = alt.X(
+        "x:Q",
+        title=x.title,
+        axis=_ticks(x, {at for line in points.values() for at in line}),
+        scale=alt.Scale(zero=x.zero, nice=False),
+    )
     scale = alt.Scale(domain=ends) if ends else alt.Scale(zero=y.zero)
     up = alt.Y("mean:Q", title=y.title, scale=scale)
     base = alt.Chart(alt.Data(values=rows)).encode(across, color=color)
@@ -353,11 +358,19 @@ def _between(line: Mapping[float, Sequence[float]], at: float) -> float:
     return float(np.interp(at, places, [statistics.fmean(line[place]) for place in places]))
 
 
-def _ticks(axis: Axis) -> altair.Axis:
+def _ticks(axis: Axis, places: Collection[float]) -> altair.Axis:
+    """Of few whole numbers a tick at each: between two of them Vega would put one more and write a number twice."""
     import altair as alt
 
-    step, form = (1, axis.format) if axis.format in WHOLE else (alt.Undefined, alt.Undefined)
-    return alt.Axis(grid=False, tickCount=TICKS, labelFlush=False, labelSeparation=4, tickMinStep=step, format=form)
+    whole = axis.format in WHOLE
+    return alt.Axis(
+        grid=False,
+        tickCount=TICKS,
+        labelFlush=False,
+        labelSeparation=4,
+        values=sorted(places) if whole and len(places) <= TICKS else alt.Undefined,
+        format=axis.format if whole else alt.Undefined,
+    )
 
 
 def _labels(names: Sequence[str], *, angle: float | None = None) -> altair.Axis:

@@ -72,4 +72,4 @@ def interval(top1: float, count: int) -> tuple[float, float]:
     square = NORMAL**2 / count
     middle = (top1 + square / 2) / (1 + square)
     half = NORMAL / (1 + square) * math.sqrt(top1 * (1 - top1) / count + square / (4 * count))
-    return 100 * (middle - half), 100 * (middle + half)
+    return 100 * max(middle - half, 0.0), 100 * min(middle + half, 1.0)  # rounding may lead beyond

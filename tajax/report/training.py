@@ -30,7 +30,7 @@ def figures(series: Series) -> list[Figure]:
             for run in runs:
                 found = find(run.records, kind)
                 steps = sorted({int(r["step"]) for r in found})
-                for step in steps[:: max(1, -(-len(steps) // MOST))]:
+                for step in sorted({*steps[:: max(1, -(-len(steps) // MOST))], *steps[-1:]}):
                     at = find(found, step=step)
                     if len(series) > 1 or kind is Pretrain:
                         mean = statistics.fmean(float(r["loss"]) for r in at)
