@@ -52,6 +52,19 @@ def hovered(tab, figure):
     return tip
 
 
+@pytest.mark.parametrize("figure", ["accuracy_by_task", "accuracy_over_alpha_by_task", "finetune_loss"])
+def test_a_tooltip_is_within_a_narrow_screen_wherever_it_was_before(opened, page_of_all, figure):
+    tab = opened(page_of_all, 390)
+    points = tab.locator(f"[data-name={figure}] .mark-symbol path[aria-label]")
+    for point in (points.first, points.last, points.first):
+        point.scroll_into_view_if_needed()
+        point.hover(force=True)  # another may lie above it
+        tip = tab.locator("#vg-tooltip-element")
+        tip.wait_for(state="visible")
+        box = tip.bounding_box()
+        assert 0 <= box["x"] and box["x"] + box["width"] <= 390
+
+
 @pytest.mark.parametrize("width", [390, 1200])
 def test_the_words_of_a_tooltip_are_whole_and_have_their_unit(opened, page_of_all, width):
     tip = hovered(opened(page_of_all, width), "accuracy_over_alpha")
