@@ -59,9 +59,15 @@ def kept(run: Run, *stages: str) -> list[Record]:
 
 
 def curves(run: Run, stage: str) -> list[Record]:
-    """The records of a sweep, one for all coefficients of a task: lists in place of `scaling_coef` and `top1`."""
+    """The records of a sweep, one for all coefficients of a task: lists in place of `scaling_coef` and `top1`.
+
+    Of a results file's records, which are such lists already, those.
+    """
     points, together = ("scaling_coef", "top1"), {}
-    for record in results.find(run.records, stage=stage):
+    found = results.find(run.records, stage=stage)
+    if any(isinstance(record["scaling_coef"], list) for record in found):
+        return found
+    for record in found:
         shared = {key: value for key, value in record.items() if key not in (*points, "loss", "elapsed_seconds")}
         curve = together.setdefault(json.dumps(shared), shared | {key: [] for key in points})
         for key in points:

@@ -40,6 +40,8 @@ CHOICES = {  # name in the table: rule of `tajax.RULES`, and which half of the l
 }
 SHARED = {"all": "standard", "attention": "attention", "attention_with_bias": "attention_with_bias"}
 """Rules that are regimes of their own: their runs are everybody's."""
+DRAWN_AS = {"all": "standard", "attention": "attention", "attention with biases": "attention_with_bias", "MLP": "mlp"}
+"""Choices that other figures show, and the name of their colour there."""
 
 MAP = {"disentanglement.coefs": (-1.0, -0.5, 0.0, 0.5, 1.0), "disentanglement.images": 128}
 """A coarse grid on the square that the mean is taken over."""
@@ -182,21 +184,37 @@ def tables(records: Sequence[Record], where: str) -> list[Table]:
 
 
 def draw(records: Sequence[Record]) -> Figure:
-    """Merged and normalised accuracy of each choice against the number of parameters that it trains."""
-    figure = Figure(figsize=(9, 3.6))
-    sizes = {str(r["name"]): r["trained"] for r in results.find(records, stage="cost")}
+    """Merged and normalised accuracy of each choice; choices from the most trained parameters to the fewest."""
+    sizes = {str(r["name"]): int(r["trained"]) for r in results.find(records, stage="cost")}
     found = results.find(records, stage="ablation")
+    names = sorted(dict.fromkeys(str(r["name"]) for r in found), key=lambda name: sizes[name])
+    figure = Figure(figsize=(9, 1.1 + 0.21 * len(names)))
+    panels = figure.subplots(1, 2, sharey=True)
     titles = {"merged": "merged test accuracy, %", "normalized": "normalised test accuracy, %"}
-    for axes, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        for index, name in enumerate(dict.fromkeys(str(r["name"]) for r in found)):
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
+        for place, name in enumerate(names):
             values = [100 * value for value in _means(found, name, key)]
             deviation = statistics.stdev(values) if values[1:] else None
-            point = sizes[name], statistics.fmean(values)
-            axes.errorbar(*point, yerr=deviation, fmt="o", markersize=4, color=figures.color(name, index))
-            axes.annotate(name, point, fontsize=6, xytext=(4, 3), textcoords="offset points")
-        axes.set(xscale="log", xlabel="trained parameters", ylabel=title)
-        axes.margins(x=0.15)
+            own = figures.COLORS.get(DRAWN_AS.get(name, ""), figures.NEUTRAL)
+            point = statistics.fmean(values), place
+            axes.errorbar(*point, xerr=deviation, fmt="o", markersize=5, color=own, elinewidth=1.2)
+            if name == "all":
+                axes.axvline(point[0], label="all parameters trained, as in the standard regime", **figures.BASELINE)
+        axes.set(xlabel=title, ylim=(-0.6, len(names) - 0.4))
+    panels[0].set_yticks(range(len(names)), [f"{name}  {_short(sizes[name])}" for name in names])
+    seeds = len({r["seed"] for r in found})
+    figures.legend(
+        figure,
+        f"right of each name: trained parameters; {figures.over_seeds('whiskers', seeds)}; in colour: choices that "
+        "other figures show, too",
+    )
     return figure
+
+
+def _short(count: int) -> str:
+    """A number of parameters with two figures: 1.8 M, 590 k, 3.8 k."""
+    value, unit = (count / 1e6, "M") if count >= 1e6 else (count / 1e3, "k")
+    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
 
 
 if __name__ == "__main__":

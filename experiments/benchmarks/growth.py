@@ -11,14 +11,15 @@ import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import growth_figure
 import numpy as np
 import procedures
 import record
 import reference
 import workload
-from matplotlib.figure import Figure
 from timing import Contender, alternate
 
+from experiments import figures
 from tajax.evaluate import make_sweep_step, sweep
 
 COEFFICIENTS = (1, 5, 21, 63)
@@ -26,12 +27,6 @@ VECTORS = (1, 2, 4, 8)
 SHARES = (8, 4, 2, 1)  # what the number of images is divided by
 MODELS = {"tiny": 64, "b32": 8, "b16": 4, "l14": 4}  # and images of each
 REFERENCE = {"linear": procedures.edited_linearized, "non-linear": procedures.edited}
-STYLES = {
-    "tajax, linear": {"color": "C0", "marker": "o"},
-    "PyTorch, linear": {"color": "C0", "marker": "o", "linestyle": "--", "markerfacecolor": "none"},
-    "tajax, non-linear": {"color": "C1", "marker": "s"},
-    "PyTorch, non-linear": {"color": "C1", "marker": "s", "linestyle": "--", "markerfacecolor": "none"},
-}
 
 Lines = dict[str, float]
 """Median seconds of each line of the figure, at one point."""
@@ -50,7 +45,8 @@ def main() -> None:
     panels["images"] = panel([options.images // share for share in SHARES], lambda count: of_images(options, count))
     panels["model"] = panel(options.models, lambda model: of_one_image(options, model))
     record.write(options, [], images=options.images, panels=panels)
-    draw(panels, options)
+    drawn = growth_figure.draw(panels, model=Path(options.model).name, images=options.images)
+    figures.save(drawn, options.results / "growth.png")
 
 
 def panel(points: Iterable, measure: Callable[[object], Lines]) -> dict[str, list]:
@@ -111,30 +107,6 @@ def seconds(
             lambda theirs=theirs: theirs(coefs[:reference_points]), warm_up=lambda theirs=theirs: theirs(coefs[:1])
         )
     return {line: timing.median for line, timing in alternate(contenders, repeats=repeats).items()}
-
-
-def draw(panels: dict[str, dict[str, list]], options: argparse.Namespace) -> None:
-    """The figure, as `growth.png` beside the JSON."""
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    model = Path(options.model).name
-    titles = {
-        "coefficients": f"{model}, {options.images} images, one vector",
-        "task vectors": f"{model}, {options.images} images, 21 points",
-        "images": f"{model}, 21 coefficients of one vector",
-        "model": "one image, 21 coefficients of one vector",
-    }
-    for axes, (name, lines) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        points = lines["points"]
-        for line, values in lines.items():
-            if line != "points":
-                axes.plot(points, values, label=line, **STYLES[line])
-        axes.set(title=titles[name], xlabel=name, ylabel="seconds", yscale="log")
-        if name != "model":
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(points, map(str, points))
-        axes.grid(alpha=0.3)
-    figure.axes[0].legend()
-    figure.savefig(options.results / "growth.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import figures, protocol, summary
@@ -22,6 +22,11 @@ COLUMNS = {  # title, and where the number is
     "merged": ("task_addition", "top1"),
     "norm.": ("task_addition", "normalized_top1"),
 }
+
+MARKS = {"merged": "o", "single": "^"}
+"""What is drawn of each regime, and with which mark."""
+GREY, POINTS, BESIDE = figures.NEUTRAL, "offset points", ("axes fraction", "data")
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # behind a number, where a line would cross it
 
 Runs = dict[tuple[str, str], list[Run]]
 
@@ -71,18 +76,35 @@ def _probes(run: Run) -> report.Table:
 
 
 def draw(runs: Runs) -> Figure:
-    """Merged and normalised accuracy of each regime under both kinds of head."""
-    figure = Figure(figsize=(9, 3))
+    """Under each kind of head the merged model between the pre-trained one, a line, and the single-task ones."""
     regimes = list(dict.fromkeys(regime for _, regime in runs))
-    names = {"zero_shot": "heads from class names", "linear_probe": "linear-probe heads"}
-    for axes, title in zip(figure.subplots(1, 2), ("merged", "norm."), strict=True):
-        series = {
-            name: np.array([[summary.mean(run, *COLUMNS[title]) for run in runs[heads, r]] for r in regimes]).T * 100
-            for heads, name in names.items()
-        }
-        figures.bars(axes, [regime.replace("_", "\n") for regime in regimes], series)
-        axes.set(ylabel={"merged": "merged test accuracy, %", "norm.": "normalised test accuracy, %"}[title])
-        axes.legend(fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure = Figure(figsize=(9, 3.2))
+    titles = {"zero_shot": "heads from class names", "linear_probe": "heads fitted to the pre-trained features"}
+    for axes, (heads, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+        before = 100 * summary.mean(runs[heads, regimes[0]][0], *COLUMNS["pre-trained"])
+        axes.axhline(before, label="pre-trained model", **figures.BASELINE)
+        axes.annotate(f"{before:.1f}", (0, before), xytext=(2, 2), xycoords=BESIDE, textcoords=POINTS, color=GREY)
+        for place, regime in enumerate(regimes):
+            own, group = figures.color(regime), runs[heads, regime]
+            found = {column: [100 * summary.mean(run, *COLUMNS[column]) for run in group] for column in MARKS}
+            highest = max(found, key=lambda column: statistics.fmean(found[column]))
+            for column, values in found.items():
+                point = place, statistics.fmean(values)
+                deviation = statistics.stdev(values) if len(values) > 1 else None
+                look = {"fmt": MARKS[column], "markerfacecolor": own if column == "merged" else "none"}
+                axes.errorbar(*point, yerr=deviation, color=own, elinewidth=1.0, markersize=6, **look)
+                # The higher number above its mark, the lower below: two that are close leave each other alone.
+                above = {"xytext": (0, 6), "va": "bottom"} if column == highest else {"xytext": (0, -6), "va": "top"}
+                axes.annotate(f"{point[1]:.1f}", point, textcoords=POINTS, ha="center", fontsize=8, bbox=WHITE, **above)
+        figures.categories(axes, [regime.replace("_", "\n") for regime in regimes], slant=False)
+        axes.set_title(title)
+        axes.margins(y=0.12)
+    for column, mark in MARKS.items():
+        face = GREY if column == "merged" else "none"
+        label = "one merged model" if column == "merged" else "single-task models"
+        axes.plot([], [], mark, color=GREY, markerfacecolor=face, label=label)
+    figure.axes[0].set(ylabel="mean test accuracy, %")
+    figures.legend(figure, figures.over_seeds("whiskers", len(next(iter(runs.values())))))
     return figure
 
 

@@ -89,12 +89,18 @@ def maps_of(run: Run, distance: str) -> list[Record]:
 
 def values(run: Run, distance: str, key: str) -> np.ndarray:
     """`summary`, `relative` or `equivalent` of every pair; NaN where it does not exist."""
-    read = _equivalent if key == "equivalent" else lambda record: record[key]
+    read = equivalent if key == "equivalent" else lambda record: record[key]
     return np.array([np.nan if (value := read(r)) is None else value for r in maps_of(run, distance)])
 
 
-def _equivalent(record: Record) -> float:
-    """The mean over the square of how much of the own vector would disturb as much as the other vector does."""
+def equivalent(record: Record) -> float:
+    """The mean over the square of how much of the own vector would disturb as much as the other vector does.
+
+    Raises:
+        KeyError: the record has neither this mean nor the map that it is the mean of.
+    """
+    if "equivalent" in record:
+        return float(record["equivalent"])
     curve, coefs = np.array(record["own_curve"]), record["coefs"]
     degree = DEGREES[record["distance"]]
     return mean_over_square(equivalent_coefs(record["terms"], coefs, curve, degree=degree), coefs)
@@ -105,6 +111,7 @@ def over_seeds(runs: Sequence[Run], distance: str, key: str) -> list[float]:
     return [float(np.mean(values(run, distance, key))) for run in runs]
 
 
-def without_map(record: Record) -> Record:
-    """A record without its map, for the results file."""
-    return {key: value for key, value in record.items() if key not in ("terms", "coefs")}
+def without_map(record: Record, *, drawn: bool = False) -> Record:
+    """A record without its map, for the results file; with `drawn` with the one number of it that a figure shows."""
+    shown = {"equivalent": equivalent(record)} if drawn and "terms" in record else {}
+    return {key: value for key, value in record.items() if key not in ("terms", "coefs")} | shown

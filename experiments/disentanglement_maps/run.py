@@ -86,22 +86,28 @@ def draw_maps(runs: dict[str, Run]) -> Figure:
     relative = [np.nanquantile(map_, 0.95) for (_, d), maps in drawn.items() if d == "symmetric_kl" for map_ in maps]
     largest["symmetric_kl"] = float(np.nanmax(relative))
     first = measure.maps_of(next(iter(runs.values())), "prediction")
-    figure = Figure(figsize=(1.55 * 2 * len(first) + 1.6, 1.3 * len(runs) + 1))
-    blocks = dict(zip(TITLES, figure.subfigures(1, 2), strict=True))
-    for distance, block in blocks.items():
-        axes = block.subplots(len(runs), len(first), sharex=True, sharey=True, squeeze=False)
+    figure = Figure(figsize=(9, 1.25 * len(runs) + 1.3))
+    # One grid for both halves, so that equal rows are at equal heights; the empty column keeps the halves apart.
+    width = len(first)
+    grid = figure.add_gridspec(len(runs), 2 * width + 1, width_ratios=[1] * width + [0.25] + [1] * width)
+    for offset, (distance, title) in zip((0, width + 1), TITLES.items(), strict=True):
+        axes = np.array([[figure.add_subplot(grid[i, offset + k]) for k in range(width)] for i in range(len(runs))])
         for row, regime in zip(axes, runs, strict=True):
             for cell, record, map_ in zip(row, first, drawn[regime, distance], strict=True):
                 mesh = figures.heat_map(cell, record["coefs"], map_, largest=largest[distance])
-                cell.set(xticks=(-3, 0, 3), yticks=(-3, 0, 3))
-            row[0].set_ylabel(f"{regime.replace('_', ' ')}\nα₂")
+                cell.set(xticks=(-3, 0, 3), yticks=(-3, 0, 3), xlim=(-3, 3), ylim=(-3, 3))
+                cell.tick_params(labelsize=7, labelbottom=cell in axes[-1], labelleft=cell is row[0])
+            row[0].set_ylabel(r"$\alpha_2$")
+            if not offset:
+                row[0].set_ylabel(f"{regime.replace('_', chr(10))}\n" + r"$\alpha_2$")
         for cell, record in zip(axes[0], first, strict=True):
-            cell.set_title(" – ".join(record["tasks"]), fontsize=8)
+            cell.set_title(",\n".join(map(figures.words, record["tasks"])), fontsize=8)
         for cell in axes[-1]:
-            cell.set_xlabel("α₁")
+            cell.set_xlabel(r"$\alpha_1$")
         extend = "neither" if distance == "prediction" else "max"
-        block.colorbar(mesh, ax=axes, shrink=0.6, label="ξ / 2", extend=extend, aspect=30)
-        block.suptitle(TITLES[distance], fontsize=10)
+        label = rf"{title}, $\xi(\alpha_1, \alpha_2) / 2$"
+        figure.colorbar(mesh, ax=axes, label=label, extend=extend, location="bottom", shrink=0.9, aspect=40)
+    figure.suptitle(r"white square: $[-1, 1]^2$, over which tables take the mean", fontsize=8)
     return figure
 
 
@@ -110,18 +116,17 @@ def draw_pairs(runs: Runs) -> Figure:
     names = list(
         dict.fromkeys(n for r in measure.maps_of(next(iter(runs.values()))[0], "prediction") for n in r["tasks"])
     )
-    figure = Figure(figsize=(1.75 * len(runs) + 1.6, 4.6))
+    side = 7.2 / len(runs)
+    figure = Figure(figsize=(9, 2 * side + 0.8 + 0.06 * max(map(len, names))))
     axes = figure.subplots(2, len(runs), sharex=True, sharey=True, squeeze=False)
     for row, (distance, key) in zip(axes, (("prediction", "summary"), ("symmetric_kl", "relative")), strict=True):
         matrices = [np.mean([_matrix(run, names, distance, key) for run in group], axis=0) for group in runs.values()]
         largest = float(np.nanmax(matrices))
         for cell, regime, matrix in zip(row, runs, matrices, strict=True):
-            mesh = cell.imshow(matrix, cmap="magma", vmin=0, vmax=largest)
-            cell.set_title(f"{regime.replace('_', ' ')}: {np.nanmean(matrix):.2f}", fontsize=8)
-            cell.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
-            cell.set_yticks(range(len(names)), names, fontsize=6)
-            cell.grid(visible=False)
-        label = "heads, ξ / 2" if distance == "prediction" else "features, relative"
+            mesh = figures.matrix(cell, matrix, names, cmap="magma", vmin=0, vmax=largest)
+            cell.set_title(f"{figures.words(regime)}\nmean {np.nanmean(matrix):.2f}", fontsize=8)
+            cell.spines[:].set_visible(False)
+        label = r"heads, $\xi / 2$" if distance == "prediction" else r"features, relative $\xi / 2$"
         figure.colorbar(mesh, ax=row, shrink=0.8, label=label)
     return figure
 

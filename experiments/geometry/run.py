@@ -86,31 +86,36 @@ def _share(run: Run, members: tuple[str, ...]) -> float:
 
 def draw(runs: Runs) -> Figure:
     """The cosine matrix of each regime, mean over seeds; below, length and mean cosine of each layer."""
-    figure = Figure(figsize=(9, 4.8))
-    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     names = _module(next(iter(runs.values()))[0], "all")["tasks"]
     matrices = {r: np.mean([_module(run, "all")["cosines"] for run in group], axis=0) for r, group in runs.items()}
-    largest = max(np.abs(matrix[~np.eye(len(names), dtype=bool)]).max() for matrix in matrices.values())
+    diagonal = np.eye(len(names), dtype=bool)
+    largest = max(np.abs(matrix[~diagonal]).max() for matrix in matrices.values())
+    # As high as the matrices are: their width is what the names and the scale leave of the figure's.
+    high = 7.2 / len(runs) + 0.4 + 0.06 * max(map(len, names))
+    figure = Figure(figsize=(9, high + 2.8))
+    above, below = figure.subfigures(2, 1, height_ratios=(high, 2.8))
     cells = above.subplots(1, len(runs), sharey=True, squeeze=False)[0]
     for cell, (regime, matrix) in zip(cells, matrices.items(), strict=True):
-        hidden = np.ma.masked_where(np.eye(len(names), dtype=bool), matrix)
-        mesh = cell.imshow(hidden, cmap="RdBu_r", vmin=-largest, vmax=largest)
-        cell.set_title(f"{regime.replace('_', ' ')}: {mean_cosine(matrix.tolist()):.3f}", fontsize=8)
-        cell.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
-        cell.set_yticks(range(len(names)), names, fontsize=6)
-        cell.grid(visible=False)
-    above.colorbar(mesh, ax=cells, shrink=0.7, label="cosine")
+        hidden = np.ma.masked_where(diagonal, matrix)
+        mesh = figures.matrix(cell, hidden, names, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        cell.set_title(f"{figures.words(regime)}\nmean {mean_cosine(matrix.tolist()):.3f}", fontsize=8)
+        cell.spines[:].set_visible(False)
+    above.colorbar(mesh, ax=cells, shrink=0.8, label=r"$\cos(\tau_i, \tau_j)$")
     lengths, angles = below.subplots(1, 2)
     layers = {regime: [_module(run, "blocks") for run in group] for regime, group in runs.items()}
     depth = range(len(next(iter(layers.values()))[0]["layer_cosines"]))
+    # With and without biases the attention's vectors are almost the same: dashes let the line below be seen.
+    styles = {"attention_with_bias": (0, (3, 3))}
+    by_layer = {r: [np.mean(b["layer_norms"], axis=0) for b in group] for r, group in layers.items()}
+    figures.curves(lengths, depth, by_layer, styles=styles)
     figures.curves(
-        lengths, depth, {r: [np.mean(b["layer_norms"], axis=0) for b in group] for r, group in layers.items()}
+        angles, depth, {r: [b["layer_cosines"] for b in group] for r, group in layers.items()}, styles=styles
     )
-    figures.curves(angles, depth, {r: [b["layer_cosines"] for b in group] for r, group in layers.items()})
     ticks = depth if len(depth) <= 12 else depth[::4]
-    lengths.set(xlabel="layer", ylabel="‖τ‖ in the layer", ylim=(0, None), xticks=ticks)
-    angles.set(xlabel="layer", ylabel="mean cosine of two tasks", xticks=ticks)
-    angles.legend(fontsize=7)
+    lengths.set(xlabel="layer, from the first", ylabel=r"$\Vert\tau\Vert$ in the layer", ylim=(0, None), xticks=ticks)
+    angles.axhline(0, label="orthogonal", **figures.BASELINE)
+    angles.set(xlabel="layer, from the first", ylabel=r"mean $\cos(\tau_i, \tau_j)$ in the layer", xticks=ticks)
+    figures.legend(below, figures.over_seeds("bands", len(next(iter(runs.values())))))
     return figure
 
 

@@ -86,8 +86,9 @@ def _at_equal_length(runs: Runs, regime: str, seed: int) -> dict[str, float]:
 
 def draw(runs: Runs) -> Figure:
     """The gap against α and against the length of the vector, and both accuracies against α."""
-    figure = Figure(figsize=(9, 3))
+    figure = Figure(figsize=(9, 3.3))
     by_coef, by_length, accuracy = figure.subplots(1, 3)
+    by_length.sharey(by_coef)
 
     def means(metric: str) -> dict[str, list[np.ndarray]]:
         return {
@@ -97,15 +98,19 @@ def draw(runs: Runs) -> Figure:
 
     gaps, lengths = means("relative_gap"), means("norm")
     figures.curves(by_coef, COEFS, gaps)
-    by_coef.set(xlabel="coefficient α", ylabel="relative feature gap")
-    by_coef.legend(fontsize=7)
+    gap = r"$\Vert f - f_{\mathrm{lin}}\Vert \, / \, \Vert f - f(\theta_0)\Vert$"
+    by_coef.set(xlabel=r"coefficient $\alpha$", ylabel=f"relative gap, {gap}", ylim=(0, None))
     for index, regime in enumerate(runs):
         line = {"color": figures.color(regime, index)}
         by_length.plot(np.mean(lengths[regime], axis=0), np.mean(gaps[regime], axis=0), marker=".", **line)
         for metric, style in (("top1", "-"), ("linearized_top1", "--")):
             accuracy.plot(COEFS, 100 * np.mean(means(metric)[regime], axis=0), style, **line)
-    by_length.set(xlabel="length ‖ατ‖", ylabel="relative feature gap")
-    accuracy.set(xlabel="coefficient α", ylabel="test accuracy, %", title="model (solid), linearised (dashed)")
+    by_length.set(xlabel=r"length $\Vert\alpha\tau\Vert$", xlim=(0, None))
+    accuracy.set(xlabel=r"coefficient $\alpha$", ylabel="test accuracy, %", xlim=(COEFS[0], COEFS[-1]), ylim=(0, 100))
+    for style, label in (("-", "right: the model"), ("--", "right: linearised")):
+        accuracy.plot([], [], style, color=figures.NEUTRAL, label=label)
+    seeds = len(next(iter(runs.values())))
+    figures.legend(figure, f"means over tasks and seeds; left, {figures.over_seeds('bands', seeds)}", columns=7)
     return figure
 
 

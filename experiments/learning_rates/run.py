@@ -237,22 +237,28 @@ def _at_level(rates: Mapping[float, Sequence[Record]], level: float) -> str:
 
 def draw(records: Sequence[Record]) -> Figure:
     """Merged against single-task accuracy: with the tuned coefficient on test, as a plain sum on validation."""
-    figure = Figure(figsize=(9, 3.6))
-    left, right = figure.subplots(1, 2)
+    points = _points(records)
+    figure = Figure(figsize=(9, 4.2 + 0.2 * (len(points) // 7)))
+    left, right = figure.subplots(1, 2, sharex=True)
     panels = (left, "single_test", "merged_test"), (right, "single_val", "plain_sum_val")
     for axes, single, merged in panels:
-        for index, (name, rates) in enumerate(_points(records).items()):
+        for index, (name, rates) in enumerate(points.items()):
             x, y = (
                 np.array([100 * np.mean([_mean(k)(r) for r in g]) for g in rates.values()]) for k in (single, merged)
             )
             dx, dy = ([100 * _deviation([_mean(k)(r) for r in g]) for g in rates.values()] for k in (single, merged))
             color = figures.color(name, index)
-            axes.errorbar(x, y, xerr=dx, yerr=dy, color=color, label=name, marker="o", markersize=3, elinewidth=0.8)
+            label = figures.words(name)
+            axes.errorbar(x, y, xerr=dx, yerr=dy, color=color, label=label, marker="o", markersize=3, elinewidth=0.8)
             at = list(rates).index(chosen(rates))
             axes.plot(x[at], y[at], "o", markersize=9, markerfacecolor="none", markeredgecolor=color)
-    left.set(xlabel="single-task accuracy, test, %", ylabel="merged at the tuned α, test, %")
-    right.set(xlabel="single-task accuracy, validation, %", ylabel="merged at α = 1, validation, %")
-    left.legend(title="trained")
+    left.set(xlabel="single-task accuracy, test, %", ylabel=r"merged at the tuned $\alpha$, test, %")
+    right.set(xlabel="single-task accuracy, validation, %", ylabel=r"merged at $\alpha = 1$, validation, %")
+    seeds = max(len(group) for rates in points.values() for group in rates.values())
+    note = "along each line the learning rate grows; ringed: the one that validation chooses"
+    if seeds > 1:
+        note += f"; whiskers, where there are several seeds: one standard deviation, of up to {seeds}"
+    figures.legend(figure, note, columns=7)
     return figure
 
 

@@ -91,18 +91,21 @@ def draw(runs: Runs, regimes: list[str]) -> Figure:
         return [100 * summary.mean(run, "task_addition") for run in runs.get((method, regime), ())] or [math.nan]
 
     methods.sort(key=lambda method: max(statistics.fmean(merged(*key)) for key in runs if key[0] == method))
-    figure = Figure(figsize=(6.9, 0.8 + 0.2 * len(methods)))
+    figure = Figure(figsize=(6.9, 1.4 + 0.18 * len(methods)))
     axes = figure.subplots()
     for index, regime in enumerate(regimes):
         found = [merged(method, regime) for method in methods]
         means = [statistics.fmean(values) for values in found]
         spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in found]
         heights = [place + 0.16 * (index - (len(regimes) - 1) / 2) for place in range(len(methods))]
-        color = figures.color(regime, index)
-        axes.errorbar(means, heights, xerr=spread, fmt="o", markersize=4, color=color, label=regime, elinewidth=0.8)
-    axes.set_yticks(range(len(methods)), [method.replace("_", " ") for method in methods])
+        look = {"color": figures.color(regime, index), "label": f"{figures.words(regime)} vectors"}
+        axes.errorbar(means, heights, xerr=spread, fmt="o", markersize=4, elinewidth=0.8, **look)
+    if ("task_arithmetic", regimes[0]) in runs:
+        plain = statistics.fmean(merged("task_arithmetic", regimes[0]))
+        axes.axvline(plain, label=f"the sum of {figures.words(regimes[0])} vectors", **figures.BASELINE)
+    axes.set_yticks(range(len(methods)), [figures.words(method) for method in methods])
     axes.set(xlabel="merged test accuracy, %", ylim=(-0.6, len(methods) - 0.4))
-    axes.legend(title="vectors", loc="lower right")
+    figures.legend(figure, figures.over_seeds("whiskers", max(map(len, runs.values()))))
     return figure
 
 

@@ -98,39 +98,64 @@ def _tasks(options, runs: dict[Setting, list[Run]]) -> report.Table:
 
 def draw(runs: dict[Setting, list[Run]], examples: str) -> Figure:
     """Spectra, shares against the number of eigenfunctions, and local energies of images or texts for two models."""
-    figure = Figure(figsize=(10, 5.4))
-    axes = figure.subplots(2, 2)
-    spectra = {", ".join(s): [_over_tasks(run, "eigenvalues", np.max) for run in group] for s, group in runs.items()}
-    shares = {", ".join(s): [_over_tasks(run, "shares") for run in group] for s, group in runs.items()}
-    figures.curves(axes[0, 0], _counts(spectra), spectra)
-    axes[0, 0].set(yscale="log", xlabel="eigenfunction ρ", ylabel="λ_ρ / λ_1, mean over tasks")
-    axes[0, 0].legend(fontsize=7, loc="upper right")
-    figures.curves(axes[0, 1], _counts(shares), shares)
-    axes[0, 1].axhline(0.5, color="#888888", linewidth=0.8, linestyle="--")
-    axes[0, 1].set(ylim=(0, 1), xlabel="leading eigenfunctions", ylabel=f"share on new task {examples}")
+    figure = Figure(figsize=(9, 6))
+    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    spectrum, share = above.subplots(1, 2)
+    names = {f"{start}, {regime} weights": (start, regime) for start, regime in runs}
+    spectra = {name: [_over_tasks(run, "eigenvalues", np.max) for run in runs[s]] for name, s in names.items()}
+    shares = {name: [_over_tasks(run, "shares") for run in runs[s]] for name, s in names.items()}
+    look = {
+        "colors": {name: figures.color(regime) for name, (_, regime) in names.items()},
+        "styles": {name: (0, (3, 2)) for name, (start, _) in names.items() if start == "random"},
+    }
+    figures.curves(spectrum, _counts(spectra), spectra, **look)
+    spectrum.set(yscale="log", xlabel=r"eigenfunction $\rho$", ylabel=r"$\lambda_\rho / \lambda_1$, mean over tasks")
+    counts = _counts(shares)
+    figures.curves(share, counts, shares, **look)
+    # Dotted, because dashes are of random models here.
+    share.axhline(0.5, label="as much on the control", **figures.BASELINE | {"linestyle": ":"})
+    share.set(ylim=(0, 1), xlabel="leading eigenfunctions", ylabel=f"share on new task {examples}")
+    for axes, points in ((spectrum, _counts(spectra)), (share, counts)):
+        axes.set_xticks(points if len(points) <= 8 else [1, *points[3::4]])
+    figures.legend(above, figures.over_seeds("bands", max(map(len, runs.values()))), columns=3)
     regime = list(runs)[-1][1]
-    for panel, start in zip(axes[1], INITIALIZATIONS, strict=True):
-        _histogram(panel, runs[start, regime][0], examples)
-        panel.set_title(f"{start}, {regime} weights, all tasks")
+    panels = below.subplots(1, len(INITIALIZATIONS), sharex=True, sharey=True)
+    ends = []
+    for panel, start in zip(panels, INITIALIZATIONS, strict=True):
+        ends += _histogram(panel, runs[start, regime][0], examples, figures.color(regime))
+        panel.set_title(f"{start}, {regime} weights, all tasks, first seed")
+    panels[0].set_xlim(min(ends), max(ends))
+    panels[0].set_ylabel(f"part of the {examples}")
+    figures.legend(below)
     return figure
 
 
-def _histogram(axes: Axes, run: Run, examples: str) -> None:
-    """Local energies of single images or texts, for each task in units of its mean on both sides."""
+def _histogram(axes: Axes, run: Run, examples: str, color: str) -> tuple[float, float]:
+    """Local energies of single images or texts, for each task in units of its mean on both sides.
+
+    Returns:
+        Where the bins begin and end that something is in.
+    """
     own = f"new {examples} of the task"
-    sides: dict[str, list[float]] = {own: [], "control": []}
+    control = f"{examples} of the control"
+    sides: dict[str, list[float]] = {own: [], control: []}
     for record in _records(run, "nystrom", "plain"):
-        new, control = record["energy_new"], record["energy_new_control"]
-        unit = (statistics.fmean(new) + statistics.fmean(control)) / 2
+        new, other = record["energy_new"], record["energy_new_control"]
+        unit = (statistics.fmean(new) + statistics.fmean(other)) / 2
         sides[own] += [value / unit for value in new]
-        sides["control"] += [value / unit for value in control]
+        sides[control] += [value / unit for value in other]
     bins = np.geomspace(1e-2, 1e1, 31)
-    for index, (name, values) in enumerate(sides.items()):
+    for shade, (name, values) in zip((color, figures.NEUTRAL), sides.items(), strict=True):
         weights = np.full(len(values), 1 / len(values))
         clipped = np.clip(values, bins[0], bins[-1])
-        axes.hist(clipped, bins, weights=weights, alpha=0.55, label=name, color=figures.color(name, 2 * index))
-    axes.set(xscale="log", xlabel="local energy, in units of the mean of both sides", ylabel=f"part of the {examples}")
-    axes.legend(fontsize=7, loc="upper left")
+        axes.hist(clipped, bins, weights=weights, alpha=0.6, label=name, color=shade)
+    axes.set_xscale("log")
+    ticks = 0.01, 0.03, 0.1, 0.3, 1, 3, 10  # less than a decade may be seen
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="local energy, in units of the mean of both sides")
+    filled = np.flatnonzero(np.histogram(np.clip(np.concatenate(list(sides.values())), bins[0], bins[-1]), bins)[0])
+    return bins[filled[0]], bins[filled[-1] + 1]
 
 
 def _records(run: Run, reading: str, kernel: str) -> list[Record]:

@@ -104,20 +104,22 @@ def draw(
     options: argparse.Namespace,
 ) -> Figure:
     """Normalised accuracy, and both relative errors, against the steps of pre-training."""
-    figure = Figure(figsize=(9, 2.8))
+    figure = Figure(figsize=(9, 3.2))
     panels = {
         "normalised accuracy, %": lambda key: [summary.mean(r, "task_addition", "normalized_top1") for r in runs[key]],
-        "relative ξ through the heads, %": lambda key: _error(maps[key], *ERRORS[1]),
-        "relative ξ of the features, %": lambda key: _error(maps[key], *ERRORS[2]),
+        r"relative $\xi$ through the heads, %": lambda key: _error(maps[key], *ERRORS[1]),
+        r"relative $\xi$ of the features, %": lambda key: _error(maps[key], *ERRORS[2]),
     }
-    for axes, (label, measure) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    drawn = figure.subplots(1, len(panels))
+    drawn[2].sharey(drawn[1])  # both are a part of a vector's own change
+    for axes, (label, measure) in zip(drawn, panels.items(), strict=True):
         series = {}
         for regime in options.regimes:
             by_stage = [[100 * value for value in measure((regime, step))] for step in stages]
             series[regime] = list(zip(*by_stage, strict=True))
         figures.curves(axes, stages, series)
-        axes.set(xlabel="steps of pre-training", ylabel=label)
-    axes.legend(fontsize=7)
+        axes.set(xlabel="steps of pre-training", ylabel=label, ylim=(0, None))
+    figures.legend(figure, figures.over_seeds("bands", len(options.seeds)))
     return figure
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
@@ -16,7 +15,6 @@ from experiments.protocol import Run
 from tajax import report
 
 HERE = Path(__file__).resolve().parent
-SHADES = ("#444444", "#b8b8b8")  # no colour of a regime
 MODULES = {"heads": "prediction", "features": "symmetric_kl"}
 
 
@@ -26,7 +24,7 @@ def main() -> None:
     every = [run for group in runs.values() for run in group]
     table = compare(runs, f"{protocol.tasks_in_words(options)}, {measure.heads(options).replace('_', ' ')} heads")
     table = table._replace(notes=(*table.notes, summary.took(every)))
-    kept = [measure.without_map(r) for run in every for r in summary.kept(run, "disentanglement")]
+    kept = [measure.without_map(r, drawn=True) for run in every for r in summary.kept(run, "disentanglement")]
     summary.write(HERE, options.benchmark, [table], kept)
     figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
 
@@ -56,32 +54,29 @@ def compare(runs: Runs, title: str) -> report.Table:
 
 def draw(runs: Runs) -> Figure:
     """Both modules of each regime on the left, every pair of the first seed on the right."""
-    figure = Figure(figsize=(9, 3.6))
+    figure = Figure(figsize=(9, 3.8))
     left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
-    regimes = [regime.replace("_", " ") for regime in runs]
-    groups = list(runs.values())
-    means = {
-        name: [
-            [float(measure.values(run, distance, "equivalent").mean()) for run in seed]
-            for seed in zip(*groups, strict=True)
-        ]
-        for name, distance in MODULES.items()
-    }
-    figures.bars(left, regimes, means)
-    left.set(ylabel="equivalent coefficient")
-    for drawn, shade in zip((c for c in left.containers if isinstance(c, BarContainer)), SHADES, strict=True):
-        for patch in drawn:
-            patch.set_facecolor(shade)
-    left.margins(y=0.25)
-    left.legend(ncols=2)
-    highest = 0.0
-    for regime, group in runs.items():
+    seeds = len(next(iter(runs.values())))
+    for index, (regime, group) in enumerate(runs.items()):
+        own = figures.color(regime, index)
+        for side, (name, distance) in enumerate(MODULES.items()):
+            means = measure.over_seeds(group, distance, "equivalent")
+            deviation = np.std(means, ddof=1) if seeds > 1 else None
+            fill = {"color": own} if name == "heads" else {"facecolor": "none", "edgecolor": own, "hatch": "////"}
+            place = index + (side - 0.5) * 0.38
+            whisker = {"linewidth": 0.8, "ecolor": figures.NEUTRAL}
+            left.bar(place, np.mean(means), 0.34, yerr=deviation, error_kw=whisker, **fill)
         heads, features = _both(group[0])
-        highest = max(highest, float(heads.max()), float(features.max()))
-        right.scatter(features, heads, s=9, color=figures.color(regime), label=regime.replace("_", " "), alpha=0.8)
-    right.plot([0, highest], [0, highest], color="#888888", linewidth=0.8)
-    right.set(xlabel="features", ylabel="heads", aspect="equal", title="pairs of tasks")
-    right.legend(fontsize=7)
+        right.scatter(features, heads, s=9, color=own, label=figures.words(regime), alpha=0.8)
+    figures.categories(left, [regime.replace("_", "\n") for regime in runs], slant=False)
+    left.set(ylabel="equivalent coefficient of the own vector")
+    left.bar(np.nan, np.nan, color=figures.NEUTRAL, label="heads")
+    left.bar(np.nan, np.nan, facecolor="none", edgecolor=figures.NEUTRAL, hatch="////", label="features")
+    highest = 1.05 * max(float(np.nanmax(_both(group[0]))) for group in runs.values())
+    right.plot([0, highest], [0, highest], label="equally disturbed", **figures.BASELINE)
+    right.set(xlabel="features", ylabel="heads", aspect="equal", title="pairs of tasks, first seed")
+    right.set(xlim=(0, highest), ylim=(0, highest))
+    figures.legend(figure, figures.over_seeds("whiskers", seeds), columns=8)
     return figure
 
 

@@ -75,13 +75,13 @@ def _advantage(runs: dict[str, list[Run]], classes: dict[str, int], title: str) 
 
 def draw(runs: dict[str, list[Run]], tasks: list[str]) -> Figure:
     """Test accuracy of each regime on each task."""
-    figure = Figure(figsize=(9, 2.8))
+    figure = Figure(figsize=(9, 3.2))
     axes = figure.subplots()
-    series = {"zero-shot": [100 * _values(next(iter(runs.values()))[0], "zero_shot", tasks, "test")]}
+    series = {"pre-trained": [100 * _values(next(iter(runs.values()))[0], "zero_shot", tasks, "test")]}
     series |= {r: [100 * _values(run, "single_task", tasks, "test") for run in group] for r, group in runs.items()}
     figures.bars(axes, tasks, series)
     axes.set(ylabel="test accuracy, %", ylim=(0, 100))
-    axes.legend(ncols=4, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figures.legend(figure, figures.over_seeds("whiskers", len(next(iter(runs.values())))), columns=7)
     return figure
 
 

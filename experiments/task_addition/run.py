@@ -65,28 +65,30 @@ def _of_file(path: Path) -> list[tuple[str, str, str]]:
 
 def draw(runs: dict[str, list[Run]]) -> Figure:
     """Accuracy against the coefficient on the left, merged accuracy of each task on the right."""
-    figure = Figure(figsize=(9, 3.2))
+    figure = Figure(figsize=(9, 3.6))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
     curves = {regime: [_curve(run) for run in group] for regime, group in runs.items()}
     grid = next(iter(curves.values()))[0][0]
-    figures.curves(left, grid, {regime: [100 * values for _, values in group] for regime, group in curves.items()})
-    left.set(xlabel="scaling coefficient α", ylabel="normalised validation accuracy, %")
+    styles = {"attention_with_bias": (0, (3, 3))}  # nearly the line of attention, which is to be seen below it
+    found = {regime: [100 * values for _, values in group] for regime, group in curves.items()}
+    figures.curves(left, grid, found, styles=styles)
+    left.set(xlabel=r"scaling coefficient $\alpha$", ylabel="normalised validation accuracy, %")
     tasks = [
         record["task"] for record in results.find(next(iter(runs.values()))[0].records, stage="zero_shot", split="test")
     ]
     merged = {r: [_per_task(run, "task_addition", tasks) for run in group] for r, group in runs.items()}
-    figures.bars(right, tasks, {"zero-shot": [_per_task(next(iter(runs.values()))[0], "zero_shot", tasks)]} | merged)
+    figures.bars(right, tasks, {"pre-trained": [_per_task(next(iter(runs.values()))[0], "zero_shot", tasks)]} | merged)
     right.set(ylabel="merged test accuracy, %")
-    right.legend(ncols=2, fontsize=7)
+    figures.legend(figure, figures.over_seeds("bands and whiskers", len(next(iter(runs.values())))), columns=7)
     return figure
 
 
 def _curve(run: Run):
     """The grid of α, and the mean normalised validation accuracy at each."""
-    grid = run.config.evaluate.scaling_coefs
     single = {r["task"]: r["top1"] for r in results.find(run.records, stage="single_task", split="val")}
-    points = {(r["task"], r["scaling_coef"]): r["top1"] for r in results.find(run.records, stage="sweep", split="val")}
-    merged = [[points[task, coef] for coef in grid] for task in single]
+    sweeps = {r["task"]: r for r in summary.curves(run, "sweep") if r["split"] == "val"}
+    grid = next(iter(sweeps.values()))["scaling_coef"]
+    merged = [sweeps[task]["top1"] for task in single]
     ratios = normalized_accuracy(merged, [[value] for value in single.values()])
     return grid, ratios[~np.isnan(ratios).any(axis=1)].mean(axis=0)  # as α was chosen
 

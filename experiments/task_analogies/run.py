@@ -140,17 +140,23 @@ def overview(runs: Mapping[tuple[str, str], list[Run]], change: str) -> report.T
 def draw(runs: Mapping[tuple[str, str], list[Run]]) -> Figure:
     """For each task a panel: accuracy on D of what is compared, by regime."""
     names = list(dict.fromkeys(name for name, _ in runs))
-    figure = Figure(figsize=(4.2 * len(names), 3))
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names), sharey=True)), names, strict=True):
+    figure = Figure(figsize=(9, 3.2))
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
         bars = {
-            regime: [[100 * value for value in _accuracies(run).values()] for run in group]
+            regime: [[100 * value for value in list(_accuracies(run).values())[1:]] for run in group]
             for (of, regime), group in runs.items()
             if of == name
         }
-        figures.bars(axes, COMPARED, bars)
-        axes.set_title(name)
-    axes.legend(fontsize=7)
-    figure.supylabel("test accuracy on D, %", fontsize=9)
+        figures.bars(axes, COMPARED[1:], bars)
+        first = next(group[0] for (of, _), group in runs.items() if of == name)
+        before = 100 * _accuracies(first)[COMPARED[0]]  # of the model that all regimes start from
+        axes.axhline(before, label="pre-trained model", **figures.BASELINE | {"zorder": 3})
+        axes.set_title(figures.words(name))
+    panels[0].set(ylabel="test accuracy on D, %", ylim=(0, 100))
+    seeds = len(next(iter(runs.values())))
+    note = r"analogy: $\theta_0 + \alpha(\tau_C + \tau_B - \tau_A)$; fine-tuned: on D itself; "
+    figures.legend(figure, note + figures.over_seeds("whiskers", seeds))
     return figure
 
 

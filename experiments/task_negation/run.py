@@ -133,28 +133,37 @@ def _of_file(path: Path) -> dict[str, str]:
 
 def draw(runs: Runs) -> Figure:
     """What forgetting costs: task against control along α; and the accuracy left of each task."""
-    figure = Figure(figsize=(9, 3.2))
+    figure = Figure(figsize=(9, 3.7))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
     for index, (regime, group) in enumerate(runs.items()):
         paths = np.mean([_path(run) for run in group], axis=0)
-        left.plot(*paths, color=figures.color(regime, index), label=regime, marker="o", markersize=2)
+        left.plot(*paths, color=figures.color(regime, index), marker="o", markersize=2)
     first = next(iter(runs.values()))[0]
     required = 100 * THRESHOLD * summary.mean(first, "control", split="val")
-    left.axvline(required, color="#888888", linewidth=0.8, linestyle="--")
-    left.set(xlabel="control, validation accuracy, %", ylabel="negated task, validation accuracy, %")
-    left.legend(fontsize=7)
+    left.axvline(required, label=f"{THRESHOLD:.0%} of the control's accuracy, to be kept", **figures.BASELINE)
+    left.set(xlabel="control, validation, %", ylabel="negated task, validation, %", ylim=(0, None))
     tasks = _tasks(runs)
     before = {r["task"]: 100 * r["top1"] for r in results.find(first.records, stage="zero_shot", split="test")}
-    bars = {"zero-shot": [[before[task] for task in tasks]]}
+    bars = {"pre-trained": [[before[task] for task in tasks]]}
     for regime, group in runs.items():
         bars[regime] = [[100 * _chosen(run.records)[task][0] for task in tasks] for run in group]
     figures.bars(right, tasks, bars)
-    right.set(ylabel="negated task, test accuracy, %")
+    right.set(ylabel="negated task, test, %")
+    seeds = len(next(iter(runs.values())))
+    note = (
+        "accuracies; "
+        r"left: from top right to bottom left $\alpha$ of $\theta_0 - \alpha\tau$ grows, means over tasks and seeds"
+        "\n"
+        r"right: at the $\alpha$ chosen on validation; "
+    )
+    figures.legend(figure, note + figures.over_seeds("whiskers", seeds), columns=4)
     return figure
 
 
 def _path(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Control and task accuracy at each α, means over tasks, in %."""
+    """Control and task accuracy at each α, means over tasks, in %: of the sweep, or as kept of it."""
+    if kept := results.find(run.records, stage="negation_sweep_mean"):
+        return tuple(np.array([100 * record[key] for record in kept]) for key in ("control_top1", "top1"))
     sweep = results.find(run.records, stage="negation_sweep")
 
     def mean(coef: float, *, on_control: bool) -> float:

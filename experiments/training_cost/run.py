@@ -86,15 +86,17 @@ def beside(kept: dict[str, list[Record]]) -> Table:
 
 def draw(kept: dict[str, list[Record]]) -> Figure:
     """For each model, what each regime costs in percent of the standard one."""
-    figure = Figure(figsize=(4.2 * len(kept), 3.0))
-    panels = figure.subplots(1, len(kept), squeeze=False)[0]
+    figure = Figure(figsize=(max(4.5, 3 * len(kept)), 3.2))
+    panels = figure.subplots(1, len(kept), sharey=True, squeeze=False)[0]
     for axes, records in zip(panels, kept.values(), strict=True):
         shown = [key for key in SHOWN if records[0][key] is not None]
         series = {str(r["name"]): [[100 * float(r[f"relative_{key}"]) for key in shown]] for r in records}
         figures.bars(axes, [SHOWN[key].replace(" ", "\n") for key in shown], series)
-        axes.set(title=f"{records[0]['model']}, {batch_in_words(records[0])}", ylabel="% of standard")
-    entries = panels[0].get_legend_handles_labels()
-    figure.legend(*entries, fontsize=7, ncols=5 if len(panels) > 1 else 3, loc="outside lower center")
+        axes.tick_params(axis="x", labelsize=7)
+        axes.axhline(100, label="standard, what the others are compared with", **figures.BASELINE | {"zorder": 3})
+        axes.set(title=f"{records[0]['model']}, {batch_in_words(records[0])}".replace(", ", ",\n"))
+    panels[0].set_ylabel("% of standard")
+    figures.legend(figure, "of one training step; no time where it was only compiled", columns=4)
     return figure
 
 
