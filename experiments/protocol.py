@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from experiments import destination
 from tajax import regimes, report, results
 from tajax.config import config_hash, validate
 from tajax.main import run as run_config
@@ -80,9 +81,10 @@ def arguments(description: str | None, *, regimes: tuple[str, ...] = tuple(PAPER
     parser = Arguments(
         prog=command,
         description=description,
-        epilog=f"example: {command} --benchmark=bundled --seeds 0 writes tables into its README, records and figures "
-        "into results/. Exit codes: 0 done; 1 a run failed; 2 a wrong option.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog=f"example: {command} --benchmark=bundled writes tables into its README, records and figures into "
+        "results/, after it asked; with --out=DIR into that folder. Exit codes: 0 done; 1 a run failed, or nothing was "
+        "to be replaced; 2 a wrong option, or a question that nobody could answer.",
+        formatter_class=destination.Help,
     )
     parser.add_argument("--benchmark", choices=BENCHMARKS, default="bundled", help="model and tasks")
     if regimes:
@@ -104,6 +106,7 @@ def arguments(description: str | None, *, regimes: tuple[str, ...] = tuple(PAPER
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs live; finished ones are not repeated"
     )
+    destination.add_flags(parser)
     return parser
 
 

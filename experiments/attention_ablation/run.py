@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import cost, figures, protocol, published, summary
+from experiments import cost, destination, figures, protocol, published, summary
 from experiments.benchmarks import steps
 from experiments.protocol import Run
 from tajax import encoders, report, results
@@ -59,9 +59,12 @@ PUBLISHED = (
 
 def main() -> None:
     parser = protocol.arguments(__doc__, regimes=())
-    parser.add_argument("--choices", nargs="+", choices=tuple(CHOICES), default=tuple(CHOICES), help="what is trained")
+    parser.add_argument(
+        "--choices", nargs="+", choices=tuple(CHOICES), default=tuple(CHOICES), metavar="CHOICE", help="what is trained"
+    )
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each choice; 0 only compiles")
     options = parser.parse_args()
+    folder = destination.chosen(options, HERE)
     depth = _depth(options)
     halves = {None: None, 0: (0, depth // 2), 1: (depth // 2, depth)}
     chosen = {name: {"trainable": rule, "layers": halves[half]} for name, (rule, half) in CHOICES.items()}
@@ -75,9 +78,9 @@ def main() -> None:
     *shown, last = tables(records, f"{len(runs[options.choices[0]][0].config.tasks)} {options.benchmark} tasks")
     every = [run for group in (*runs.values(), *maps.values()) for run in group]
     last = last._replace(notes=(*last.notes, summary.took(every)))
-    summary.write(HERE, options.benchmark, [*shown, last], records)
-    figures.save(draw(records), HERE / "results" / f"{options.benchmark}.png")
-    kept = {model: results.read(HERE / "results" / f"{model}.jsonl") for model in published.MODELS}
+    summary.write(folder, options.benchmark, [*shown, last], records)
+    figures.save(draw(records), folder / "results" / f"{options.benchmark}.png")
+    kept = {model: results.read(folder / "results" / f"{model}.jsonl") for model in published.MODELS}
     ours = {
         (model, r.regime): _percents(found, r.regime, "merged")
         for model, records in kept.items()
@@ -85,7 +88,7 @@ def main() -> None:
         if (found := results.find(records, stage="ablation", name=r.regime))
     }
     beside = published.beside_ours("Real CLIP, absolute accuracy of addition in %", PUBLISHED, ours)
-    summary.fill(HERE / "README.md", "published", report.markdown([beside]).replace("## ", "### "))
+    summary.fill(folder / "README.md", "published", report.markdown([beside]).replace("## ", "### "))
 
 
 def _depth(options: argparse.Namespace) -> int:

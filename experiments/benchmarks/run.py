@@ -9,10 +9,13 @@ from pathlib import Path
 
 import table
 
+from experiments import destination
+
 HERE = Path(__file__).resolve().parent
 OF_EVERY_MODEL = ("sweep_linear", "disentanglement_map", "sweep_nonlinear")
 OF_THE_LAST = ("train_step", "merge")
 SHARED = ("images", "repeats", "data", "results")  # flags that are handed on to every script
+DURATION = "about 45 minutes on 2 cores, with --toy four"
 TOY = {"train_step": ["--batch-sizes", "4"], "growth": ["--models", "tiny"]}
 
 
@@ -23,7 +26,11 @@ def main() -> None:
     for flag in SHARED:
         parser.add_argument(f"--{flag}", help="as of the scripts" if flag != "results" else "leaves the README alone")
     parser.add_argument("--toy", action="store_true", help="tiny alone and few images, to see that everything runs")
+    parser.add_argument("--yes", action="store_true", help="replace tables and records without a question")
     options = parser.parse_args()
+    if options.results is None:
+        print(f"This replaces the tables of README.md and results/*.json in {HERE}. It takes {DURATION}.")
+        destination.confirm(options, elsewhere="--results=DIR")
     if options.toy:
         options.models, options.images, options.repeats = ["tiny"], 8, 1
     first, last = options.models[0], options.models[-1]

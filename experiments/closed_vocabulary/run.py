@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import figures, protocol, summary
+from experiments import destination, figures, protocol, summary
 from experiments.protocol import Run
 from tajax import report, results
 
@@ -33,6 +33,7 @@ Runs = dict[tuple[str, str], list[Run]]
 
 def main() -> None:
     options = protocol.arguments(__doc__).parse_args()
+    folder = destination.chosen(options, HERE)
     runs = {
         (heads, regime): [_finetuned(options, regime, seed, heads) for seed in options.seeds]
         for heads in HEADS
@@ -42,8 +43,8 @@ def main() -> None:
     tables = [_accuracies(runs, protocol.tasks_in_words(options)), _probes(fitted[0])]
     tables[0] = tables[0]._replace(notes=(*tables[0].notes, f"With linear-probe heads: {summary.took(fitted)}"))
     kept = [r for run in fitted for r in summary.kept(run, "head", "zero_shot", "single_task", "task_addition")]
-    summary.write(HERE, options.benchmark, tables, kept)
-    figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
+    summary.write(folder, options.benchmark, tables, kept)
+    figures.save(draw(runs), folder / "results" / f"{options.benchmark}.png")
 
 
 def _finetuned(options, regime: str, seed: int, heads: str) -> Run:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import figures, protocol, summary
+from experiments import destination, figures, protocol, summary
 from experiments.disentanglement_maps import measure
 from experiments.disentanglement_maps.measure import Runs
 from experiments.protocol import Run
@@ -27,6 +27,7 @@ def main() -> None:
         "--coarse", action="store_true", help="all pairs on 5×5 points alone, without the 25×25 of a few of them"
     )
     options = parser.parse_args()
+    folder = destination.chosen(options, HERE)
     pairs, maps = measure.all_pairs(options), {} if options.coarse else measure.fine_maps(options)
     every = [run for group in pairs.values() for run in group] + list(maps.values())
     tables = [overview(pairs, protocol.tasks_in_words(options))]
@@ -40,10 +41,10 @@ def main() -> None:
     ]
     for run in maps.values():
         kept += [_rounded(record) for distance in measure.DISTANCES for record in measure.maps_of(run, distance)]
-    summary.write(HERE, options.benchmark, tables, kept)
+    summary.write(folder, options.benchmark, tables, kept)
     if maps:
-        figures.save(draw_maps(maps), HERE / "results" / f"{options.benchmark}_maps.png")
-    figures.save(draw_pairs(pairs), HERE / "results" / f"{options.benchmark}_pairs.png")
+        figures.save(draw_maps(maps), folder / "results" / f"{options.benchmark}_maps.png")
+    figures.save(draw_pairs(pairs), folder / "results" / f"{options.benchmark}_pairs.png")
 
 
 def overview(runs: Runs, where: str) -> report.Table:

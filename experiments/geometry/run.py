@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import figures, protocol, summary
+from experiments import destination, figures, protocol, summary
 from experiments.protocol import Run
 from tajax import report, results
 from tajax.report.geometry import mean_cosine
@@ -29,6 +29,7 @@ Runs = dict[str, list[Run]]
 
 def main() -> None:
     options = protocol.arguments(__doc__, regimes=TRAINED).parse_args()
+    folder = destination.chosen(options, HERE)
     runs = {
         regime: [protocol.analysed(protocol.finetuned(options, regime, seed), "geometry") for seed in options.seeds]
         for regime in options.regimes
@@ -36,8 +37,8 @@ def main() -> None:
     every = [run for group in runs.values() for run in group]
     tables = [_overview(runs, protocol.tasks_in_words(options)), _shares(runs)]
     kept = [record for run in every for record in summary.kept(run, "geometry")]
-    summary.write(HERE, options.benchmark, tables, kept)
-    figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
+    summary.write(folder, options.benchmark, tables, kept)
+    figures.save(draw(runs), folder / "results" / f"{options.benchmark}.png")
 
 
 def _module(run: Run, name: str) -> Record:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import figures, protocol, summary
+from experiments import destination, figures, protocol, summary
 from experiments.protocol import Run
 from tajax import report, results
 from tajax.config import REGIMES
@@ -22,6 +22,7 @@ Runs = dict[str, list[Run]]
 
 def main() -> None:
     options = protocol.arguments(__doc__, regimes=TRAINED).parse_args()
+    folder = destination.chosen(options, HERE)
     fields = {"evaluate.scaling_coefs": COEFS}
     runs = {
         regime: [
@@ -42,8 +43,8 @@ def main() -> None:
     title = f"Models and their linearisations on {protocol.tasks_in_words(options)}"
     table = report.Table(title, columns, tuple(_row(regime, runs) for regime in runs), notes)
     kept = [record for run in every for record in summary.kept(run, STAGE)]
-    summary.write(HERE, options.benchmark, [table], kept)
-    figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
+    summary.write(folder, options.benchmark, [table], kept)
+    figures.save(draw(runs), folder / "results" / f"{options.benchmark}.png")
 
 
 def _row(regime: str, runs: Runs) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tajax
-from experiments import figures, protocol, summary
+from experiments import destination, figures, protocol, summary
 from experiments.protocol import Run
 from tajax import encoders, report, results, vector_files
 from tajax.report import Table
@@ -74,6 +74,7 @@ def measure(
         rates: by model and curve, where none are given.
     """
     options = parser.parse_args()
+    folder = destination.chosen(options, folder)
     model = MODELS.get(options.benchmark, "clip")
     runs = {
         (name, rate): [run for seed in options.seeds if (run := _run(options, name, *curves[name], rate, seed))]

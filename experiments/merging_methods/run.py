@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import figures, protocol, summary
+from experiments import destination, figures, protocol, summary
 from experiments.protocol import Run
 from tajax import report
 from tajax.merging import METHODS, Method
@@ -34,6 +34,7 @@ def main() -> None:
         "--methods", nargs="+", choices=CHOICES, default=USUAL, metavar="METHOD", help="merging methods"
     )
     options = parser.parse_args()
+    folder = destination.chosen(options, HERE)
     runs: dict[tuple[str, str], list[Run]] = {}
     for regime in options.regimes:
         trained = [protocol.finetuned(options, regime, seed) for seed in options.seeds]
@@ -48,8 +49,8 @@ def main() -> None:
     every = [run for group in runs.values() for run in group]
     table = _table(runs, options.regimes, protocol.tasks_in_words(options))
     table = table._replace(notes=(*table.notes, summary.took(every)))
-    summary.write(HERE, options.benchmark, [table], [r for run in every for r in summary.kept(run, "task_addition")])
-    figures.save(draw(runs, options.regimes), HERE / "results" / f"{options.benchmark}.png")
+    summary.write(folder, options.benchmark, [table], [r for run in every for r in summary.kept(run, "task_addition")])
+    figures.save(draw(runs, options.regimes), folder / "results" / f"{options.benchmark}.png")
 
 
 def _takes(method: Method, regime: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import figures, protocol, summary
+from experiments import destination, figures, protocol, summary
 from experiments.protocol import Run
 from tajax import report, results
 from tajax.config.fields import INITIALIZATIONS, KERNEL_OUTPUTS
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--output", choices=KERNEL_OUTPUTS, default="trace", help="what is kept of the outputs")
     parser.add_argument("--directions", type=int, default=8, help="of the features, at random; 0: all, exactly")
     options = parser.parse_args()
+    folder = destination.chosen(options, HERE)
     runs = {
         (start, regime): [_run(options, start, regime, seed) for seed in options.seeds]
         for start in INITIALIZATIONS
@@ -46,8 +47,10 @@ def main() -> None:
     }
     every = [run for group in runs.values() for run in group]
     tables = [_settings(options, runs, every), _tasks(options, runs)]
-    summary.write(HERE, options.benchmark, tables, [record for run in every for record in _kept(run, options.seeds[0])])
-    figures.save(draw(runs, protocol.examples(options.benchmark)), HERE / "results" / f"{options.benchmark}.png")
+    summary.write(
+        folder, options.benchmark, tables, [record for run in every for record in _kept(run, options.seeds[0])]
+    )
+    figures.save(draw(runs, protocol.examples(options.benchmark)), folder / "results" / f"{options.benchmark}.png")
 
 
 def _run(options, start: str, regime: str, seed: int) -> Run:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import figures, protocol, summary
+from experiments import destination, figures, protocol, summary
 from experiments.pretraining.stages import export
 from experiments.protocol import Run
 from tajax import report, results
@@ -28,6 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.benchmark not in ("bundled", "real"):
         parser.error("the stages are those of the bundled model: choose --benchmark=bundled or real")
+    folder = destination.chosen(options, HERE)
     stages: dict[int, dict[str, object]] = {0: {"initialization": "random"}}
     for step in options.stages:
         directory = options.runs / "pretraining" / f"step_{step:05d}"
@@ -63,8 +64,8 @@ def main() -> None:
     )
     kept = [r for run in every for r in summary.kept(run, "zero_shot", "single_task", "task_addition")]
     kept += [_without_map(r) for run in every for r in results.find(run.records, stage="disentanglement")]
-    summary.write(HERE, options.benchmark, [report.Table(title, columns, tuple(rows), notes)], kept)
-    figures.save(draw(runs, maps, list(stages), options), HERE / "results" / f"{options.benchmark}.png")
+    summary.write(folder, options.benchmark, [report.Table(title, columns, tuple(rows), notes)], kept)
+    figures.save(draw(runs, maps, list(stages), options), folder / "results" / f"{options.benchmark}.png")
 
 
 def _finetuned(options: argparse.Namespace, regime: str, seed: int, step: int, fields: dict[str, object]) -> Run:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from configs.pretrain import get_config
-from experiments import protocol, summary
+from experiments import destination, protocol, summary
 from tajax import config as configs
 from tajax import data, encoders, evaluate, report, results
 from tajax.main import run as run_config
@@ -43,13 +43,15 @@ def main() -> None:
         prog="python -m experiments.pretraining_pilots.run",
         description=__doc__,
         epilog="Finished pilots are not repeated. To make them side by side, give each process a core and its pilots.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=destination.Help,
     )
     parser.add_argument("--pilots", nargs="+", choices=tuple(PILOTS), default=tuple(PILOTS), metavar="PILOT")
     parser.add_argument("--seed", type=int, default=0, help="of pre-training")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), metavar="DIR", help="folder of .npz files")
     parser.add_argument("--runs", type=Path, default=Path("runs/pilots"), metavar="DIR", help="where runs live")
+    destination.add_flags(parser)
     options = parser.parse_args()
+    folder = destination.chosen(options, HERE, name="pilots", seeds=[options.seed])
     measured = [pilot(name, options) for name in options.pilots] + [bundled(options)]
     columns = ("pilot", "steps", "pairs", "minutes", "loss", *GROUPS, *protocol.REAL_TASKS)
     rows = tuple(_row(record) for record in measured)
@@ -58,7 +60,7 @@ def main() -> None:
         "minutes: of all steps at the pace of the fastest twenty, so that what else ran beside them does not count.",
     )
     table = report.Table("Pilots of pre-training at about equal cost", columns, rows, notes)
-    summary.write(HERE, "pilots", [table], measured)
+    summary.write(folder, "pilots", [table], measured)
 
 
 def pilot(name: str, options: argparse.Namespace) -> Record:

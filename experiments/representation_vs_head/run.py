@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from experiments import figures, protocol, summary
+from experiments import destination, figures, protocol, summary
 from experiments.disentanglement_maps import measure
 from experiments.disentanglement_maps.measure import Runs
 from experiments.protocol import Run
@@ -20,13 +20,14 @@ MODULES = {"heads": "prediction", "features": "symmetric_kl"}
 
 def main() -> None:
     options = measure.arguments(__doc__).parse_args()
+    folder = destination.chosen(options, HERE)
     runs = measure.all_pairs(options)
     every = [run for group in runs.values() for run in group]
     table = compare(runs, f"{protocol.tasks_in_words(options)}, {measure.heads(options).replace('_', ' ')} heads")
     table = table._replace(notes=(*table.notes, summary.took(every)))
     kept = [measure.without_map(r, drawn=True) for run in every for r in summary.kept(run, "disentanglement")]
-    summary.write(HERE, options.benchmark, [table], kept)
-    figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
+    summary.write(folder, options.benchmark, [table], kept)
+    figures.save(draw(runs), folder / "results" / f"{options.benchmark}.png")
 
 
 def compare(runs: Runs, title: str) -> report.Table:

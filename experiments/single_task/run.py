@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import figures, protocol, published, summary
+from experiments import destination, figures, protocol, published, summary
 from experiments.protocol import Run
 from tajax import data, report, results
 from tajax.metrics import nonlinear_advantage
@@ -19,6 +19,7 @@ PAIRS = (("standard", "linear"), ("standard", "posthoc"), ("attention", "linear_
 
 def main() -> None:
     options = protocol.arguments(__doc__).parse_args()
+    folder = destination.chosen(options, HERE)
     runs = {regime: [protocol.finetuned(options, regime, seed) for seed in options.seeds] for regime in options.regimes}
     every = [run for group in runs.values() for run in group]
     config = every[0].config
@@ -28,11 +29,11 @@ def main() -> None:
     tables.append(_advantage(runs, classes, f"Non-linear advantage {where}"))
     tables[-1] = tables[-1]._replace(notes=(*tables[-1].notes, summary.took(every)))
     kept = [record for run in every for record in summary.kept(run, "zero_shot", "single_task")]
-    summary.write(HERE, options.benchmark, tables, kept)
-    figures.save(draw(runs, list(classes)), HERE / "results" / f"{options.benchmark}.png")
-    ours = {(b, r): a for b in published.MODELS for r, a in _of_file(HERE / "results" / f"{b}.jsonl").items()}
+    summary.write(folder, options.benchmark, tables, kept)
+    figures.save(draw(runs, list(classes)), folder / "results" / f"{options.benchmark}.png")
+    ours = {(b, r): a for b in published.MODELS for r, a in _of_file(folder / "results" / f"{b}.jsonl").items()}
     beside = published.beside_ours("Real CLIP, mean test accuracy in %", published.SINGLE_TASK, ours)
-    summary.fill(HERE / "README.md", "published", report.markdown([beside]).replace("## ", "### "))
+    summary.fill(folder / "README.md", "published", report.markdown([beside]).replace("## ", "### "))
 
 
 def _values(run: Run, stage: str, tasks: list[str], split: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import figures, protocol, published, summary
+from experiments import destination, figures, protocol, published, summary
 from experiments.protocol import Run
 from tajax import report, results
 from tajax.metrics import normalized_accuracy
@@ -18,6 +18,7 @@ PLAIN_SUM = 1.0  # the coefficient of an addition that nobody tuned
 
 def main() -> None:
     options = protocol.arguments(__doc__).parse_args()
+    folder = destination.chosen(options, HERE)
     runs = {regime: [protocol.finetuned(options, regime, seed) for seed in options.seeds] for regime in options.regimes}
     every = [run for group in runs.values() for run in group]
     title = f"Test accuracy on {protocol.tasks_in_words(options)}, mean over tasks, in %"
@@ -32,11 +33,11 @@ def main() -> None:
     table = table._replace(rows=tuple(_row(regime, group) for regime, group in runs.items()))
     kept = [r for run in every for r in summary.kept(run, "zero_shot", "single_task", "task_addition")]
     kept += [curve for run in every for curve in summary.curves(run, "sweep")]
-    summary.write(HERE, options.benchmark, [table], kept)
-    figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
-    ours = {(b, r): f"{a}/{n}" for b in published.MODELS for r, a, n in _of_file(HERE / "results" / f"{b}.jsonl")}
+    summary.write(folder, options.benchmark, [table], kept)
+    figures.save(draw(runs), folder / "results" / f"{options.benchmark}.png")
+    ours = {(b, r): f"{a}/{n}" for b in published.MODELS for r, a, n in _of_file(folder / "results" / f"{b}.jsonl")}
     beside = published.beside_ours("Real CLIP: absolute / normalised, in %", published.ADDITION, ours)
-    summary.fill(HERE / "README.md", "published", report.markdown([beside]).replace("## ", "### "))
+    summary.fill(folder / "README.md", "published", report.markdown([beside]).replace("## ", "### "))
 
 
 def _row(regime: str, runs: list[Run]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import figures, protocol, summary
+from experiments import destination, figures, protocol, summary
 from experiments.protocol import Run
 from tajax import data, report, results
 
@@ -34,6 +34,7 @@ COMPARED = ("zero-shot", "C alone", "analogy", "fine-tuned")
 def main() -> None:
     regimes = ("standard", "attention", "linear")
     options = protocol.arguments(__doc__, regimes=regimes).parse_args()
+    folder = destination.chosen(options, HERE)
     runs: dict[tuple[str, str], list[Run]] = {}
     for source in SOURCES[options.benchmark]:
         name, paths = make_quadruple(options, source)
@@ -43,8 +44,8 @@ def main() -> None:
     table = overview(runs, CHANGES[protocol.examples(options.benchmark)])
     table = table._replace(notes=(*table.notes, summary.took(every)))
     stages = ("zero_shot", "single_task", "analogy_sweep", "task_analogy")
-    summary.write(HERE, options.benchmark, [table], [r for run in every for r in summary.kept(run, *stages)])
-    figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
+    summary.write(folder, options.benchmark, [table], [r for run in every for r in summary.kept(run, *stages)])
+    figures.save(draw(runs), folder / "results" / f"{options.benchmark}.png")
 
 
 def _run(options: argparse.Namespace, regime: str, seed: int, name: str, paths: tuple[str, ...]) -> Run:

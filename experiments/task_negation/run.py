@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from configs import negation
-from experiments import figures, protocol, published, summary
+from experiments import destination, figures, protocol, published, summary
 from experiments.protocol import Run
 from tajax import report, results
 
@@ -26,6 +26,7 @@ def main() -> None:
         help="default: linear_probe for real, whose images the bundled model cannot name, else zero_shot",
     )
     options = parser.parse_args()
+    folder = destination.chosen(options, HERE)
     heads = options.heads or ("linear_probe" if options.benchmark == "real" else "zero_shot")
     label = "" if heads == "zero_shot" else heads
     variant = protocol.VARIANTS.get(options.benchmark, options.benchmark)
@@ -43,11 +44,11 @@ def main() -> None:
     every = [run for group in runs.values() for run in group]
     tables = [overview(runs, f"{protocol.tasks_in_words(options)}, {heads.replace('_', ' ')} heads"), per_task(runs)]
     tables[-1] = tables[-1]._replace(notes=(*tables[-1].notes, summary.took(every)))
-    summary.write(HERE, options.benchmark, tables, [r for run in every for r in _kept(run)])
-    figures.save(draw(runs), HERE / "results" / f"{options.benchmark}.png")
-    ours = {(b, r): cell for b in published.MODELS for r, cell in _of_file(HERE / "results" / f"{b}.jsonl").items()}
+    summary.write(folder, options.benchmark, tables, [r for run in every for r in _kept(run)])
+    figures.save(draw(runs), folder / "results" / f"{options.benchmark}.png")
+    ours = {(b, r): cell for b in published.MODELS for r, cell in _of_file(folder / "results" / f"{b}.jsonl").items()}
     beside = published.beside_ours("Real CLIP: negated task ↓ / control, in %", published.NEGATION, ours)
-    summary.fill(HERE / "README.md", "published", report.markdown([beside]).replace("## ", "### "))
+    summary.fill(folder / "README.md", "published", report.markdown([beside]).replace("## ", "### "))
 
 
 def overview(runs: Runs, title: str) -> report.Table:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import cost, figures, protocol, summary
+from experiments import cost, destination, figures, protocol, summary
 from tajax import report, results
 from tajax.report import Table
 from tajax.results import Record
@@ -29,15 +29,17 @@ def main() -> None:
     if options.benchmark == "real":
         print("The real images are for the bundled model: its costs are those of --benchmark=bundled.")
         return
+    folder = destination.chosen(options, HERE, also=["cost.png"])
     names = dict.fromkeys(("standard", *options.regimes))  # what the others are relative to comes first
     configs = {regime: protocol.make_config(options, regime, options.seeds[0]) for regime in names}
     model = cost.MODELS[options.benchmark]
     records = cost.measure(model, configs, batch_size=options.batch_size, repeats=options.repeats)
-    summary.write(HERE, options.benchmark, [table(records)], records)
-    kept = {name: results.read(HERE / "results" / f"{name}.jsonl") for name in protocol.BENCHMARKS}
+    summary.write(folder, options.benchmark, [table(records)], records)
+    files = {name: Path("results") / f"{name}.jsonl" for name in protocol.BENCHMARKS}
+    kept = {name: results.read(folder / file) or results.read(HERE / file) for name, file in files.items()}
     kept = {name: found for name, found in kept.items() if found}
-    summary.fill(HERE / "README.md", "published", report.markdown([beside(kept)]).replace("## ", "### "))
-    figures.save(draw(kept), HERE / "results" / "cost.png")
+    summary.fill(folder / "README.md", "published", report.markdown([beside(kept)]).replace("## ", "### "))
+    figures.save(draw(kept), folder / "results" / "cost.png")
 
 
 def table(records: Sequence[Record]) -> Table:

@@ -32,7 +32,7 @@ def play(tmp_path, monkeypatch):
 
         monkeypatch.setattr(protocol, "finetuned", finetuned)
         monkeypatch.setattr(protocol, "analysed", lambda run, workflow, **fields: run)
-        monkeypatch.setattr(sys, "argv", ["run", "--benchmark=real", *flags])
+        monkeypatch.setattr(sys, "argv", ["run", "--benchmark=real", "--yes", *flags])
         module.main()
         assert (tmp_path / "results" / "real.png").stat().st_size > 10_000
         kept = results.read(tmp_path / "results" / "real.jsonl")

@@ -45,7 +45,15 @@ def flags(tmp_path, rng, monkeypatch):
         shutil.copy(made / f"{subject}.npz", tmp_path / "data" / "text" / f"{name}.npz")
     model = str(members.save_bert(tmp_path / "bert", rng(911), positions=32))
     monkeypatch.setattr(protocol, "sentence_encoder", lambda options, hub_id: model)
-    return ["--benchmark=text", "--few", f"--data={tmp_path / 'data'}", f"--runs={tmp_path / 'runs'}", "--seeds", "3"]
+    return [
+        "--benchmark=text",
+        "--few",
+        "--yes",
+        f"--data={tmp_path / 'data'}",
+        f"--runs={tmp_path / 'runs'}",
+        "--seeds",
+        "3",
+    ]
 
 
 @pytest.fixture
