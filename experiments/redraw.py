@@ -25,6 +25,8 @@ from tajax.results import Record
 
 HERE = Path(__file__).resolve().parent
 Key = TypeVar("Key")
+UNNAMED_STEPS = (0, 300, 1500, 3000)
+"""The stages of `pretraining` in the order of its first records, which do not name them; later ones do."""
 
 
 def runs(records: Iterable[Record]) -> list[Run]:
@@ -96,6 +98,19 @@ def _merging_methods(module: ModuleType, records: list[Record], benchmark: str) 
     return {"": module.draw(found, list(dict.fromkeys(regime for _, regime in found)))}
 
 
+def _pretraining(module: ModuleType, records: list[Record], benchmark: str) -> Mapping[str, Figure]:
+    mapped = {r["config_hash"] for r in results.find(records, stage="disentanglement")}
+    halves: tuple[dict[tuple[str, int], list[Run]], ...] = ({}, {})
+    for regime, of_regime in by_regime(records).items():
+        for maps, half in enumerate(halves):
+            members = [run for run in of_regime if (run.records[0]["config_hash"] in mapped) == bool(maps)]
+            seeds = len({run.records[0]["seed"] for run in members})
+            for place, run in enumerate(members):
+                steps = run.records[0].get("pretraining_steps", UNNAMED_STEPS[place // seeds])
+                half.setdefault((regime, int(steps)), []).append(run)
+    return {"": module.draw(*halves)}
+
+
 def _task_analogies(module: ModuleType, records: list[Record], benchmark: str) -> Mapping[str, Figure]:
     sources = {r["config_hash"]: str(r["task"]) for r in results.find(records, stage="task_analogy")}
     suffix = f"_second_{module.SUFFIXES[protocol.examples(benchmark)]}"
@@ -115,6 +130,7 @@ DRAWINGS: Mapping[str, Callable[[ModuleType, list[Record], str], Mapping[str, Fi
     "learning_rates": _of_records,
     "merging_methods": _merging_methods,
     "ntk_localization": _ntk_localization,
+    "pretraining": _pretraining,
     "representation_vs_head": _of_regimes,
     "single_task": _single_task,
     "task_addition": _of_regimes,

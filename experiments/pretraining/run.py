@@ -62,10 +62,14 @@ def main() -> None:
         "disentanglement error over [−1, 1]² and all pairs; relative: divided by what the task's own vector changes.",
         summary.took(every),
     )
-    kept = [r for run in every for r in summary.kept(run, "zero_shot", "single_task", "task_addition")]
-    kept += [_without_map(r) for run in every for r in results.find(run.records, stage="disentanglement")]
+    placed = [(step, run) for group in (runs, maps) for (_, step), seeds in group.items() for run in seeds]
+    kept = [
+        _without_map(r) | {"pretraining_steps": step}
+        for step, run in placed
+        for r in summary.kept(run, "zero_shot", "single_task", "task_addition", "disentanglement")
+    ]
     summary.write(folder, options.benchmark, [report.Table(title, columns, tuple(rows), notes)], kept)
-    figures.save(draw(runs, maps, list(stages), options), folder / "results" / f"{options.benchmark}.png")
+    figures.save(draw(runs, maps), folder / "results" / f"{options.benchmark}.png")
 
 
 def _finetuned(options: argparse.Namespace, regime: str, seed: int, step: int, fields: dict[str, object]) -> Run:
@@ -98,29 +102,27 @@ def _without_map(record: Record) -> Record:
     return {name: value for name, value in record.items() if name not in ("terms", "coefs")}
 
 
-def draw(
-    runs: dict[tuple[str, int], list[Run]],
-    maps: dict[tuple[str, int], list[Run]],
-    stages: list[int],
-    options: argparse.Namespace,
-) -> Figure:
+def draw(runs: dict[tuple[str, int], list[Run]], maps: dict[tuple[str, int], list[Run]]) -> Figure:
     """Normalised accuracy, and both relative errors, against the steps of pre-training."""
+    regimes, stages = dict.fromkeys(regime for regime, _ in runs), sorted({step for _, step in runs})
     figure = Figure(figsize=(9, 3.2))
     panels = {
         "normalised accuracy, %": lambda key: [summary.mean(r, "task_addition", "normalized_top1") for r in runs[key]],
         r"relative $\xi$ through the heads, %": lambda key: _error(maps[key], *ERRORS[1]),
-        r"relative $\xi$ of the features, %": lambda key: _error(maps[key], *ERRORS[2]),
+        r"relative $\xi$ of features, %": lambda key: _error(maps[key], *ERRORS[2]),
     }
     drawn = figure.subplots(1, len(panels))
     drawn[2].sharey(drawn[1])  # both are a part of a vector's own change
     for axes, (label, measure) in zip(drawn, panels.items(), strict=True):
         series = {}
-        for regime in options.regimes:
+        for regime in regimes:
             by_stage = [[100 * value for value in measure((regime, step))] for step in stages]
             series[regime] = list(zip(*by_stage, strict=True))
         figures.curves(axes, stages, series)
-        axes.set(xlabel="steps of pre-training", ylabel=label, ylim=(0, None))
-    figures.legend(figure, figures.over_seeds("bands", len(options.seeds)))
+        axes.set(xlabel="steps of pre-training", ylabel=label)
+    for axes in drawn:  # after all are drawn: an end that is set would stay for panels that share it
+        axes.set_ylim(bottom=0)
+    figures.legend(figure, figures.over_seeds("bands", len(next(iter(runs.values())))))
     return figure
 
 
