@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 FIRST = ("task_addition", "single_task")  # they make the task vectors that most others start from
 APART = (
     "benchmarks",
+    "precision",
     "pretraining_pilots",
     "pretraining",
     "scale",
