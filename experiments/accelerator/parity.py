@@ -17,32 +17,20 @@ import numpy as np
 from experiments.accelerator import workloads
 from tajax.losses import cross_entropy, head_logits
 from tajax.models import LoadedClip
-from tajax.types import ApplyFn, Batch, Head, JsonObject, Params
+from tajax.precision import DTYPES, in_float32
+from tajax.types import ApplyFn, Batch, Head, JsonObject, Params, Precision
 
 LIMIT = 1e-3
 """What errors in full float32 may be, at most, of features; ten times that of a gradient. Sums in another order give
 about 1e-6 a layer: more is a fault and no rounding."""
 
 
-class Precision(NamedTuple):
-    """How products are computed.
-
-    Attributes:
-        meaning: In words.
-        asked: Of `jax.default_matmul_precision`; None: what the device does by itself.
-        dtype: Of the computation; parameters stay float32.
-    """
-
-    meaning: str
-    asked: str | None
-    dtype: Any
-
-
-PRECISIONS: Mapping[str, Precision] = {
-    "highest": Precision("float32, every product in full", "highest", jnp.float32),
-    "default": Precision("float32, products as the device does them by itself", None, jnp.float32),
-    "bf16": Precision("computation in bfloat16, parameters float32", None, jnp.bfloat16),
+MEANINGS: Mapping[Precision, str] = {
+    "highest": "float32, every product in full",
+    "default": "float32, products as the device does them by itself",
+    "bf16": "computation in bfloat16, parameters float32",
 }
+"""What `config.precision` can be, in words."""
 
 
 class Outcome(NamedTuple):
@@ -63,14 +51,12 @@ def measure(sizes: str, known: Mapping[str, Any]) -> Iterator[JsonObject]:
     for tower in workloads.SIZES[sizes].towers:
         clip = workloads.load(sizes, tower)
         given = workloads.head(clip), workloads.batch(clip, workloads.SIZES[sizes].parity)
-        reference = outcome(clip, PRECISIONS["highest"], cpu, *given)
-        for name, precision in PRECISIONS.items():
-            found = outcome(clip, precision, device, *given)
-            errors = compared(found, reference)
-            yield {"model": tower, "precision": name, "meaning": precision.meaning, "images": len(given[1].label)} | (
-                errors
-            )
-            if name == "highest" and (errors["features_max"] > LIMIT or errors["gradient"] > 10 * LIMIT):
+        reference = outcome(clip, "highest", cpu, *given)
+        for precision, meaning in MEANINGS.items():
+            errors = compared(outcome(clip, precision, device, *given), reference)
+            row = {"model": tower, "precision": precision, "meaning": meaning, "images": len(given[1].label)}
+            yield row | errors
+            if precision == "highest" and (errors["features_max"] > LIMIT or errors["gradient"] > 10 * LIMIT):
                 wrong.append(f"{tower} {errors}")
     if wrong:
         raise ArithmeticError(f"in full float32 the device computes something else than the CPU: {'; '.join(wrong)}")
@@ -78,10 +64,10 @@ def measure(sizes: str, known: Mapping[str, Any]) -> Iterator[JsonObject]:
 
 def outcome(clip: LoadedClip, precision: Precision, device: jax.Device, head: Head, batch: Batch) -> Outcome:
     """Features, and the gradient of the mean cross-entropy in all parameters."""
-    encode = workloads.encoder(dataclasses.replace(clip, dtype=precision.dtype))
+    encode = workloads.encoder(dataclasses.replace(clip, dtype=DTYPES[precision]))
+    encode = in_float32(encode) if precision == "highest" else encode
     given = jax.device_put((clip.params["image"], head, batch), device)
-    with jax.default_matmul_precision(precision.asked):
-        return Outcome(*jax.device_get(jax.jit(_features_and_gradient(encode))(*given)))
+    return Outcome(*jax.device_get(jax.jit(_features_and_gradient(encode))(*given)))
 
 
 def _features_and_gradient(encode: ApplyFn) -> Callable[[Params, Head, Batch], tuple[jax.Array, Params]]:
