@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("matplotlib", reason="pip install 'tajax[experiments]'")
-from experiments.precision.run import bend, effect_lost, response_lost
+from experiments import protocol
+from experiments.precision import run
+from experiments.precision.run import ROUNDINGS, bend, effect_lost, response_lost
+from tajax.config import validate
 
 ROOT = Path(__file__).parents[2]
 CODE = """
@@ -67,3 +69,31 @@ def test_what_is_measured_of_features():
     assert bend(line) == 0 and bend(bent) == 0.5
     assert effect_lost(line | {"at_1": np.array([1.0, 3.0])}, line) == 0.5
     assert response_lost(bent, bent | {"response": np.array([0.0, 2.0])}) == 0.5
+
+
+@pytest.mark.parametrize("name", ROUNDINGS)
+def test_the_runs_of_a_rounding_are_its_own_and_features_are_of_float32s_vectors(name, monkeypatch, tmp_path):
+    made, rounded, read = {}, [], []
+
+    def note(config, directory):
+        validate(config)
+        made[directory.name] = config
+        return protocol.Run(config, directory, [])
+
+    def features(run, vectors, precision):
+        read.append((run.directory.name, vectors.parent.name, precision))
+        return {"at_0": np.zeros(1)}
+
+    monkeypatch.setattr(protocol, "_run", note)
+    monkeypatch.setattr(run, "round_products", rounded.append)
+    monkeypatch.setattr(run, "features", features)
+    monkeypatch.setattr(sys, "argv", ["run", "--few", "--seeds", "7", f"--runs={tmp_path}", "--only", name])
+    (tmp_path / "bundled").mkdir()
+    run.main()
+    own = "" if name == "float32" else f"{name}_"
+    precision = "bf16" if name == "bf16" else "default"
+    assert rounded == {"tf32": [10], "bf16_products": [7]}.get(name, [])
+    assert read == [(f"{regime}_few_{own}7", f"{regime}_few_7", precision) for regime in ("standard", "linear")]
+    for regime in ("standard", "linear"):
+        assert made[f"{regime}_few_{own}7"].precision == precision
+        assert (tmp_path / "bundled" / f"precision_{regime}_few_{name}_7.npz").exists()

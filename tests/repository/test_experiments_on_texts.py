@@ -21,7 +21,11 @@ FEW = protocol.FEW_TASKS["text"]
 ON_TEXTS = sorted(
     path.parent.name
     for path in ROOT.glob("*/run.py")
-    if path.parent.name not in ("benchmarks", "pretraining", "pretraining_pilots", "scale", "training_cost")
+    if path.parent.name
+    not in (
+        *("benchmarks", "pretraining", "pretraining_pilots", "scale", "training_cost"),
+        "precision",  # makes its runs in processes of their own; test_experiments_of_precision.py
+    )
 )
 
 
