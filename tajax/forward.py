@@ -45,8 +45,9 @@ def push_all(fn: Callable[[Tree], Any], primals: Tree, tangents: Sequence[Tree])
 
     Example:
         >>> powers = lambda x: jax.lax.scan(lambda y, _: (x * y, None), x, None, length=2)[0]
-        >>> push_all(powers, jnp.array(2.0), [jnp.array(1.0), jnp.array(-1.0)])
-        (Array(8., dtype=float32), [Array(12., dtype=float32), Array(-12., dtype=float32)])
+        >>> value, pushed = push_all(powers, jnp.array(2.0), [jnp.array(1.0), jnp.array(-1.0)])
+        >>> float(value), list(map(float, pushed))
+        (8.0, [12.0, -12.0])
     """
     closed, shapes = jax.make_jaxpr(fn, return_shape=True)(primals)
     leaves, rows = jax.tree.leaves(primals), list(map(jax.tree.leaves, tangents))

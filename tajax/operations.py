@@ -12,8 +12,8 @@ def operate(eqn: Any, arrays: Sequence[Any]) -> list[Any]:
     Example:
         >>> import jax
         >>> (eqn,) = jax.make_jaxpr(lambda x, y: x - y)(1.0, 1.0).eqns
-        >>> operate(eqn, [5.0, 3.0])
-        [Array(2., dtype=float32)]
+        >>> float(operate(eqn, [5.0, 3.0])[0])
+        2.0
     """
     bound = eqn.primitive.get_bind_params(eqn.params)
     subfuns, params = bound if isinstance(bound, tuple) else ((), bound)  # JAX 0.10.1 and before, and since

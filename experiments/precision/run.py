@@ -50,20 +50,23 @@ ROUNDINGS = {
 
 def main() -> None:
     parser = protocol.arguments(__doc__, regimes=("standard", "linear"))
+    parser.add_argument(
+        "--roundings", nargs="+", choices=tuple(ROUNDINGS), default=tuple(ROUNDINGS), help="what is compared"
+    )
     parser.add_argument("--only", choices=tuple(ROUNDINGS), help="make the runs of this rounding, and no tables")
     options = parser.parse_args()
     if options.only:
         make(options)
         return
     folder = destination.chosen(options, HERE)
-    for name in ROUNDINGS:  # a process has one rounding
+    for name in options.roundings:  # a process has one rounding
         ended = subprocess.run([sys.executable, "-m", "experiments.precision.run", *sys.argv[1:], "--only", name])
         if ended.returncode:
             sys.exit(ended.returncode)
     runs = {
         (regime, name): [_run(options, name, regime, seed) for seed in options.seeds]
         for regime in options.regimes
-        for name in ROUNDINGS
+        for name in options.roundings
     }
     every = [run for group in runs.values() for run in group]
     where = protocol.tasks_in_words(options)
@@ -155,7 +158,7 @@ def _accuracies(runs: dict[tuple[str, str], list[Run]], where: str) -> Table:
 def _effects(options: argparse.Namespace, where: str) -> Table:
     rows = []
     for regime in options.regimes:
-        for name, rounding in ROUNDINGS.items():
+        for name in options.roundings:
             pairs = [
                 [dict(np.load(_place(options, one, regime, seed))) for one in (name, "float32")]
                 for seed in options.seeds
@@ -163,7 +166,7 @@ def _effects(options: argparse.Namespace, where: str) -> Table:
             linearized = REGIMES[regime].evaluate_linearized
             rows.append(
                 (
-                    f"{regime}, {rounding.words}",
+                    f"{regime}, {ROUNDINGS[name].words}",
                     _percent(effect_lost(*pair) for pair in pairs),
                     _percent(bend(rounded) for rounded, _ in pairs) if linearized else "–",
                     _percent(response_lost(*pair) for pair in pairs) if linearized else "–",

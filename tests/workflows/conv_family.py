@@ -47,7 +47,7 @@ def load_finetuned(place):
     raise ValueError(f"{place} is no convolution")
 
 
-def load(name, /, *, random_seed=None):
+def load(name, /, *, random_seed=None, dtype=np.float32):
     draw = np.random.default_rng(random_seed or 0).normal
     params = jax.tree.map(lambda leaf: jnp.asarray(0.4 * draw(size=leaf.shape), jnp.float32), outline())
     identity = Identity(name, None, f"{random_seed or 0:064d}", {"strides": 2}, {"base_notes": []})

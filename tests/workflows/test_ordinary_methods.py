@@ -13,10 +13,10 @@ def vectors(workdir):
     return {file.stem: load_file(file) for file in sorted((workdir / "task_vectors").iterdir())}
 
 
-def assert_same_bits(first, second):
+def furthest(first, second):
+    """How far any entry of two runs' vectors is apart."""
     assert first.keys() == second.keys()
-    for task, tau in first.items():
-        assert {path: leaf.tobytes() for path, leaf in tau.items()} == {p: v.tobytes() for p, v in second[task].items()}
+    return max(np.abs(leaf - second[task][path]).max() for task, tau in first.items() for path, leaf in tau.items())
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,12 @@ def trained(run, tmp_path_factory):
         ("saft", "finetune__radius", "all"),
     ],
 )
-def test_at_strength_0_the_vectors_are_those_of_standard_to_the_bit(regime, field, rule, trained):
+def test_at_strength_0_the_vectors_are_those_of_standard(regime, field, rule, trained):
+    """Up to rounding: the two are other programs, which XLA need not add up in one order."""
     plain, _ = trained("standard", rule)
     none, logs = trained(regime, rule, **{field: 0})
-    assert_same_bits(none, plain)
     some, _ = trained(regime, rule)
-    assert any(np.any(some["pets"][path] != leaf) for path, leaf in plain["pets"].items())
+    assert furthest(none, plain) < 1e-5 < 1e-3 < furthest(some, plain)
     assert all(("penalty" in log) == (regime == "orthoreg") for log in logs)
 
 
