@@ -164,7 +164,7 @@ def origin() -> Record:
         JSON values, to be merged into a record. Packages that are not installed have no version.
     """
     record: Record = {
-        "command": shlex.join(sys.argv),
+        "command": _command(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"tajax": tajax.__version__, "python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
@@ -172,6 +172,14 @@ def origin() -> Record:
     }
     revision = _git_revision(Path(__file__).resolve().parents[1])
     return record | ({"git_revision": revision} if revision else {})
+
+
+def _command() -> str:
+    """As this process was called; a program of this checkout by its path there, wherever that lies."""
+    program, root = Path(sys.argv[0]), Path(__file__).resolve().parents[1]
+    if program.is_relative_to(root):
+        program = program.relative_to(root)
+    return shlex.join([str(program), *sys.argv[1:]])
 
 
 def _versions() -> dict[str, str]:

@@ -149,6 +149,14 @@ def test_find_wants_every_field_and_tells_missing_from_none():
     assert results.find(records) == records
 
 
+def test_a_program_of_the_checkout_is_named_by_its_path_there(monkeypatch):
+    root = Path(results.__file__).parents[1]
+    monkeypatch.setattr("sys.argv", [str(root / "experiments" / "play" / "run.py"), "--seeds", "0 1"])
+    assert results.origin()["command"] == "experiments/play/run.py --seeds '0 1'"
+    monkeypatch.setattr("sys.argv", ["/elsewhere/run.py"])
+    assert results.origin()["command"] == "/elsewhere/run.py"
+
+
 def test_provenance_can_be_recorded_and_names_versions_and_device(log):
     results.append(log, BASE | results.provenance())
     (record,) = results.read(log)

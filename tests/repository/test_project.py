@@ -104,3 +104,10 @@ def test_a_test_that_wants_an_extra_says_how_to_get_it():
     for reason in set(reasons):
         named = re.fullmatch(r"needs \w+: pip install -e '\.\[(\w+)\]'", reason)
         assert named and named[1] in extras, reason
+
+
+def test_committed_records_name_programs_by_their_paths_here():
+    """A path of the machine that measured helps nobody."""
+    files = [path for kind in ("json", "jsonl") for path in sorted((ROOT / "experiments").glob(f"*/results/*.{kind}"))]
+    found = [path.name for path in files if re.search(r'"command": "(\S*python\S* )?/', path.read_text())]
+    assert files and not found
