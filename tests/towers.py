@@ -30,13 +30,13 @@ def products(jaxpr):
     return count
 
 
-def dots(jaxpr):
-    """Every product of matrices that stands in a program, those in its loops and inner programs, too."""
+def equations(jaxpr, name):
+    """Every equation of a primitive that stands in a program, those in its loops and inner programs, too."""
     for eqn in jaxpr.eqns:
         for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program):
             if is_program(value):
-                yield from dots(getattr(value, "jaxpr", value))
-        if eqn.primitive.name == "dot_general":
+                yield from equations(getattr(value, "jaxpr", value), name)
+        if eqn.primitive.name == name:
             yield eqn
 
 

@@ -20,6 +20,7 @@ from experiments.protocol import Run
 from tajax import apply_task_vector, combine, data, encoders, linear_responses, linearize, report, vector_files
 from tajax.regimes import REGIMES
 from tajax.report import Table
+from tajax.results import Record
 from tajax.types import Precision
 
 HERE = Path(__file__).resolve().parent
@@ -72,8 +73,8 @@ def main() -> None:
     where = protocol.tasks_in_words(options)
     tables = [_accuracies(runs, where), _effects(options, where)]
     tables[-1] = tables[-1]._replace(notes=(*tables[-1].notes, summary.took(every)))
-    stages = ("zero_shot", "single_task", "task_addition")
-    summary.write(folder, options.benchmark, tables, [r for run in every for r in summary.kept(run, *stages)])
+    kept = [record for (_, name), group in runs.items() for run in group for record in _kept(run, name)]
+    summary.write(folder, options.benchmark, tables, kept)
 
 
 def make(options: argparse.Namespace) -> None:
@@ -137,6 +138,13 @@ def _run(options: argparse.Namespace, name: str, regime: str, seed: int) -> Run:
     """Trained, merged and evaluated with a rounding; those of float32 are the runs of all experiments."""
     label = "" if name == "float32" else name
     return protocol.finetuned(options, regime, seed, label=label, precision=ROUNDINGS[name].precision)
+
+
+def _kept(run: Run, name: str) -> list[Record]:
+    """The records of a run, with its rounding: the process did not know that somebody rounded its products."""
+    records = summary.kept(run, "zero_shot", "single_task", "task_addition")
+    about = {"rounding": name} | ({"products": name} if ROUNDINGS[name].products else {})
+    return [record | (about if record["stage"] == "run" else {"rounding": name}) for record in records]
 
 
 def _place(options: argparse.Namespace, name: str, regime: str, seed: int) -> Path:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.extend import core as jex
 
 import tajax
 from tajax.forward import push_all
+from tests.towers import equations
 
 WIDTH, DEPTH, ROWS = 3, 4, 5
 
@@ -110,20 +110,6 @@ def setting(key, x64):
     return params, taus, jax.random.normal(key, (ROWS, WIDTH))
 
 
-def loops(jaxpr):
-    """The loops of a program, those within them too."""
-    for eqn in jaxpr.eqns:
-        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program):
-            if is_program(inner):
-                yield from loops(getattr(inner, "jaxpr", inner))
-        if eqn.primitive.name == "scan":
-            yield eqn
-
-
-def is_program(value):
-    return isinstance(value, (jex.Jaxpr, jex.ClosedJaxpr))
-
-
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("chosen", [("blocks", "scale"), ("blocks",), ("scale",)], ids=str)
 def test_each_tangent_moves_the_outputs_as_alone(setting, program, chosen):
@@ -152,9 +138,10 @@ def test_masks_of_layers_hold_in_loops(setting, program):
 def test_a_loop_gives_nothing_for_the_tangents(setting, program):
     """Residuals of its steps would be outputs of it, one for each step."""
     params, taus, x = setting
-    before = [len(eqn.outvars) - eqn.params["num_carry"] for eqn in loops(jax.make_jaxpr(program)(params, x).jaxpr)]
+    plain = jax.make_jaxpr(program)(params, x)
+    before = [len(eqn.outvars) - eqn.params["num_carry"] for eqn in equations(plain.jaxpr, "scan")]
     pushed = jax.make_jaxpr(lambda *given: tajax.linear_responses(program, *given))(params, taus, x)
-    each = [len(eqn.outvars) - eqn.params["num_carry"] for eqn in loops(pushed.jaxpr)]
+    each = [len(eqn.outvars) - eqn.params["num_carry"] for eqn in equations(pushed.jaxpr, "scan")]
     assert len(each) == len(before)
     assert all(count <= own * (1 + len(taus)) for count, own in zip(each, before, strict=True))
 

@@ -10,7 +10,7 @@ from tajax import encoders
 from tajax.encoders.encoder import through_norm
 from tajax.encoders.text.bert import Tokens
 from tajax.precision import DEFAULT_PRODUCTS, in_float32, products
-from tests.towers import TOWERS, dots
+from tests.towers import TOWERS, equations
 
 HIGHEST = jax.lax.Precision.HIGHEST
 FEWEST = 16  # products of two layers, that of the loop and the last: four projections, scores, mixing, two of the MLP
@@ -54,15 +54,16 @@ def test_highest_reaches_every_product_and_those_of_derivatives(tower):
     asked = derived(in_float32(encode()), params, tau, inputs)
     silent = derived(encode(), params, tau, inputs)
     for name, program in asked.items():
-        found = [eqn.params["precision"] for eqn in dots(program.jaxpr)]
+        found = [eqn.params["precision"] for eqn in equations(program.jaxpr, "dot_general")]
         assert len(found) >= FEWEST and set(found) == {(HIGHEST, HIGHEST)}, name
-        assert None in {eqn.params["precision"] for eqn in dots(silent[name].jaxpr)}, name
+        assert None in {eqn.params["precision"] for eqn in equations(silent[name].jaxpr, "dot_general")}, name
 
 
 def test_bfloat16_is_what_is_computed_and_not_what_is_kept(tower):
     encode, params, tau, inputs = tower
     for name, program in derived(encode(jnp.bfloat16), params, tau, inputs).items():
-        narrow = [eqn for eqn in dots(program.jaxpr) if all(v.aval.dtype == jnp.bfloat16 for v in eqn.invars)]
+        every = equations(program.jaxpr, "dot_general")
+        narrow = [eqn for eqn in every if all(value.aval.dtype == jnp.bfloat16 for value in eqn.invars)]
         assert len(narrow) >= FEWEST, name
         assert {value.dtype for value in program.out_avals} == {jnp.dtype(jnp.float32)}, name
 
@@ -99,7 +100,7 @@ def test_a_precision_changes_features_and_never_parameters_or_heads():
         through_norm(found["highest"]).for_training(remat="layers", frozen=1),
     ):
         program = jax.make_jaxpr(function)(found["highest"].params, images)
-        assert {eqn.params["precision"] for eqn in dots(program.jaxpr)} == {(HIGHEST, HIGHEST)}
+        assert {eqn.params["precision"] for eqn in equations(program.jaxpr, "dot_general")} == {(HIGHEST, HIGHEST)}
 
 
 def test_an_unknown_precision_is_refused_by_name():
