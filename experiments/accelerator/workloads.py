@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks.geometries import GEOMETRIES
 from tajax import models, trees
 from tajax.models import LoadedClip, VisionConfig
 from tajax.types import ApplyFn, Batch, Head, Params, Preprocessing
@@ -62,17 +63,9 @@ _TINY = VisionConfig(
     patch_size=8,
     projection_dim=32,
 )
-_L14 = VisionConfig(
-    hidden_size=1024,
-    intermediate_size=4096,
-    num_hidden_layers=24,
-    num_attention_heads=16,
-    patch_size=14,
-    projection_dim=768,
-)
 SIZES: Mapping[str, Sizes] = {
     "tiny": Sizes({"tiny": _TINY}, {"tiny": 16}, 4, 16, 16, 3, 2, 8),
-    "real": Sizes({"b32": VisionConfig(), "l14": _L14}, {"b32": 128, "l14": 64}, 4, 512, 256, 5, 5, 32),
+    "real": Sizes({name: GEOMETRIES[name] for name in ("b32", "l14")}, {"b32": 128, "l14": 64}, 4, 512, 256, 5, 5, 32),
 }
 """`tiny` shows on a CPU that the command works, `real` is the question. 128 images of linear L/14 need 114 GiB, 64 of
 them 60 (experiments/scale), so those are tried first."""

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import summary
-from experiments.benchmarks.steps import GEOMETRIES
+from experiments.benchmarks.geometries import GEOMETRIES
 from tajax import models, report, results, trees
 from tajax.merging import METHODS, Method, compiled
 from tajax.merging.matrices import is_matrix

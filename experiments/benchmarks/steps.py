@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks.geometries import GEOMETRIES
 from tajax import finetune, models, optim, trees
 from tajax.data.preprocess import normalize
 from tajax.encoders.encoder import Encoder
@@ -19,20 +20,6 @@ from tajax.types import ApplyFn, Batch, Head, Params, Preprocessing
 
 CLASSES = 10
 LEARNING_RATE = 1e-5  # the papers'; weight decay 0.1 and clipping at 1 are the defaults of tajax's optimiser
-
-GEOMETRIES = {
-    "b32": models.VisionConfig(patch_size=32),
-    "b16": models.VisionConfig(patch_size=16),
-    "l14": models.VisionConfig(
-        patch_size=14,
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        projection_dim=768,
-    ),
-}
-"""Image towers whose weights are drawn from a seed."""
 
 
 class Work(NamedTuple):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from experiments.benchmarks.steps import GEOMETRIES
+from experiments.benchmarks.geometries import GEOMETRIES
 from tajax import models
 from tajax.data.preprocess import normalize
 from tajax.encoders.text.bert import Bert, Tokens

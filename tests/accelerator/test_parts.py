@@ -11,14 +11,8 @@ import numpy as np
 import pytest
 
 from experiments.accelerator import evaluations, merges, parity, parts, resume, training_steps, workloads
-from experiments.benchmarks.steps import GEOMETRIES
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_geometries_are_those_of_the_benchmarks():
-    """A copy, because theirs stand beside what needs the libraries of data sets."""
-    assert workloads.SIZES["real"].towers == {name: GEOMETRIES[name] for name in ("b32", "l14")}
 
 
 def test_images_are_neither_constant_nor_noise_and_those_of_their_seed():
