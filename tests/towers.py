@@ -1,13 +1,13 @@
 """Small towers of all three families, and the products in a program."""
 
 import jax
-from jax.extend import core as jex
 
 from tajax.encoders.text.bert import Bert
 from tajax.encoders.text.geometry import BertConfig
 from tajax.encoders.vit.geometry import VitConfig
 from tajax.encoders.vit.tower import VisionTransformer
 from tajax.models import ImageEncoder, VisionConfig
+from tests.programs import is_program
 
 DEPTH = 4
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": DEPTH, "num_attention_heads": 2}
@@ -28,17 +28,3 @@ def products(jaxpr):
         count += times * sum(products(getattr(one, "jaxpr", one)) for one in inner)
         count += eqn.primitive.name == "dot_general"
     return count
-
-
-def equations(jaxpr, name):
-    """Every equation of a primitive that stands in a program, those in its loops and inner programs, too."""
-    for eqn in jaxpr.eqns:
-        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program):
-            if is_program(value):
-                yield from equations(getattr(value, "jaxpr", value), name)
-        if eqn.primitive.name == name:
-            yield eqn
-
-
-def is_program(value):
-    return isinstance(value, (jex.Jaxpr, jex.ClosedJaxpr))

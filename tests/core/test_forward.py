@@ -10,7 +10,7 @@ from jax import lax
 
 import tajax
 from tajax.forward import push_all
-from tests.towers import equations
+from tests.programs import equations
 
 WIDTH, DEPTH, ROWS = 3, 4, 5
 

@@ -10,7 +10,8 @@ from tajax import encoders
 from tajax.encoders.encoder import through_norm
 from tajax.encoders.text.bert import Tokens
 from tajax.precision import DEFAULT_PRODUCTS, in_float32, products
-from tests.towers import TOWERS, equations
+from tests.programs import equations
+from tests.towers import TOWERS
 
 HIGHEST = jax.lax.Precision.HIGHEST
 FEWEST = 16  # products of two layers, that of the loop and the last: four projections, scores, mixing, two of the MLP
